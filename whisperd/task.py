@@ -1,0 +1,300 @@
+"""The vocabulary every other module shares: Task, Chunk, their states, the errors, the queue's verbs.
+
+Pure: no I/O, imports nothing of ours. A task's work is a row of chunks. Chunk 0 is the plan (decode the
+audio, find the speech, decide the cuts); it yields chunks 1..n, each at most 28 s of speech, each claimed,
+run and committed on its own. States and legal moves of a task:
+
+    queued -> processing             the claim of its first chunk
+    processing -> completed          its last chunk is finished
+    processing -> queued             a chunk failed and waits for its next attempt; the daemon restarted
+    processing -> failed             a chunk failed for good
+    queued, processing -> cancelled
+    failed, cancelled -> queued      retry
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from enum import StrEnum
+from typing import Any, Literal, Protocol
+
+from msgspec import Struct
+
+SAMPLE_RATE = 16_000  # Hz; of everything past the decoder
+PLAN = 0  # the number of the chunk that makes the others
+
+
+class State(StrEnum):
+    QUEUED = "queued"
+    PROCESSING = "processing"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+FINAL = frozenset({State.COMPLETED, State.FAILED, State.CANCELLED})
+
+
+class Kind(StrEnum):
+    TRANSCRIPTION = "transcription"
+    RISK_DETECTION = "risk_detection"
+
+
+class Options(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What decides the transcript, besides the audio and the model. Part of the plan's fingerprint."""
+
+    language: str = "auto"  # ISO 639-1 code, or "auto"
+    translate: bool = False  # into English
+    prompt: str | None = None
+    temperature: float = 0.0
+    beam_size: int = 1  # 1 = greedy
+    word_timestamps: bool = False
+    vad: bool = True
+    channels: Literal["mix", "split"] = "mix"  # split: one speaker a channel
+
+
+class Audio(Struct, frozen=True, kw_only=True):
+    """What was sent. `name` is the sender's own and only data: no file is ever named after it."""
+
+    name: str
+    size: int  # bytes
+    sha256: str
+    duration: float | None = None  # seconds; known once the audio is decoded
+
+
+class Word(Struct, frozen=True, kw_only=True):
+    start: float  # seconds from the start of the audio
+    end: float
+    word: str
+    probability: float  # 0 to 1
+
+
+class Segment(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A piece of transcript. Times in seconds from the start of the audio."""
+
+    start: float
+    end: float
+    text: str
+    tokens: tuple[int, ...] = ()
+    avg_logprob: float = 0.0  # mean natural-log probability of the text tokens
+    no_speech_prob: float = 0.0  # 1 - mean speech probability of the VAD over the segment
+    temperature: float = 0.0
+    speaker: str | None = None  # "A", "B", … by channel, when channels are split
+    words: tuple[Word, ...] = ()
+
+
+class Piece(Struct, frozen=True, array_like=True):
+    """A stretch of audio, in samples at 16 kHz: [start, end)."""
+
+    start: int
+    end: int
+
+
+class Cut(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What one chunk covers: stretches of one channel, in order, transcribed as one window."""
+
+    pieces: tuple[Piece, ...]
+    channel: int = 0
+    channels: int = 1  # of the decoded file, interleaved
+    speech: float = 1.0  # mean speech probability over the pieces, 0 to 1
+
+    @property
+    def samples(self) -> int:
+        return sum(piece.end - piece.start for piece in self.pieces)
+
+
+class Plan(Struct, frozen=True, kw_only=True):
+    """What chunk 0 yields. Chunks of an earlier plan are reused only when `fingerprint` matches."""
+
+    fingerprint: str  # SHA-256 over audio, model, options and cuts
+    cuts: tuple[Cut, ...]
+    duration: float  # seconds of audio
+    language: str  # ISO 639-1, asked for or detected
+    warnings: tuple[str, ...] = ()  # "partial_audio", …
+
+
+class Problem(Struct, frozen=True):
+    """Why a task failed; safe to show to a user: no path, no stack trace, no secret."""
+
+    code: str
+    message: str
+
+
+class NewTask(Struct, frozen=True, kw_only=True):
+    """A submission, checked and complete. The audio lies fsynced in the spool under `id`."""
+
+    id: str
+    audio: Audio
+    model: str
+    options: Options = Options()
+    kind: Kind = Kind.TRANSCRIPTION
+    priority: int = 0  # -100 to 100, higher runs first
+    tenant: str = "default"
+    max_retries: int = 3
+    run_at: float | None = None  # Unix seconds, UTC; not started before this
+    timeout_seconds: float | None = None  # from the start of the first chunk
+    callback_url: str | None = None
+    metadata: dict[str, Any] = {}
+    idempotency_key: str | None = None
+    body_sha256: str = ""  # of everything submitted; guards the idempotency key
+
+
+class Task(Struct, frozen=True, kw_only=True):
+    seq: int  # order of submission
+    id: str
+    kind: Kind
+    state: State
+    priority: int
+    tenant: str
+    model: str
+    options: Options
+    audio: Audio
+    attempt: int  # 1 + the failures of its worst chunk
+    max_retries: int
+    timeout_seconds: float | None
+    created_at: float  # Unix seconds, UTC, as all times here
+    run_at: float | None  # None = in line; else it waits until then
+    started_at: float | None
+    finished_at: float | None
+    progress: float  # 0 to 1; never goes back within an attempt
+    language: str | None  # of the speech, once planned
+    warnings: tuple[str, ...]
+    error: Problem | None
+    metadata: dict[str, Any]
+    callback_url: str | None
+
+
+class Chunk(Struct, frozen=True, kw_only=True):
+    """A claimed chunk: the task it belongs to, and the proof that the holder still owns it."""
+
+    task: Task
+    number: int  # PLAN, or 1..n in order of time
+    claims: int  # times this chunk was claimed: the fencing token
+    failures: int
+    claimed_at: float  # Unix seconds, UTC
+    cut: Cut | None  # None for the plan
+
+    def __str__(self) -> str:
+        name = "plan" if self.number == PLAN else f"chunk {self.number}"
+        return f"{name} of task {self.task.id}"
+
+
+class Mark(Struct, frozen=True, order=True):
+    """A place in a transcript: after segment `segment` of chunk `chunk`. Written "12.3" outside."""
+
+    chunk: int = 0
+    segment: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.chunk}.{self.segment}"
+
+
+START = Mark()
+
+
+class Stats(Struct, frozen=True, kw_only=True):
+    """Depths by state (`queued` counts the delayed ones too) and recent waits, oldest first."""
+
+    by_state: dict[str, int]
+    delayed: int
+    oldest_queued_at: float | None
+    waits: tuple[float, ...]  # seconds from submission to start of the last finished tasks
+    finished: tuple[tuple[float, float], ...]  # (finished_at, audio seconds) of the last minute
+
+
+class Rules(Struct, frozen=True, kw_only=True):
+    """What the operator decides. `tenant_limit(tenant)`: its tasks in work at once, 0 = no limit."""
+
+    order: Literal["lifo", "fifo"] = "lifo"
+    retry_delay_seconds: float = 1.0
+    max_retry_delay_seconds: float = 300.0
+    max_waiting: int = 1_000_000
+    idempotency_seconds: float = 86_400.0
+    tenant_limit: Callable[[str], int] = lambda tenant: 0
+
+    def delay(self, failures: int) -> float:
+        """Seconds before the next attempt: exponential, capped, with jitter against returning in step."""
+        longest = min(self.max_retry_delay_seconds, self.retry_delay_seconds * 2.0 ** min(failures, 30))
+        return longest * random.uniform(0.75, 1.0)
+
+
+class TaskError(Exception):
+    """Base class for what a caller may want to catch."""
+
+
+class TaskNotFound(TaskError):
+    """There is no task with this id."""
+
+
+class LostClaim(TaskError):
+    """The caller no longer owns the chunk: its task was cancelled or failed, or it was swept."""
+
+
+class WrongState(TaskError):
+    """The verb is not allowed in the task's present state."""
+
+
+class ModelUnusable(TaskError):
+    """The model that was asked for is not installed, or is not what it was."""
+
+
+class AudioGone(WrongState):
+    """The task cannot run again: its audio is no longer kept."""
+
+
+class IdempotencyConflict(TaskError):
+    """The idempotency key was used within a day, with another body."""
+
+
+class StorageFull(TaskError):
+    """No disk space is left: nothing was accepted."""
+
+
+class StorageFailed(TaskError):
+    """The database reported an I/O error: nothing more is acknowledged until a restart."""
+
+
+class QueueFull(TaskError):
+    """As many tasks wait as the configuration allows."""
+
+
+class TaskQueue(Protocol):
+    """What the pool and the HTTP layer need from a queue. One verb is one transaction."""
+
+    async def submit(self, new: NewTask) -> tuple[Task, bool]: ...  # False: the key's first task
+    async def get(self, task_id: str) -> Task: ...
+    async def list(self, query: ListQuery) -> Sequence[Task]: ...
+    async def position(self, task: Task) -> int | None: ...
+    async def segments(self, task_id: str, after: Mark = START) -> Sequence[tuple[Mark, Segment]]: ...
+    async def stats(self) -> Stats: ...
+    async def change(self, task_id: str, change: Change) -> Task: ...
+    async def cancel(self, task_id: str) -> Task: ...
+    async def retry(self, task_id: str) -> Task: ...
+    async def claim(self) -> Chunk: ...  # waits; safe to cancel
+    async def beat(self, chunk: Chunk, fraction: float) -> None: ...
+    async def plan(self, chunk: Chunk, plan: Plan) -> Task: ...
+    async def finish(self, chunk: Chunk, segments: Sequence[Segment]) -> Task: ...
+    async def fail(self, chunk: Chunk, problem: Problem, *, final: bool = False) -> Task: ...
+    async def release(self, chunk: Chunk) -> Task: ...
+    async def replan(self, chunk: Chunk) -> Task: ...
+    async def sweep(self, older_than: float) -> Sequence[Task]: ...
+
+
+class ListQuery(Struct, frozen=True, kw_only=True):
+    """Newest first; `before` is the `seq` of the last task of the page before."""
+
+    states: frozenset[State] = frozenset()
+    kind: Kind | None = None
+    tenant: str | None = None
+    text: str | None = None  # in the audio's name, or the start of the id
+    before: int | None = None
+    limit: int = 50
+
+
+class Change(Struct, frozen=True, kw_only=True):
+    """What may be changed while a task is queued; None leaves as it is."""
+
+    priority: int | None = None
+    run_at: float | None = None
+    metadata: dict[str, Any] | None = None
