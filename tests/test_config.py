@@ -1,0 +1,291 @@
+import tomllib
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import asdict, fields
+
+from whisperd import config as config_module
+from whisperd.config import Config, ConfigError, Workers, cores, find, load, read, to_toml
+
+SHIPPED = Path(__file__).parent.parent / "config.toml"
+HOME = {"XDG_DATA_HOME": "/var/data"}
+
+
+@pytest.fixture(autouse=True)
+def nowhere(tmp_path, monkeypatch):
+    """No file is found that a test did not write."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(config_module, "SEARCHED", (Path("config.toml"), tmp_path / "etc" / "config.toml"))
+
+
+def refused(**environ):
+    with pytest.raises(ConfigError) as caught:
+        load(environ=environ)
+    return str(caught.value)
+
+
+def test_the_shipped_file_is_what_the_code_says():
+    assert SHIPPED.read_text() == to_toml(Config())
+
+
+def test_the_shipped_file_shows_every_key_with_its_default():
+    shipped = tomllib.loads(SHIPPED.read_text())
+
+    assert list(shipped) == [section.name for section in fields(Config)]
+    for section in fields(Config):
+        assert list(shipped[section.name]) == [key.encode_name for key in fields(section.type)]
+    assert load(SHIPPED, HOME) == load(None, HOME)
+
+
+def test_every_key_in_the_shipped_file_is_explained():
+    lines = SHIPPED.read_text().splitlines()
+    keys = [(above, line) for above, line in pairwise(lines) if " = " in line and line[0] != "#"]
+
+    assert [
+        line for above, line in keys if above[0] != "#" and not line.startswith(("FREE", "PRO", "PAYG"))
+    ] == []
+
+
+def test_without_a_file_the_defaults_hold():
+    config = load(None, {})
+
+    assert config.http.host == "127.0.0.1"
+    assert config.http.port == 8002
+    assert config.queue == Config().queue
+
+
+def test_a_named_file_must_be_there(tmp_path):
+    with pytest.raises(ConfigError, match=r"gone\.toml: cannot be read: No such file"):
+        load(tmp_path / "gone.toml", {})
+    assert "gone.toml" in refused(WHISPERD_CONFIG="gone.toml")
+
+
+def test_the_file_is_looked_for_in_order(tmp_path):
+    assert find(None, {}) is None
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc" / "config.toml").write_text("[http]\nport = 1")
+    assert load(None, {}).http.port == 1
+    Path("config.toml").write_text("[http]\nport = 2")
+    assert load(None, {}).http.port == 2
+    Path("named.toml").write_text("[http]\nport = 3")
+    assert load(None, {"WHISPERD_CONFIG": "named.toml"}).http.port == 3
+    Path("option.toml").write_text("[http]\nport = 4")
+    assert load(Path("option.toml"), {"WHISPERD_CONFIG": "named.toml"}).http.port == 4
+
+
+def test_each_layer_wins_over_the_one_before_and_the_source_is_known():
+    Path("config.toml").write_text("[workers]\ncount = 2\n[queue]\nmax_retries = 7")
+    old = {"QUEUE_CONCURRENCY": "3"}
+    new = {"WHISPERD_WORKERS__COUNT": "4"}
+
+    assert read(None, {})[1] == {"workers.count": "config.toml", "queue.max_retries": "config.toml"}
+    assert load(None, old).workers.count == 3
+    assert load(None, old | new).workers.count == 4
+    config, sources = read(None, old | new, {"workers.count": 5, "http.port": None})
+    assert (config.workers.count, config.queue.max_retries) == (5, 7)
+    assert sources == {"workers.count": "command line", "queue.max_retries": "config.toml"}
+
+
+@pytest.mark.parametrize("section", fields(Config), ids=lambda section: section.name)
+def test_every_key_is_an_environment_variable(section):
+    for key in fields(section.type):
+        default = getattr(section.default, key.name)
+        text = ",".join(default) if isinstance(default, tuple) else str(default or "0")
+        text = {"queue.tenants": "a=0"}.get(f"{section.name}.{key.name}", text)
+        name = f"WHISPERD_{section.name.upper()}__{key.name.upper()}"
+
+        assert read(None, {name: text} | HOME)[1] == (
+            {f"{section.name}.{key.encode_name}": name} if text else {}
+        )
+
+
+@pytest.mark.parametrize(
+    ("name", "section", "key", "value"),
+    [
+        ("BACKUP_INTERVAL", "backup", "interval_seconds", 42),
+        ("MAX_PROCESSING_TIME", "workers", "max_processing_seconds", 42),
+        ("QUEUE_CONCURRENCY", "workers", "count", 42),
+        ("QUEUE_MAX_RETRIES", "queue", "max_retries", 42),
+        ("QUEUE_RETRY_DELAY", "queue", "retry_delay_ms", 42),
+        ("JOB_RETENTION_HOURS", "retention", "job_hours", 42),
+        ("FAILED_JOB_RETENTION_HOURS", "retention", "failed_job_hours", 42),
+    ],
+)
+def test_the_old_names_still_work(name, section, key, value):
+    assert getattr(getattr(load(None, {name: "42"}), section), key) == value
+
+
+def test_lists_and_tables_come_from_the_environment():
+    config = load(
+        None, {"WHISPERD_HTTP__ALLOWED_HOSTS": "a.lan, b.lan", "WHISPERD_QUEUE__TENANTS": "acme=2,b=3"}
+    )
+
+    assert config.http.allowed_hosts == ("a.lan", "b.lan")
+    assert config.queue.tenants == {"acme": 2, "b": 3}
+
+
+def test_an_empty_variable_counts_as_not_set():
+    assert load(None, {"WHISPERD_HTTP__PORT": "", "QUEUE_CONCURRENCY": ""}).http.port == 8002
+
+
+def test_variables_of_other_programs_and_of_the_client_are_left_alone():
+    load(
+        None,
+        {"WHISPERD_URL": "http://x", "QUEUE_SERVICE_URL": "http://x", "REDIS_URL": "redis://x", "A__B": "1"},
+    )
+
+
+def test_an_error_names_the_place_the_key_the_value_and_what_is_allowed():
+    Path("config.toml").write_text('[queue]\norder = "random"\nmax_retries = -1')
+
+    assert refused() == (
+        "config.toml: queue.order = 'random': expected one of lifo, fifo\n"
+        "config.toml: queue.max_retries = -1: expected a whole number from 0 to 100"
+    )
+
+
+def test_a_wrong_variable_is_named():
+    assert refused(QUEUE_RETRY_DELAY="1s").startswith(
+        "QUEUE_RETRY_DELAY: queue.retry_delay_ms = '1s': expected a whole"
+    )
+    assert "WHISPERD_WORKERS__GPU: workers.gpu = 'perhaps': expected true or false" in refused(
+        WHISPERD_WORKERS__GPU="perhaps"
+    )
+    assert "a table from name to a whole number from 0" in refused(WHISPERD_QUEUE__TENANTS="acme=many")
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-1", "0", ""])
+def test_a_limit_in_seconds_is_a_number_that_can_pass(value):
+    Path("config.toml").write_text(f"[workers]\nsilence_seconds = {value or repr('')}")
+
+    assert "silence_seconds" in refused()
+
+
+def test_a_text_in_place_of_a_number_is_refused_in_a_file():
+    Path("config.toml").write_text('[http]\nport = "8002"')
+
+    assert "http.port = '8002': expected a whole number from 0 to 65535" in refused()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[queue]\nmax_retrys = 1", "unknown key queue.max_retrys; did you mean queue.max_retries?"),
+        ("[qeue]\nmax_retries = 1", "unknown section qeue; did you mean queue?"),
+        ("port = 1", "unknown key port; did you mean http.port?"),
+        ("queue = 1", "queue is a section: [queue]"),
+        ("[zzz]", "unknown section zzz"),
+    ],
+)
+def test_an_unknown_key_is_an_error_with_the_nearest_match(text, said):
+    Path("config.toml").write_text(text)
+
+    assert refused() == f"config.toml: {said}"
+
+
+def test_an_unknown_variable_is_an_error_with_the_nearest_match():
+    assert refused(WHISPERD_HTTP__PROT="1") == (
+        "environment: unknown variable WHISPERD_HTTP__PROT; did you mean WHISPERD_HTTP__PORT?"
+    )
+
+
+@pytest.mark.parametrize("content", [b"[http", b"\xff\xfe", b"a = 1\na = 2"])
+def test_a_file_that_is_no_toml_is_refused_with_its_name(content):
+    Path("config.toml").write_bytes(content)
+
+    assert refused().startswith("config.toml: not TOML: ")
+
+
+@pytest.mark.parametrize(
+    ("environ", "folder"),
+    [
+        ({"STATE_DIRECTORY": "/var/lib/whisperd:/var/lib/b", "XDG_DATA_HOME": "/x"}, "/var/lib/whisperd"),
+        ({"XDG_DATA_HOME": "/x"}, "/x/whisperd"),
+        ({"WHISPERD_STORAGE__DATA_DIR": "/mine", "STATE_DIRECTORY": "/y"}, "/mine"),
+    ],
+)
+def test_the_data_folder_is_found(environ, folder):
+    config = load(None, environ)
+
+    assert config.data_dir == Path(folder)
+    assert config.models_dir == Path(folder) / "models"
+
+
+def test_folders_are_absolute_and_home_is_understood(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    config = load(None, {}, {"storage.data_dir": "here", "storage.models_dir": "~/models"})
+
+    assert config.data_dir == tmp_path / "here"
+    assert config.models_dir == Path("/home/me/models")
+    assert load(None, {}).data_dir == Path("/home/me/.local/share/whisperd")
+
+
+@pytest.mark.parametrize(
+    ("workers", "machine", "gpu_build", "sized"),
+    [
+        (Workers(), 2, False, (2, 1)),
+        (Workers(), 8, False, (4, 2)),
+        (Workers(), 1, False, (1, 1)),
+        (Workers(), 8, True, (1, 8)),
+        (Workers(gpu=False), 8, True, (4, 2)),
+        (Workers(count=3), 8, False, (3, 2)),
+        (Workers(count=16), 8, False, (16, 1)),
+        (Workers(threads=4), 8, False, (2, 4)),
+        (Workers(threads=16), 8, False, (1, 16)),
+        (Workers(count=2, threads=3), 8, True, (2, 3)),
+    ],
+)
+def test_workers_and_threads_fit_the_machine(workers, machine, gpu_build, sized):
+    assert workers.sized(machine, gpu_build) == sized
+
+
+def test_a_process_may_use_at_least_one_core():
+    assert cores() >= 1
+
+
+def test_a_plan_is_a_named_priority():
+    plans = load(None, {"WHISPERD_PLANS__PRO": "50"}).plans
+
+    assert [plans.priority(name) for name in ("FREE", "PRO", "PAYG", "pro", "GOLD")] == [
+        1,
+        50,
+        10,
+        None,
+        None,
+    ]
+
+
+@given(
+    port=st.integers(0, 65535),
+    grace=st.floats(0, 86_400),
+    hosts=st.lists(st.text(st.characters(exclude_categories=["Cs"]))),
+    tenants=st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), st.integers(0, 10_000)),
+)
+def test_what_is_shown_can_be_read_again(tmp_path_factory, port, grace, hosts, tenants):
+    given = {
+        "http.port": port,
+        "shutdown.grace_seconds": grace,
+        "http.allowed_hosts": hosts,
+        "queue.tenants": tenants,
+    }
+    config = load(None, HOME, given)
+    file = tmp_path_factory.mktemp("shown") / "config.toml"
+    file.write_text(to_toml(config), encoding="utf-8", newline="")
+
+    assert load(file, {}) == config
+
+
+def test_what_is_shown_names_where_a_value_came_from():
+    config, sources = read(None, {"WHISPERD_HTTP__PORT": "9000"})
+
+    assert "port = 9000  # WHISPERD_HTTP__PORT" in to_toml(config, sources).splitlines()
+    assert "# Address" not in to_toml(config, sources)
+
+
+def test_a_config_cannot_be_changed():
+    with pytest.raises(AttributeError):
+        Config().http.port = 1
+    assert set(asdict(Config())) == {section.name for section in fields(Config)}
