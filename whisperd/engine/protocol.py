@@ -1,0 +1,86 @@
+"""What the pool and its children say to each other: one JSON object a line, the type in its `type` field.
+
+The child says Ready once; then each request is answered by any number of Alive and one of the others.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Struct
+
+from whisperd.task import Cut, Options, Plan, Segment
+
+
+class Settings(Struct, frozen=True, kw_only=True):
+    """How a child is to run; its command line holds it as JSON."""
+
+    model: str  # path of the model to have loaded when it says Ready
+    daemon_pid: int  # the child ends when this is not its parent any more
+    threads: int
+    gpu: bool = True
+    nice: int = 10
+    max_memory_bytes: int = 0  # address space; 0 = no limit
+
+
+class MakePlan(Struct, frozen=True, kw_only=True, tag="plan"):
+    """Decode `audio` into `pcm`, find the speech, decide the cuts."""
+
+    number: int  # of the request; an Abort names it
+    audio: str  # path
+    pcm: str  # path; written beside it and renamed, so that it is whole or absent
+    model: str  # path
+    model_sha256: str
+    audio_sha256: str
+    options: Options
+    max_seconds: float  # of decoded audio
+
+
+class Transcribe(Struct, frozen=True, kw_only=True, tag="transcribe"):
+    number: int
+    pcm: str
+    model: str
+    options: Options
+    language: str
+    cut: Cut
+
+
+class Abort(Struct, frozen=True, tag="abort"):
+    """Stop working on that request, if it is the present one."""
+
+    number: int
+
+
+class Ready(Struct, frozen=True, tag="ready"):
+    pass
+
+
+class Alive(Struct, frozen=True, tag="alive"):
+    """A sign of life: `fraction` (0 to 1) of the request is done."""
+
+    fraction: float
+
+
+class Planned(Struct, frozen=True, tag="planned"):
+    plan: Plan
+
+
+class Transcribed(Struct, frozen=True, tag="transcribed"):
+    segments: list[Segment]
+    seconds: float  # it took
+
+
+class Refused(Struct, frozen=True, tag="refused"):
+    """The child is well, but cannot do this. `retry`: it may go better; `replan`: the pcm is gone."""
+
+    code: str
+    message: str
+    then: Literal["fail", "retry", "replan"] = "fail"
+
+
+class Aborted(Struct, frozen=True, tag="aborted"):
+    pass
+
+
+Request = MakePlan | Transcribe | Abort
+Answer = Ready | Alive | Planned | Transcribed | Refused | Aborted

@@ -1,0 +1,172 @@
+"""whisper.cpp, through pywhispercpp's raw binding: one loaded model, one window of speech at a time.
+
+The wheel's own Model class is not used: it drops whisper.cpp's return code, and given a path it runs the
+ffmpeg program on it. Success is proven by the code and by what came out.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
+from typing import TypeAlias
+
+import _pywhispercpp as cpp
+import numpy as np
+from numpy.typing import NDArray
+
+from whisperd.task import SAMPLE_RATE, Options, Segment, Word
+
+Token: TypeAlias = cpp.whisper_token_data  # id, p (probability), plog, t0 and t1 (centiseconds), …
+_FALLBACKS = re.compile(r"fallbacks = +(\d+) p / +(\d+) h")
+
+
+class WhisperFailed(Exception):
+    """whisper.cpp returned an error code, or could not load the model."""
+
+
+class WhisperStopped(Exception):
+    """The run was stopped because `stop` said so."""
+
+
+class Whisper:
+    """A model in memory. The same window, options and thread count always give the same segments.
+
+    whisper.cpp draws random numbers where it decodes at a temperature above 0 or with beams, from a
+    generator that lives as long as the context; so after such a run the context is made anew, else a
+    transcript would depend on what the worker did before, and a resumed one would differ.
+    """
+
+    def __init__(self, path: str, *, threads: int, gpu: bool) -> None:
+        """Load the ggml model at `path`. Raises WhisperFailed."""
+        self.path = path
+        self._threads = threads
+        self._gpu = gpu
+        self._log: list[str] = []
+        self._used_random = False
+        cpp.whisper_log_set(lambda level, text: self._log.append(text))
+        self._load()
+
+    def transcribe(
+        self, window: NDArray[np.float32], options: Options, language: str, stop: Callable[[], bool]
+    ) -> list[Segment]:
+        """Segments of `window` (mono, 16 kHz, shape (n,), at most 30 s), their times in seconds in it.
+
+        `stop` is asked often, from another thread. Raises WhisperStopped, WhisperFailed.
+        """
+        if self._used_random:
+            self._load()
+        params = self._params(options, language)
+        cpp.assign_abort_callback(params, stop)
+        try:
+            code = cpp.whisper_full(self._context, params, window, len(window))
+        finally:
+            cpp.assign_abort_callback(params, None)
+        self._used_random = code != 0 or _draws(options) or self._fell_back()
+        if stop():
+            raise WhisperStopped
+        if code != 0:
+            raise WhisperFailed(f"whisper.cpp returned {code}")
+        return list(self._segments(len(window) / SAMPLE_RATE, options))
+
+    def detect_language(self, window: NDArray[np.float32]) -> str:
+        """The most probable language (ISO 639-1) of up to 30 s; "en" if the model knows no other."""
+        if not cpp.whisper_is_multilingual(self._context):
+            return "en"
+        if code := cpp.whisper_pcm_to_mel(self._context, window, len(window), self._threads):
+            raise WhisperFailed(f"whisper_pcm_to_mel returned {code}")
+        probabilities = np.zeros(cpp.whisper_lang_max_id() + 1, np.float32)
+        found = cpp.whisper_lang_auto_detect(self._context, 0, self._threads, probabilities)
+        if found < 0:
+            raise WhisperFailed(f"whisper_lang_auto_detect returned {found}")
+        return str(cpp.whisper_lang_str(found))
+
+    def _load(self) -> None:
+        self._context = None  # freed first: two large models may not fit
+        settings = cpp.whisper_context_default_params()
+        settings.use_gpu = self._gpu
+        self._context = cpp.whisper_init_from_file_with_params(self.path, settings)
+        if self._context is None:
+            raise WhisperFailed("whisper.cpp could not load the model")
+        self._used_random = False
+        self._log.clear()
+
+    def _params(self, options: Options, language: str) -> cpp.whisper_full_params:
+        sampling = cpp.whisper_sampling_strategy
+        beams = options.beam_size > 1
+        params = cpp.whisper_full_default_params(
+            sampling.WHISPER_SAMPLING_BEAM_SEARCH if beams else sampling.WHISPER_SAMPLING_GREEDY
+        )
+        if beams:
+            params.beam_search = {"beam_size": options.beam_size, "patience": -1.0}
+        params.n_threads = self._threads
+        params.print_progress = params.print_realtime = params.print_timestamps = False
+        params.no_context = True  # a chunk stands alone: any worker may run it, in any order
+        params.language = language
+        params.translate = options.translate
+        params.temperature = options.temperature
+        params.initial_prompt = options.prompt or ""
+        params.token_timestamps = options.word_timestamps
+        return params
+
+    def _fell_back(self) -> bool:
+        """Whether a window was decoded again, hotter; whisper.cpp tells it in a log line only."""
+        self._log.clear()
+        cpp.whisper_print_timings(self._context)
+        cpp.whisper_reset_timings(self._context)
+        found = _FALLBACKS.search("".join(self._log))
+        return found is None or found.groups() != ("0", "0")
+
+    def _segments(self, seconds: float, options: Options) -> Iterator[Segment]:
+        ended = 0.0
+        for number in range(cpp.whisper_full_n_segments(self._context)):
+            text = _text(cpp.whisper_full_get_segment_text(self._context, number))
+            tokens = self._tokens(number)
+            if not text:
+                continue
+            start = min(max(cpp.whisper_full_get_segment_t0(self._context, number) / 100, ended), seconds)
+            ended = min(max(cpp.whisper_full_get_segment_t1(self._context, number) / 100, start), seconds)
+            yield Segment(
+                start=start,
+                end=ended,
+                text=text,
+                tokens=tuple(token.id for token in tokens),
+                avg_logprob=math.fsum(token.plog for token in tokens) / max(1, len(tokens)),
+                temperature=options.temperature,
+                words=tuple(self._words(tokens, start, ended)) if options.word_timestamps else (),
+            )
+
+    def _tokens(self, segment: int) -> list[Token]:
+        """The text tokens, without time stamps and other special ones."""
+        count = cpp.whisper_full_n_tokens(self._context, segment)
+        tokens = [cpp.whisper_full_get_token_data(self._context, segment, n) for n in range(count)]
+        return [token for token in tokens if token.id < cpp.whisper_token_eot(self._context)]
+
+    def _words(self, tokens: Sequence[Token], start: float, end: float) -> Iterator[Word]:
+        for group in self._grouped(tokens):
+            word = _text(b"".join(self._bytes(token) for token in group))
+            if not word:
+                continue
+            start = min(max(start, group[0].t0 / 100), end)
+            word_end = min(max(start, group[-1].t1 / 100), end)
+            yield Word(start=start, end=word_end, word=word, probability=sum(t.p for t in group) / len(group))
+            start = word_end
+
+    def _grouped(self, tokens: Sequence[Token]) -> Iterator[Sequence[Token]]:
+        """Tokens of one word. A word begins with a space; a character split over tokens stays together."""
+        starts = [n for n, token in enumerate(tokens) if n == 0 or self._bytes(token).startswith(b" ")]
+        for first, last in pairwise([*starts, len(tokens)]):
+            yield tokens[first:last]
+
+    def _bytes(self, token: Token) -> bytes:
+        return bytes(cpp.whisper_token_to_bytes(self._context, token.id))
+
+
+def _draws(options: Options) -> bool:
+    return options.temperature > 0 or options.beam_size > 1
+
+
+def _text(raw: bytes) -> str:
+    """Bytes are joined before they are decoded: a token may end in the middle of a character."""
+    return raw.decode("utf-8", errors="replace").strip()
