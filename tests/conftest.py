@@ -1,0 +1,62 @@
+"""What the tests share: a clock that is moved by hand, a fresh queue, the corpus of real audio."""
+
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+
+from whisperd.db import Database
+from whisperd.events import Events
+from whisperd.queue import SqliteQueue
+from whisperd.task import Audio, NewTask, Rules
+
+# As in the worker; more threads spin on a busy machine. NumPy reads it when it is first imported.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+CORPUS = Path(os.environ.get("WHISPERD_CORPUS") or Path(__file__).resolve().parents[2] / "shared" / "corpus")
+
+
+class Clock:
+    """Time that moves only when told."""
+
+    def __init__(self):
+        self.now = 1_000_000.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def with_queue(tmp_path, clock):
+    """Run an async test body against a queue on a fresh file; a second run finds what the first left."""
+
+    def run(body, **rules):
+        async def main():
+            async with Database(tmp_path / "q.db") as db:
+                queue = SqliteQueue(db, Events(), Rules(**rules), clock)
+                queue.db = db
+                await body(queue)
+
+        asyncio.run(main())
+
+    return run
+
+
+_serial = iter(range(10**9))
+
+
+def a_task(name="a.wav", **fields):
+    """A submission that differs from all others by its id only."""
+    audio = Audio(name=name, size=1, sha256="0" * 64)
+    return NewTask(**{"id": f"t{next(_serial):09}", "audio": audio, "model": "tiny.en", **fields})
+
+
+@pytest.fixture(scope="session")
+def corpus():
+    assert CORPUS.is_dir(), f"no corpus at {CORPUS}: set WHISPERD_CORPUS to the folder that holds speech/"
+    return CORPUS

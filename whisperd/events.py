@@ -1,0 +1,97 @@
+"""In-process fan-out. Publishing never waits: a subscriber that falls behind is dropped.
+
+Events are hints; the tables are the truth. Whoever must not miss anything looks there after a hint.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Literal
+
+from msgspec import Struct
+
+from whisperd.task import Segment, Task
+
+BACKLOG = 256  # events a subscriber may be behind
+
+
+class Event(Struct, frozen=True):
+    """`task`: its state changed. `progress`: it went on. `segment`: chunk `number` brought these."""
+
+    kind: Literal["task", "progress", "segment"]
+    task: Task
+    number: int = 0
+    segments: Sequence[Segment] = ()
+
+
+class Subscription:
+    """An endless iteration over events, until `end`, or until its reader has fallen too far behind."""
+
+    def __init__(self, task_id: str | None) -> None:
+        self.task_id = task_id
+        self.fell_behind = False
+        self._queue: asyncio.Queue[Event | None] = asyncio.Queue()
+
+    def offer(self, event: Event) -> bool:
+        """Take the event and return True; or, when too far behind, end and return False."""
+        if self.task_id not in (None, event.task.id):
+            return True
+        if self._queue.qsize() < BACKLOG:
+            self._queue.put_nowait(event)
+            return True
+        self.fell_behind = True
+        self.end()
+        return False
+
+    def end(self) -> None:
+        self._queue.put_nowait(None)  # the reader drains what it has, then stops
+
+    async def __aiter__(self) -> AsyncIterator[Event]:
+        while (event := await self._queue.get()) is not None:
+            yield event
+
+    async def next(self, seconds: float) -> Event | None:
+        """The next event; None at the end. Raises TimeoutError when the seconds are over."""
+        async with asyncio.timeout(seconds):
+            return await self._queue.get()
+
+
+class Events:
+    def __init__(self) -> None:
+        self._all: set[Subscription] = set()
+        self._by_task: dict[str, set[Subscription]] = {}
+        self.closed = False
+
+    def publish(self, event: Event) -> None:
+        for subscription in (*self._all, *self._by_task.get(event.task.id, ())):
+            if not subscription.offer(event):
+                self._discard(subscription)
+
+    def close(self) -> None:
+        """End every stream, and every one opened later; an open one would keep the server from stopping."""
+        self.closed = True
+        for subscription in [*self._all, *(s for some in self._by_task.values() for s in some)]:
+            subscription.end()
+
+    @contextmanager
+    def subscribe(self, task_id: str | None = None) -> Iterator[Subscription]:
+        """Hear of one task, or of all: 500 listeners on other tasks cost a publication nothing."""
+        subscription = Subscription(task_id)
+        self._room(task_id).add(subscription)
+        if self.closed:
+            subscription.end()
+        try:
+            yield subscription
+        finally:
+            self._discard(subscription)
+
+    def _room(self, task_id: str | None) -> set[Subscription]:
+        return self._all if task_id is None else self._by_task.setdefault(task_id, set())
+
+    def _discard(self, subscription: Subscription) -> None:
+        room = self._room(subscription.task_id)
+        room.discard(subscription)
+        if not room and subscription.task_id is not None:
+            self._by_task.pop(subscription.task_id, None)

@@ -1,0 +1,168 @@
+"""The durable queue: the verbs of TaskQueue on one SQLite file, and the wake-up of who waits for work.
+
+Each verb is one function of whisperd.sql, run as one transaction; what it says is told to the events only
+after its commit. Holds no state but the database's, save for the wake-up. Times are parameters.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from time import time
+
+from whisperd.db import Database
+from whisperd.events import Event, Events
+from whisperd.sql import claims, moves, questions, rescue
+from whisperd.task import (
+    START,
+    Change,
+    Chunk,
+    ListQuery,
+    Mark,
+    NewTask,
+    Plan,
+    Problem,
+    Rules,
+    Segment,
+    Stats,
+    Task,
+)
+
+DEFAULT_RULES = Rules()
+
+
+class SqliteQueue:
+    """The TaskQueue in one SQLite file. Every verb is safe to cancel: it is done whole or not at all."""
+
+    def __init__(
+        self, db: Database, events: Events, rules: Rules = DEFAULT_RULES, now: Callable[[], float] = time
+    ) -> None:
+        self._db = db
+        self._events = events
+        self._rules = rules
+        self._now = now
+        self._ready = asyncio.Event()
+
+    async def submit(self, new: NewTask) -> tuple[Task, bool]:
+        """Queue the task and return it with True; or the first task of its idempotency key with False.
+
+        Raises IdempotencyConflict, QueueFull, StorageFull, StorageFailed: then nothing was queued.
+        """
+        return await self._db.write(
+            moves.submit, new, self._rules, self._now(), then=lambda r: self._told(r[0])
+        )
+
+    async def get(self, task_id: str) -> Task:
+        return await self._db.read(questions.get, task_id)
+
+    async def list(self, query: ListQuery) -> Sequence[Task]:
+        return await self._db.read(questions.list_tasks, query)
+
+    async def position(self, task: Task) -> int | None:
+        """1 = next to run; None unless the task stands in line. O(log n), not counting tenant limits."""
+        return await self._db.read(questions.position, task.id, self._rules.order)
+
+    async def segments(self, task_id: str, after: Mark = START) -> Sequence[tuple[Mark, Segment]]:
+        """The transcript after `after`, up to the first chunk that is not finished."""
+        return await self._db.read(questions.segments, task_id, after)
+
+    async def stats(self) -> Stats:
+        """Costs the same at ten tasks and at a million."""
+        return await self._db.read(questions.stats, self._now())
+
+    async def change(self, task_id: str, change: Change) -> Task:
+        return await self._db.write(moves.change, task_id, change, self._now(), then=self._told)
+
+    async def cancel(self, task_id: str) -> Task:
+        return await self._db.write(moves.cancel, task_id, self._now(), then=self._told)
+
+    async def retry(self, task_id: str) -> Task:
+        """A failed or cancelled task runs again, attempts reset; its finished chunks are kept."""
+        return await self._db.write(moves.retry, task_id, then=self._told)
+
+    async def claim(self) -> Chunk:
+        """Wait for a chunk that may run now, and own it. A cancelled claim owns nothing."""
+        while True:
+            self._ready.clear()  # before looking, never after: else a submission can be missed
+            found = await self._claim_now()
+            if isinstance(found, Chunk):
+                self._ready.set()  # pass the word on: there may be more
+                return found
+            with suppress(TimeoutError):
+                async with asyncio.timeout(found):
+                    await self._ready.wait()
+
+    async def _claim_now(self) -> Chunk | float:
+        claiming = asyncio.ensure_future(
+            self._db.write(claims.claim, self._rules, self._now(), then=self._told_of_claim)
+        )
+        try:
+            return await asyncio.shield(claiming)
+        except asyncio.CancelledError:
+            if isinstance(chunk := await claiming, Chunk):
+                await self.release(chunk)
+            raise
+
+    async def beat(self, chunk: Chunk, fraction: float) -> None:
+        """Renew the lease; `fraction` (0 to 1) of the chunk is done. Raises LostClaim."""
+        await self._db.write(moves.beat, chunk, fraction, self._now(), then=self._progressed)
+
+    async def plan(self, chunk: Chunk, plan: Plan) -> Task:
+        """Finish the plan: its chunks can be claimed. Finished chunks of an equal plan are kept."""
+        return await self._db.write(moves.plan, chunk, plan, self._now(), then=self._told)
+
+    async def finish(self, chunk: Chunk, segments: Sequence[Segment]) -> Task:
+        """Commit a chunk's transcript; the last one completes the task. Raises LostClaim."""
+
+        def told(task: Task) -> None:
+            self._events.publish(Event("segment", task, chunk.number, segments))
+            self._told(task)
+
+        return await self._db.write(moves.finish, chunk, segments, self._now(), then=told)
+
+    async def fail(self, chunk: Chunk, problem: Problem, *, final: bool = False) -> Task:
+        """Count a failure: the chunk runs again after a growing delay, or the task has failed."""
+        delay = self._rules.delay(chunk.failures)
+        return await self._db.write(moves.fail, chunk, problem, delay, final, self._now(), then=self._told)
+
+    async def release(self, chunk: Chunk) -> Task:
+        """Hand the chunk back unfinished, without blame."""
+        return await self._db.write(moves.release, chunk, then=self._told)
+
+    async def replan(self, chunk: Chunk) -> Task:
+        """Hand the chunk back and make the plan again: its decoded audio is gone."""
+        return await self._db.write(moves.replan, chunk, then=self._told)
+
+    async def sweep(self, older_than: float) -> Sequence[Task]:
+        """Take chunks whose holder has not beaten since `older_than` from it; each counts as a failure."""
+        return await self._db.write(rescue.sweep, older_than, self._rules, self._now(), then=self._told_all)
+
+    async def recover(self) -> Sequence[Task]:
+        """At start, when no worker can be at work: queue again what a dead daemon was processing."""
+        return await self._db.write(rescue.recover, self._now(), then=self._told_all)
+
+    async def prune(self, completed_before: float, others_before: float, limit: int = 500) -> Sequence[str]:
+        """Delete up to `limit` finished tasks; returns their ids, whose audio has no owner any more."""
+        return await self._db.write(
+            moves.prune, completed_before, others_before, limit, self._now() - self._rules.idempotency_seconds
+        )
+
+    async def audio_owners(self, ids: Sequence[str]) -> frozenset[str]:
+        """Those of `ids` that are tasks."""
+        return await self._db.read(questions.known, ids)
+
+    def _told(self, task: Task) -> None:
+        self._ready.set()  # whatever changed: a task in line, a tenant under its limit again
+        self._events.publish(Event("task", task))
+
+    def _told_all(self, tasks: Sequence[Task]) -> None:
+        for task in tasks:
+            self._told(task)
+
+    def _told_of_claim(self, found: Chunk | float) -> None:
+        if isinstance(found, Chunk):  # any: a task that waited for its next attempt goes on with any chunk
+            self._events.publish(Event("task", found.task))
+
+    def _progressed(self, task: Task) -> None:
+        self._events.publish(Event("progress", task))

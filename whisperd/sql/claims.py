@@ -1,0 +1,99 @@
+"""The claim: which chunk of which task is next."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from typing import Any
+
+from whisperd.sql.rows import to_chunk, to_json
+from whisperd.task import Chunk, Rules
+
+CLOCK_CHECK = 60.0  # seconds; a claim looks at least this often, since clocks may be set
+
+
+def claim(conn: sqlite3.Connection, rules: Rules, now: float) -> Chunk | float:
+    """The next chunk of the most urgent task; or the seconds until there may be one."""
+    _promote(conn, now)
+    seq = _most_urgent(conn, rules)
+    if seq is None:
+        (next_at,) = conn.execute("select min(run_at) from task where run_at is not null").fetchone()
+        return CLOCK_CHECK if next_at is None else min(CLOCK_CHECK, next_at - now)
+    chunk = conn.execute(
+        """
+        update chunk set state = 'running', claims = claims + 1, beat_at = :now
+        where task = :seq
+          and number = (select min(number) from chunk where task = :seq and state = 'waiting')
+        returning *
+        """,
+        {"seq": seq, "now": now},
+    ).fetchone()
+    task = conn.execute(
+        """
+        update task set
+          state = 'processing', waiting = waiting - 1, running = running + 1,
+          started_at = coalesce(started_at, :now)
+        where seq = :seq returning *
+        """,
+        {"seq": seq, "now": now},
+    ).fetchone()
+    return to_chunk(task, chunk)
+
+
+def _promote(conn: sqlite3.Connection, now: float) -> None:
+    """Put into line what was delayed until now."""
+    conn.execute("update task set run_at = null where run_at is not null and run_at <= ?", (now,))
+
+
+_NEXT = {"lifo": "seq desc", "fifo": "seq"}  # within one priority; both walk the same index
+
+
+def _most_urgent(conn: sqlite3.Connection, rules: Rules) -> int | None:
+    blocked = _tenants_at_limit(conn, rules)
+    row = _urgent_of_others(conn, rules, blocked) if blocked else _urgent_of_all(conn, rules)
+    return row and int(row[0])
+
+
+def _tenants_at_limit(conn: sqlite3.Connection, rules: Rules) -> Sequence[str]:
+    busy = conn.execute("select tenant, sum(n) from tally where state = 'processing' group by tenant")
+    return [tenant for tenant, n in busy if 0 < rules.tenant_limit(tenant) <= n]
+
+
+def _urgent_of_all(conn: sqlite3.Connection, rules: Rules) -> Any:
+    return conn.execute(
+        f"""
+        select seq from task
+        where waiting > 0 and run_at is null
+          and priority = (select max(priority) from task where waiting > 0 and run_at is null)
+        order by {_NEXT[rules.order]} limit 1
+        """
+    ).fetchone()
+
+
+def _urgent_of_others(conn: sqlite3.Connection, rules: Rules, blocked: Sequence[str]) -> Any:
+    """What is started may go on; of what is not, look at the best of each tenant under its limit.
+
+    Costs an index search per tenant that waits, where a walk past all the blocked tasks could cost a
+    million steps.
+    """
+    best, order = ("max", "desc") if rules.order == "lifo" else ("min", "asc")
+    return conn.execute(
+        f"""
+        with free (tenant, priority) as (
+          select tenant, max(priority) from tally
+          where state = 'queued' and delayed = 0 and n > 0
+            and tenant not in (select value from json_each(:blocked))
+          group by tenant
+        )
+        select seq from (
+          select (
+            select {best}(seq) from task
+            where state = 'queued' and run_at is null and tenant = free.tenant and priority = free.priority
+          ) as seq, priority from free
+          union all
+          select seq, priority from task where state = 'processing' and waiting > 0 and run_at is null
+        )
+        order by priority desc, seq {order} limit 1
+        """,
+        {"blocked": to_json(list(blocked))},
+    ).fetchone()

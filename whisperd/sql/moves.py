@@ -1,0 +1,325 @@
+"""The moves: submit, what the holder of a chunk may do, what anyone may do.
+
+Each public function is one verb and one transaction; the WHERE clause is the state machine.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from whisperd.sql.questions import get
+from whisperd.sql.rows import to_json, to_task
+from whisperd.task import (
+    Change,
+    Chunk,
+    IdempotencyConflict,
+    LostClaim,
+    NewTask,
+    Plan,
+    Problem,
+    QueueFull,
+    Rules,
+    Segment,
+    State,
+    Task,
+    WrongState,
+)
+
+
+def submit(conn: sqlite3.Connection, new: NewTask, rules: Rules, now: float) -> tuple[Task, bool]:
+    if new.idempotency_key and (first := _first_of_key(conn, new, now - rules.idempotency_seconds)):
+        return first, False
+    waiting = conn.execute("select coalesce(sum(n), 0) from tally where state = 'queued'").fetchone()[0]
+    if waiting >= rules.max_waiting:
+        raise QueueFull(f"{waiting} tasks are waiting already")
+    row = conn.execute(_INSERT_TASK, _columns(new, now)).fetchone()
+    conn.execute("insert into chunk (task, number) values (?, 0)", (row["seq"],))
+    if new.idempotency_key:
+        key = (new.tenant, new.idempotency_key, new.body_sha256, row["seq"], now)
+        conn.execute("insert or replace into idempotency values (?, ?, ?, ?, ?)", key)
+    return to_task(row), True
+
+
+_INSERT_TASK = """
+    insert into task (
+      id, kind, priority, tenant, model, options, audio_name, audio_size, audio_sha256,
+      max_retries, timeout_seconds, created_at, run_at, metadata, callback_url
+    ) values (
+      :id, :kind, :priority, :tenant, :model, :options, :audio_name, :audio_size, :audio_sha256,
+      :max_retries, :timeout_seconds, :created_at, :run_at, :metadata, :callback_url
+    ) returning *
+"""
+
+
+def _columns(new: NewTask, now: float) -> dict[str, Any]:
+    return {
+        "id": new.id,
+        "kind": new.kind,
+        "priority": new.priority,
+        "tenant": new.tenant,
+        "model": new.model,
+        "options": to_json(new.options),
+        "audio_name": new.audio.name,
+        "audio_size": new.audio.size,
+        "audio_sha256": new.audio.sha256,
+        "max_retries": new.max_retries,
+        "timeout_seconds": new.timeout_seconds,
+        "created_at": now,
+        "run_at": new.run_at if new.run_at and new.run_at > now else None,
+        "metadata": to_json(new.metadata),
+        "callback_url": new.callback_url,
+    }
+
+
+def _first_of_key(conn: sqlite3.Connection, new: NewTask, not_before: float) -> Task | None:
+    row = conn.execute(
+        """
+        select task.*, idempotency.body_sha256 from idempotency join task on task.seq = idempotency.task
+        where idempotency.tenant = ? and key = ? and idempotency.created_at >= ?
+        """,
+        (new.tenant, new.idempotency_key, not_before),
+    ).fetchone()
+    if row is None:
+        return None
+    if row["body_sha256"] != new.body_sha256:
+        raise IdempotencyConflict("this idempotency key was used with another body")
+    return to_task(row)
+
+
+def beat(conn: sqlite3.Connection, chunk: Chunk, fraction: float, now: float) -> Task:
+    _own(conn, chunk, "beat_at = :now", {"now": now})
+    samples = chunk.cut.samples if chunk.cut else 0
+    return _move(
+        conn,
+        chunk.task.seq,
+        """
+        progress = iif(samples = 0, progress,
+                       max(progress, min(1.0, (samples_done + :fraction * :samples) / samples)))
+        """,
+        {"fraction": fraction, "samples": samples},
+    )
+
+
+def plan(conn: sqlite3.Connection, chunk: Chunk, plan: Plan, now: float) -> Task:
+    _own(conn, chunk, "state = 'done', beat_at = null", {})
+    if not _planned_so_before(conn, chunk, plan):
+        _replace_chunks(conn, chunk.task.seq, plan)
+    _move(
+        conn,
+        chunk.task.seq,
+        """
+        audio_seconds = :seconds, language = :language, warnings = :warnings, fingerprint = :fingerprint,
+        (samples, samples_done, waiting, running) = (
+          select coalesce(sum(samples), 0), coalesce(sum(samples) filter (where state = 'done'), 0),
+                 count(*) filter (where state = 'waiting'), count(*) filter (where state = 'running')
+          from chunk where task = :seq and number > 0
+        )
+        """,
+        {
+            "seconds": plan.duration,
+            "language": plan.language,
+            "warnings": to_json(plan.warnings),
+            "fingerprint": plan.fingerprint,
+        },
+    )
+    return _settled(conn, chunk.task.seq, now)
+
+
+def _planned_so_before(conn: sqlite3.Connection, chunk: Chunk, plan: Plan) -> bool:
+    row = conn.execute("select fingerprint from task where seq = ?", (chunk.task.seq,)).fetchone()
+    return bool(row["fingerprint"] == plan.fingerprint)
+
+
+def _replace_chunks(conn: sqlite3.Connection, seq: int, plan: Plan) -> None:
+    # The claims go on from those of the old chunks: what their holders own must never fit a new one.
+    (claims,) = conn.execute(
+        "select coalesce(max(claims), 0) from chunk where task = ? and number > 0", (seq,)
+    ).fetchone()
+    conn.execute("delete from chunk where task = ? and number > 0", (seq,))
+    conn.executemany(
+        "insert into chunk (task, number, claims, cut, samples) values (?, ?, ?, ?, ?)",
+        [(seq, number, claims, to_json(cut), cut.samples) for number, cut in enumerate(plan.cuts, start=1)],
+    )
+
+
+def finish(conn: sqlite3.Connection, chunk: Chunk, segments: Sequence[Segment], now: float) -> Task:
+    _own(conn, chunk, "state = 'done', beat_at = null, segments = :segments", {"segments": to_json(segments)})
+    samples = chunk.cut.samples if chunk.cut else 0
+    change = """
+        running = running - 1, samples_done = samples_done + :samples,
+        progress = iif(samples = 0, 1.0, max(progress, min(1.0, (samples_done + :samples) * 1.0 / samples)))
+    """
+    _move(conn, chunk.task.seq, change, {"samples": samples})
+    return _settled(conn, chunk.task.seq, now)
+
+
+def fail(
+    conn: sqlite3.Connection, chunk: Chunk, problem: Problem, delay: float, final: bool, now: float
+) -> Task:
+    failures = _own(conn, chunk, "state = 'waiting', beat_at = null, failures = failures + 1", {})["failures"]
+    if final or failures > chunk.task.max_retries:
+        return _end(conn, chunk.task.seq, State.FAILED, problem, now)
+    change = f"""
+        {_BACK}, attempt = max(attempt, :attempt),
+        run_at = iif(:delay > 0, :now + :delay, run_at), error_code = :code, error_message = :message
+    """
+    args = {"number": chunk.number, "attempt": failures + 1, "delay": delay, "now": now}
+    _move(conn, chunk.task.seq, change, {**args, "code": problem.code, "message": problem.message})
+    return _settled(conn, chunk.task.seq, now)
+
+
+def release(conn: sqlite3.Connection, chunk: Chunk) -> Task:
+    _own(conn, chunk, "state = 'waiting', beat_at = null", {})
+    # Not the task's fault (shutdown, fewer workers): failures stay as they are.
+    return _move(
+        conn,
+        chunk.task.seq,
+        f"{_BACK}, state = iif(running = 1, 'queued', state)",
+        {"number": chunk.number},
+    )
+
+
+def replan(conn: sqlite3.Connection, chunk: Chunk) -> Task:
+    release(conn, chunk)
+    # Unless the holder of another chunk has asked for it already: then it waits, or is being made.
+    conn.execute(
+        "update chunk set state = 'waiting' where task = ? and number = 0 and state = 'done'",
+        (chunk.task.seq,),
+    )
+    waiting = "waiting = (select state = 'waiting' from chunk where task = :seq and number = 0)"
+    return _move(conn, chunk.task.seq, waiting, {})
+
+
+# A chunk has come back. Until its task's plan is made (again) only the plan is handed out.
+_BACK = """
+    running = running - 1,
+    waiting = waiting + (:number = 0 or (select state = 'done' from chunk where task = :seq and number = 0))
+"""
+
+
+def _own(conn: sqlite3.Connection, chunk: Chunk, change: str, args: dict[str, object]) -> sqlite3.Row:
+    """Apply `change` to a chunk that the caller still owns."""
+    row: sqlite3.Row | None = conn.execute(
+        f"""
+        update chunk set {change}
+        where task = :seq and number = :number and state = 'running' and claims = :claims returning *
+        """,
+        {"seq": chunk.task.seq, "number": chunk.number, "claims": chunk.claims, **args},
+    ).fetchone()
+    if row is None:
+        raise LostClaim(str(chunk))
+    return row
+
+
+def _move(conn: sqlite3.Connection, seq: int, change: str, args: dict[str, object]) -> Task:
+    row = conn.execute(
+        f"update task set {change} where seq = :seq returning *", {"seq": seq, **args}
+    ).fetchone()
+    return to_task(row)
+
+
+def _settled(conn: sqlite3.Connection, seq: int, now: float) -> Task:
+    """A task with no chunk left is completed; one whose next chunk must wait is queued again."""
+    return _move(
+        conn,
+        seq,
+        """
+        state = case when running > 0 then state when waiting = 0 then 'completed'
+                     when run_at is not null then 'queued' else state end,
+        finished_at = iif(running = 0 and waiting = 0, :now, null),
+        progress = iif(running = 0 and waiting = 0, 1.0, progress),
+        run_at = iif(running = 0 and waiting = 0, null, run_at),
+        error_code = iif(running = 0 and waiting = 0, null, error_code),
+        error_message = iif(running = 0 and waiting = 0, null, error_message)
+        """,
+        {"now": now},
+    )
+
+
+def _end(
+    conn: sqlite3.Connection,
+    seq: int,
+    state: Literal[State.FAILED, State.CANCELLED],
+    problem: Problem | None,
+    now: float,
+) -> Task:
+    """End the task early: whoever holds a chunk of it has lost it. Finished chunks stay for a retry."""
+    conn.execute(
+        "update chunk set state = 'waiting', beat_at = null where task = ? and state = 'running'", (seq,)
+    )
+    change = """
+        state = :state, waiting = 0, running = 0, run_at = null, finished_at = :now,
+        error_code = :code, error_message = :message
+    """
+    code, message = (problem.code, problem.message) if problem else (None, None)
+    return _move(conn, seq, change, {"state": state, "now": now, "code": code, "message": message})
+
+
+def change(conn: sqlite3.Connection, task_id: str, change: Change, now: float) -> Task:
+    row = conn.execute(
+        """
+        update task set
+          priority = coalesce(:priority, priority), metadata = coalesce(:metadata, metadata),
+          run_at = iif(:run_at is null, run_at, iif(:run_at > :now, :run_at, null))
+        where id = :id and state = 'queued' returning *
+        """,
+        {
+            "id": task_id,
+            "priority": change.priority,
+            "run_at": change.run_at,
+            "metadata": None if change.metadata is None else to_json(change.metadata),
+            "now": now,
+        },
+    ).fetchone()
+    return to_task(row) if row else _refuse(conn, task_id, "changed")
+
+
+def cancel(conn: sqlite3.Connection, task_id: str, now: float) -> Task:
+    row = conn.execute(
+        "select seq from task where id = ? and state in ('queued', 'processing')", (task_id,)
+    ).fetchone()
+    if row is None:
+        return _refuse(conn, task_id, "cancelled")
+    return _end(conn, row["seq"], State.CANCELLED, None, now)
+
+
+def retry(conn: sqlite3.Connection, task_id: str) -> Task:
+    row = conn.execute(
+        """
+        update task set
+          state = 'queued', waiting = 1, attempt = 1, finished_at = null, started_at = null,
+          error_code = null, error_message = null
+        where id = ? and state in ('failed', 'cancelled') returning *
+        """,
+        (task_id,),
+    ).fetchone()
+    if row is None:
+        return _refuse(conn, task_id, "retried")
+    # The plan is made again, since the decoded audio is gone; an equal one keeps the finished chunks.
+    conn.execute("update chunk set failures = 0 where task = ?", (row["seq"],))
+    conn.execute("update chunk set state = 'waiting' where task = ? and number = 0", (row["seq"],))
+    return to_task(row)
+
+
+def _refuse(conn: sqlite3.Connection, task_id: str, verb: str) -> Task:
+    raise WrongState(f"task {task_id} is {get(conn, task_id).state}: it cannot be {verb}")
+
+
+def prune(
+    conn: sqlite3.Connection, completed_before: float, others_before: float, limit: int, keys_before: float
+) -> Sequence[str]:
+    conn.execute("delete from idempotency where created_at < ?", (keys_before,))
+    rows = conn.execute(
+        """
+        delete from task where seq in (
+          select seq from task
+          where finished_at < max(:completed, :others)
+            and finished_at < iif(state = 'completed', :completed, :others)
+          order by finished_at limit :limit
+        ) returning id
+        """,
+        {"completed": completed_before, "others": others_before, "limit": limit},
+    ).fetchall()
+    return [row["id"] for row in rows]

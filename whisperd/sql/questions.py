@@ -1,0 +1,110 @@
+"""The questions: nothing here writes."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+
+import msgspec
+
+from whisperd.sql.rows import to_json, to_task
+from whisperd.task import ListQuery, Mark, Segment, State, Stats, Task, TaskNotFound
+
+RECENT = 200  # tasks; how many past waits the statistics look at
+
+
+def get(conn: sqlite3.Connection, task_id: str) -> Task:
+    row = conn.execute("select * from task where id = ?", (task_id,)).fetchone()
+    if row is None:
+        raise TaskNotFound(f"there is no task {task_id}")
+    return to_task(row)
+
+
+def known(conn: sqlite3.Connection, ids: Sequence[str]) -> frozenset[str]:
+    sql = "select id from task where id in (select value from json_each(?))"
+    return frozenset(row["id"] for row in conn.execute(sql, (to_json(list(ids)),)))
+
+
+def list_tasks(conn: sqlite3.Connection, query: ListQuery) -> Sequence[Task]:
+    filters = {
+        "state in (select value from json_each(:states))": to_json(sorted(query.states))
+        if query.states
+        else None,
+        "kind = :kind": query.kind,
+        "tenant = :tenant": query.tenant,
+        "(instr(lower(audio_name), lower(:text)) or instr(id, :text) = 1)": query.text,
+        "seq < :before": query.before,
+    }
+    where = " and ".join(clause for clause, value in filters.items() if value is not None) or "true"
+    names = ("states", "kind", "tenant", "text", "before")
+    args = {**dict(zip(names, filters.values(), strict=True)), "limit": query.limit}
+    sql = f"select * from task where {where} order by seq desc limit :limit"
+    return [to_task(row) for row in conn.execute(sql, args)]
+
+
+# In line before :seq: all of a higher priority, whole blocks of the same one, and the rest one by one.
+_AHEAD = """
+    select (select coalesce(sum(n), 0) from tally where state = 'queued' and delayed = 0 and priority > :p)
+      + (select coalesce(sum(n), 0) from place where priority = :p and level = 2 and block {ahead} :seq >> 14)
+      + (select coalesce(sum(n), 0) from place where priority = :p and level = 1 and block {ahead} :seq >> 7
+         and block between (:seq >> 14) << 7 and ((:seq >> 14) << 7) + 127)
+      + (select count(*) from task where state = 'queued' and run_at is null and priority = :p
+         and seq {ahead} :seq and seq between (:seq >> 7) << 7 and ((:seq >> 7) << 7) + 127)
+"""
+
+
+def position(conn: sqlite3.Connection, task_id: str, order: str) -> int | None:
+    task = get(conn, task_id)
+    if task.state != State.QUEUED or task.run_at is not None:
+        return None
+    sql = _AHEAD.format(ahead=">" if order == "lifo" else "<")
+    (ahead,) = conn.execute(sql, {"p": task.priority, "seq": task.seq}).fetchone()
+    return int(ahead) + 1
+
+
+def segments(conn: sqlite3.Connection, task_id: str, after: Mark) -> Sequence[tuple[Mark, Segment]]:
+    rows = conn.execute(
+        """
+        select number, chunk.state, segments from chunk join task on task.seq = chunk.task
+        where task.id = ? and number >= ? and number > 0 order by number
+        """,
+        (task_id, after.chunk),
+    )
+    found: list[tuple[Mark, Segment]] = []
+    for row in rows:
+        if row["state"] != "done":
+            break
+        segments = msgspec.json.decode(row["segments"], type=list[Segment])
+        found += [(Mark(row["number"], n), segment) for n, segment in enumerate(segments, start=1)]
+    return [(mark, segment) for mark, segment in found if mark > after]
+
+
+def stats(conn: sqlite3.Connection, now: float) -> Stats:
+    by_state = {row[0]: row[1] for row in conn.execute("select state, sum(n) from tally group by state")}
+    (delayed,) = conn.execute(
+        "select coalesce(sum(n), 0) from tally where state = 'queued' and delayed = 1"
+    ).fetchone()
+    oldest = conn.execute(
+        "select created_at from task where state = 'queued' order by seq limit 1"
+    ).fetchone()
+    waits = conn.execute(
+        """
+        select started_at - created_at from task where finished_at is not null and started_at is not null
+        order by finished_at desc limit ?
+        """,
+        (RECENT,),
+    ).fetchall()
+    finished = conn.execute(
+        """
+        select finished_at, coalesce(audio_seconds, 0) from task
+        where finished_at > ? and state = 'completed' limit 10000
+        """,
+        (now - 60,),
+    ).fetchall()
+    return Stats(
+        by_state={str(state): by_state.get(state, 0) for state in State},
+        delayed=delayed,
+        oldest_queued_at=oldest and oldest[0],
+        waits=tuple(row[0] for row in waits),
+        finished=tuple((row[0], row[1]) for row in finished),
+    )

@@ -1,0 +1,39 @@
+"""The rescue: chunks whose holder is gone, because its worker fell silent or the daemon died."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from contextlib import suppress
+
+from whisperd.sql.moves import fail
+from whisperd.sql.rows import to_chunk, to_task
+from whisperd.task import Chunk, LostClaim, Problem, Rules, Task
+
+INTERRUPTED = Problem("interrupted", "the daemon stopped unexpectedly while it worked on this task")
+SILENT = Problem("worker_lost", "the worker stopped giving signs of life")
+
+
+def sweep(conn: sqlite3.Connection, older_than: float, rules: Rules, now: float) -> Sequence[Task]:
+    swept = []
+    for chunk in _running(conn, older_than):
+        with suppress(LostClaim):  # another chunk has just failed this task for good
+            swept.append(fail(conn, chunk, SILENT, rules.delay(chunk.failures), False, now))
+    return swept
+
+
+def recover(conn: sqlite3.Connection, now: float) -> Sequence[Task]:
+    for chunk in _running(conn, float("inf")):
+        # A task that takes the daemon down with it must end: an interruption counts, without a delay.
+        with suppress(LostClaim):  # another chunk has just failed this task for good
+            fail(conn, chunk, INTERRUPTED, 0.0, False, now)
+    rows = conn.execute("update task set state = 'queued' where state = 'processing' returning *").fetchall()
+    return [to_task(row) for row in rows]
+
+
+def _running(conn: sqlite3.Connection, older_than: float) -> Sequence[Chunk]:
+    rows = conn.execute(
+        "select * from chunk where state = 'running' and beat_at < ? order by task, number", (older_than,)
+    ).fetchall()
+    tasks = "select * from task where seq = ?"
+    return [to_chunk(conn.execute(tasks, (row["task"],)).fetchone(), row) for row in rows]

@@ -1,0 +1,56 @@
+"""Rows to vocabulary and back."""
+
+from __future__ import annotations
+
+import sqlite3
+
+import msgspec
+
+from whisperd.task import Audio, Chunk, Cut, Kind, Options, Problem, State, Task
+
+
+def to_task(row: sqlite3.Row) -> Task:
+    return Task(
+        seq=row["seq"],
+        id=row["id"],
+        kind=Kind(row["kind"]),
+        state=State(row["state"]),
+        priority=row["priority"],
+        tenant=row["tenant"],
+        model=row["model"],
+        options=msgspec.json.decode(row["options"], type=Options),
+        audio=Audio(
+            name=row["audio_name"],
+            size=row["audio_size"],
+            sha256=row["audio_sha256"],
+            duration=row["audio_seconds"],
+        ),
+        attempt=row["attempt"],
+        max_retries=row["max_retries"],
+        timeout_seconds=row["timeout_seconds"],
+        created_at=row["created_at"],
+        run_at=row["run_at"],
+        started_at=row["started_at"],
+        finished_at=row["finished_at"],
+        progress=row["progress"],
+        language=row["language"],
+        warnings=tuple(msgspec.json.decode(row["warnings"])),
+        error=Problem(row["error_code"], row["error_message"]) if row["error_code"] else None,
+        metadata=msgspec.json.decode(row["metadata"]),
+        callback_url=row["callback_url"],
+    )
+
+
+def to_chunk(task: sqlite3.Row, row: sqlite3.Row) -> Chunk:
+    return Chunk(
+        task=to_task(task),
+        number=row["number"],
+        claims=row["claims"],
+        failures=row["failures"],
+        claimed_at=row["beat_at"],
+        cut=msgspec.json.decode(row["cut"], type=Cut) if row["cut"] else None,
+    )
+
+
+def to_json(value: object) -> str:
+    return msgspec.json.encode(value).decode()
