@@ -1,0 +1,251 @@
+"""The worker process: reads one JSON request a line on stdin, answers on a private copy of stdout.
+
+Decoding, speech detection and whisper.cpp run here and nowhere else, so that whatever a file or a model
+does to them costs a process and not the daemon. Imports only engine and task. Run it with -m, never by
+path: by path its folder comes first on sys.path and whisperd/queue.py hides the standard library's queue.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import resource
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from queue import SimpleQueue
+from typing import IO
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from whisperd.engine.audio import AudioError, Decoded, Limits, decode
+from whisperd.engine.protocol import (
+    Abort,
+    Aborted,
+    Alive,
+    Answer,
+    MakePlan,
+    Planned,
+    Ready,
+    Refused,
+    Request,
+    Settings,
+    Transcribe,
+    Transcribed,
+)
+from whisperd.engine.speech import plan_cuts, to_source_time, window
+from whisperd.engine.whisper import Whisper, WhisperFailed, WhisperStopped
+from whisperd.task import SAMPLE_RATE, Cut, Options, Plan, Segment
+
+PULSE = 0.5  # seconds between two signs of life, at least
+_PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38  # linux/prctl.h
+
+
+class Stopped(Exception):
+    """The request was aborted."""
+
+
+class PcmGone(Exception):
+    """The decoded audio is not there, or shorter than the plan says."""
+
+
+def main() -> None:
+    # whisper.cpp prints to fd 1, so the protocol gets a copy of it and fd 1 becomes stderr.
+    out = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    settings = msgspec.json.decode(sys.argv[1], type=Settings)
+    _confine(settings)
+    Worker(settings, out).run()
+
+
+class Worker:
+    def __init__(self, settings: Settings, out: IO[bytes]) -> None:
+        self._settings = settings
+        self._out = out
+        self._requests: SimpleQueue[MakePlan | Transcribe] = SimpleQueue()
+        self._aborted = 0  # the highest request number that was aborted
+        self._said_at = 0.0
+        self._whisper: Whisper | None = None
+
+    def run(self) -> None:
+        threading.Thread(target=self._listen, daemon=True).start()
+        self._model(self._settings.model)
+        self._say(Ready())
+        while True:
+            self._say(self._answer(self._requests.get()))
+
+    def _listen(self) -> None:
+        for line in sys.stdin.buffer:
+            request = msgspec.json.decode(line, type=Request)
+            if isinstance(request, Abort):
+                self._aborted = max(self._aborted, request.number)
+            else:
+                self._requests.put(request)
+        os._exit(0)  # the daemon is gone: nobody is left to read an answer
+
+    def _say(self, answer: Answer) -> None:
+        self._said_at = time.monotonic()
+        self._out.write(msgspec.json.encode(answer) + b"\n")
+        self._out.flush()
+
+    def _answer(self, request: MakePlan | Transcribe) -> Answer:
+        try:
+            return self._plan(request) if isinstance(request, MakePlan) else self._transcribe(request)
+        except (Stopped, WhisperStopped):
+            return Aborted()
+        except PcmGone as gone:
+            return Refused("pcm_gone", str(gone), "replan")
+        except AudioError as error:
+            return Refused(error.code, str(error))
+        except FileNotFoundError:
+            return Refused("audio_missing", "the submitted audio is not kept any more")
+        except MemoryError:
+            return Refused("out_of_memory", "the worker ran out of memory", "retry")
+        except OSError as error:
+            return Refused("disk_error", f"the worker could not use its disk: {error.strerror}", "retry")
+        except WhisperFailed as error:
+            return Refused("engine_error", str(error), "retry")
+
+    def _plan(self, request: MakePlan) -> Planned:
+        decoded = self._decode(request)
+        pcm = _pcm(request.pcm, decoded.channels, decoded.samples)
+        pulse = self._pulse(request.number)
+        found = plan_cuts(pcm, vad=request.options.vad, tick=lambda seconds: pulse(0.0))
+        cuts = tuple(msgspec.structs.replace(cut, channels=decoded.channels) for cut in found)
+        return Planned(
+            Plan(
+                fingerprint=_fingerprint(request, cuts),
+                cuts=cuts,
+                duration=decoded.samples / SAMPLE_RATE,
+                language=self._language(request.options, request.model, pcm, cuts),
+                warnings=tuple(decoded.warnings),
+            )
+        )
+
+    def _decode(self, request: MakePlan) -> Decoded:
+        pulse = self._pulse(request.number)
+        part = Path(request.pcm + ".part")
+        try:
+            with open(request.audio, "rb") as source, open(part, "wb") as target:
+                decoded = decode(
+                    source,
+                    target,
+                    split=request.options.channels == "split",
+                    limits=Limits(seconds=request.max_seconds),
+                    tick=lambda seconds: pulse(0.0),
+                )
+                target.flush()
+                os.fsync(target.fileno())
+            part.rename(request.pcm)
+        finally:
+            part.unlink(missing_ok=True)
+        return decoded
+
+    def _language(self, options: Options, model: str, pcm: NDArray[np.int16], cuts: tuple[Cut, ...]) -> str:
+        """Asked for, or heard in the first speech: one for the whole task, so that chunks agree."""
+        if options.language != "auto":
+            return options.language
+        return self._model(model).detect_language(window(pcm, cuts[0])) if cuts else "en"
+
+    def _transcribe(self, request: Transcribe) -> Transcribed:
+        began = time.monotonic()
+        cut = request.cut
+        pcm = _pcm(request.pcm, cut.channels, cut.pieces[-1].end)
+        pulse = self._pulse(request.number)
+        pulse(0.0)
+
+        def stop() -> bool:
+            with suppress(OSError):
+                self._alive(0.0)
+            return self._aborted >= request.number
+
+        whisper = self._model(request.model)
+        segments = whisper.transcribe(window(pcm, cut), request.options, request.language, stop)
+        placed = [_placed(segment, cut, request.options) for segment in segments]
+        return Transcribed(placed, time.monotonic() - began)
+
+    def _pulse(self, number: int) -> Callable[[float], None]:
+        """A callback for long work: raises Stopped after an abort, else shows a sign of life."""
+
+        def pulse(fraction: float) -> None:
+            if self._aborted >= number:
+                raise Stopped
+            self._alive(fraction)
+
+        return pulse
+
+    def _alive(self, fraction: float) -> None:
+        if time.monotonic() - self._said_at >= PULSE:
+            self._say(Alive(fraction))
+
+    def _model(self, path: str) -> Whisper:
+        if self._whisper is None or self._whisper.path != path:
+            self._whisper = None  # freed first: two large models may not fit
+            self._whisper = Whisper(path, threads=self._settings.threads, gpu=self._settings.gpu)
+        return self._whisper
+
+
+def _pcm(path: str, channels: int, samples: int) -> NDArray[np.int16]:
+    """The decoded audio, shape (samples, channels), mapped and not read. Raises PcmGone."""
+    try:
+        size = os.path.getsize(path)
+    except FileNotFoundError:
+        size = -1
+    if size < samples * channels * 2:
+        raise PcmGone("the decoded audio has to be made again")
+    if size == 0:
+        return np.zeros((0, channels), np.int16)
+    return np.memmap(path, np.int16, "r").reshape(-1, channels)
+
+
+def _placed(segment: Segment, cut: Cut, options: Options) -> Segment:
+    """The segment with its times in the whole audio, and its speaker when channels are split."""
+    return msgspec.structs.replace(
+        segment,
+        start=round(to_source_time(cut, segment.start), 3),
+        end=round(to_source_time(cut, segment.end, ending=True), 3),
+        no_speech_prob=round(1.0 - cut.speech, 4),
+        avg_logprob=round(segment.avg_logprob, 4),
+        speaker=chr(ord("A") + cut.channel) if options.channels == "split" else None,
+        words=tuple(
+            msgspec.structs.replace(
+                word,
+                start=round(to_source_time(cut, word.start), 3),
+                end=round(to_source_time(cut, word.end, ending=True), 3),
+                probability=round(word.probability, 4),
+            )
+            for word in segment.words
+        ),
+    )
+
+
+def _fingerprint(request: MakePlan, cuts: tuple[Cut, ...]) -> str:
+    parts = (request.audio_sha256, request.model_sha256, request.options, cuts)
+    return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
+
+
+def _confine(settings: Settings) -> None:
+    """Give way to the daemon, die with it, and be unable to gain or dump anything."""
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+    prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    if os.getppid() != settings.daemon_pid:
+        os._exit(0)  # the daemon died before PDEATHSIG was set
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if settings.max_memory_bytes:
+        resource.setrlimit(resource.RLIMIT_AS, (settings.max_memory_bytes,) * 2)
+    with suppress(OSError):
+        os.nice(settings.nice)
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the daemon's to handle
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+"""The spool: submitted audio and decoded PCM on disk, under names that are ours.
+
+Owns every file below its folder. A file's name is the task's id, never the sender's file name. Order of an
+acknowledgement: file fsync, folder fsync, then the commit of the row; whoever fails in between removes it.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import aiofiles
+import aiofiles.os
+
+from whisperd.task import StorageFull
+
+BUFFER = 256 * 1024  # bytes gathered before a write leaves the loop
+HEAD = 4096  # bytes of a file that are kept at hand to tell what it is
+_AUDIO, _PCM, _PART = ".audio", ".pcm", ".part"
+
+
+class TooLarge(Exception):
+    """More bytes came than the configuration allows."""
+
+
+class Incoming:
+    """Audio on its way to disk. `size` and `sha256` describe what has come so far."""
+
+    def __init__(self, file: Any, limit: int) -> None:
+        self._file = file
+        self._limit = limit
+        self._buffer = bytearray()
+        self._hash = hashlib.sha256()
+        self.size = 0
+        self.head = b""  # the first bytes, up to HEAD
+
+    @property
+    def sha256(self) -> str:
+        return self._hash.hexdigest()
+
+    async def write(self, data: bytes) -> None:
+        """Take more bytes. Raises TooLarge, StorageFull."""
+        self.size += len(data)
+        if self.size > self._limit:
+            raise TooLarge(f"more than {self._limit} bytes")
+        if len(self.head) < HEAD:
+            self.head += data[: HEAD - len(self.head)]
+        self._hash.update(data)
+        self._buffer += data
+        if len(self._buffer) >= BUFFER:
+            await self.flush()
+
+    async def flush(self) -> None:
+        with _full_disk():
+            await self._file.write(self._buffer)
+        self._buffer = bytearray()
+
+
+class Spool:
+    def __init__(self, folder: Path, *, max_bytes: int, min_free_bytes: int = 0) -> None:
+        self._folder = folder
+        self._max_bytes = max_bytes
+        self._min_free_bytes = min_free_bytes
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def audio(self, task_id: str) -> Path:
+        return self._folder / f"{task_id}{_AUDIO}"
+
+    def pcm(self, task_id: str) -> Path:
+        return self._folder / f"{task_id}{_PCM}"
+
+    def free_bytes(self) -> int:
+        return shutil.disk_usage(self._folder).free
+
+    def check_room(self) -> None:
+        """Raise StorageFull when the reserve that the database needs would be touched."""
+        if self.free_bytes() < self._min_free_bytes:
+            raise StorageFull("no disk space is left for more audio")
+
+    @asynccontextmanager
+    async def receive(self, task_id: str) -> AsyncIterator[Incoming]:
+        """Write the audio of a new task; when the block ends well it is on disk, else it never was."""
+        self.check_room()
+        part = self._folder / f"{task_id}{_PART}"
+        try:
+            with _full_disk():
+                async with aiofiles.open(part, "xb", buffering=0) as file:
+                    incoming = Incoming(file, self._max_bytes)
+                    yield incoming
+                    await incoming.flush()
+                    await aiofiles.os.wrap(os.fsync)(file.fileno())
+                await aiofiles.os.wrap(self._keep)(part, self.audio(task_id))
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+
+    def _keep(self, part: Path, path: Path) -> None:
+        part.rename(path)
+        folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+    def remove(self, task_id: str) -> None:
+        """Remove all that is kept of a task."""
+        self.audio(task_id).unlink(missing_ok=True)
+        self.remove_pcm(task_id)
+
+    def remove_pcm(self, task_id: str) -> None:
+        """Remove the decoded audio: it can be made again."""
+        pcm = self.pcm(task_id)
+        pcm.unlink(missing_ok=True)
+        pcm.with_suffix(_PCM + _PART).unlink(missing_ok=True)
+
+    def owners(self) -> Iterable[str]:
+        """The ids that files are kept for, in no order."""
+        return {name.split(".", 1)[0] for name in os.listdir(self._folder)}
+
+
+@contextmanager
+def _full_disk() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StorageFull("no disk space is left for the audio") from error
+        raise
