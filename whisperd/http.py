@@ -1,0 +1,104 @@
+"""The web application: which routes there are, whom they serve, what an error looks like."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Collection
+
+from starlette.applications import Starlette
+from starlette.datastructures import Headers
+from starlette.middleware import Middleware
+from starlette.requests import HTTPConnection
+from starlette.responses import Response
+from starlette.routing import BaseRoute
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from whisperd.config import Http
+from whisperd.routes import Json, Services, live, status, tasks
+from whisperd.routes.errors import HANDLERS
+
+LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
+HEADERS = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store")]
+
+
+def build_app(services: Services) -> Starlette:
+    routes: list[BaseRoute] = [*tasks.routes, *live.routes, *status.routes]
+    app = Starlette(
+        routes=routes,
+        exception_handlers={**HANDLERS},
+        middleware=[Middleware(Loopback, config=services.config.http), Middleware(SafeHeaders)],
+    )
+    app.router.redirect_slashes = False
+    app.state.services = services
+    return app
+
+
+class Loopback:
+    """Serve this machine only, by a name of its own, and no page of another site (DNS rebinding, CSRF).
+
+    A browser lets any page send requests here; its Host betrays a rebound name, its Origin another site.
+    """
+
+    def __init__(self, app: ASGIApp, config: Http) -> None:
+        self._app = app
+        self._hosts = {*LOCAL_NAMES, *(host.lower() for host in config.allowed_hosts)}
+        self._origins = {origin.lower().rstrip("/") for origin in config.allowed_origins}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] in ("http", "websocket") and (refusal := self._refusal(scope)):
+            if scope["type"] == "websocket":
+                await receive()
+                await send({"type": "websocket.close", "code": 1008, "reason": "forbidden"})
+                return
+            await refusal(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+    def _refusal(self, scope: Scope) -> Response | None:
+        headers = HTTPConnection(scope).headers
+        if not _is_loopback(scope.get("client")):
+            return _forbidden("without keys only this machine is served")
+        if _host_name(headers.getlist("host")) not in self._hosts:
+            return _forbidden("this Host is not served; see http.allowed_hosts")
+        if not self._may_come_from(headers):
+            return _forbidden("pages of this Origin are not served; see http.allowed_origins")
+        return None
+
+    def _may_come_from(self, headers: Headers) -> bool:
+        origin = headers.get("origin")
+        own = {f"http://{headers['host']}".lower(), f"https://{headers['host']}".lower()}
+        return origin is None or origin.lower() in own | self._origins
+
+
+def _is_loopback(client: tuple[str, int] | None) -> bool:
+    """A Unix socket has no client address: who may connect, its file mode decides."""
+    return client is None or ipaddress.ip_address(client[0]).is_loopback
+
+
+def _host_name(hosts: Collection[str]) -> str | None:
+    """The one Host without its port, in lower case; None when there is none or several."""
+    if len(hosts) != 1:
+        return None
+    (host,) = hosts
+    name, colon, port = host.lower().rpartition(":")
+    return name if colon and port.isdigit() else host.lower()
+
+
+def _forbidden(message: str) -> Response:
+    return Json({"error": {"code": "forbidden", "message": message, "param": None}}, 403)
+
+
+class SafeHeaders:
+    """Headers that every answer carries."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                present = {name for name, _ in message["headers"]}
+                message["headers"] += [header for header in HEADERS if header[0] not in present]
+            await send(message)
+
+        await self._app(scope, receive, send_with_headers)

@@ -1,0 +1,107 @@
+"""What an error looks like outside, and which of ours is which status. One table, one shape.
+
+Messages are safe to show: no path, no stack trace, no secret.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import structlog
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from whisperd.routes import Json
+from whisperd.spool import TooLarge
+from whisperd.task import (
+    AudioGone,
+    IdempotencyConflict,
+    ModelUnusable,
+    QueueFull,
+    StorageFailed,
+    StorageFull,
+    TaskError,
+    TaskNotFound,
+    WrongState,
+)
+
+log = structlog.get_logger(__name__)
+RETRY_AFTER = {"Retry-After": "10"}  # seconds
+
+
+class Refusal(Exception):
+    """A request that is answered with an error: raised anywhere in a route, rendered in one place."""
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        param: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.code, self.message, self.param = status, code, message, param
+        self.headers = dict(headers or {})
+
+
+# The first that fits: subclasses stand before their bases.
+_TABLE: list[tuple[type[Exception], int, str, str | None]] = [
+    (TaskNotFound, 404, "not_found", None),
+    (AudioGone, 409, "audio_gone", None),
+    (WrongState, 409, "wrong_state", None),
+    (IdempotencyConflict, 422, "idempotency_conflict", "Idempotency-Key"),
+    (ModelUnusable, 422, "model_not_found", "model"),
+    (QueueFull, 503, "queue_full", None),
+    (StorageFull, 507, "storage_full", None),
+    (StorageFailed, 503, "storage_failed", None),
+    (TooLarge, 413, "too_large", "file"),
+]
+_HTTP_CODES = {400: "bad_request", 404: "not_found", 405: "method_not_allowed", 413: "too_large"}
+
+
+def refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, Refusal)
+    return _render(error)
+
+
+def failed(request: Request, error: Exception) -> Response:
+    """One of our own errors, by the table."""
+    status, code, param = next((s, c, p) for kind, s, c, p in _TABLE if isinstance(error, kind))
+    headers = RETRY_AFTER if status == 503 else None
+    message = "the queue cannot be written at present" if code == "storage_failed" else str(error)
+    return _render(Refusal(status, code, message, param, headers))
+
+
+def http_failed(request: Request, error: Exception) -> Response:
+    """What Starlette itself refuses: no such route, wrong method."""
+    assert isinstance(error, HTTPException)
+    code = _HTTP_CODES.get(error.status_code, "http_error")
+    return _render(Refusal(error.status_code, code, error.detail, None, error.headers))
+
+
+def left(request: Request, error: Exception) -> Response:
+    """The client has gone in mid-request: nobody reads this, and nothing of ours is wrong."""
+    return Response(status_code=400)
+
+
+def broke(request: Request, error: Exception) -> Response:
+    """A bug of ours. Starlette has logged it; the outside learns nothing of it."""
+    log.error("a request broke", path=request.scope.get("path"), exc_info=error)
+    return _render(Refusal(500, "internal_error", "whisperd failed on this request; its log says why"))
+
+
+def _render(error: Refusal) -> Response:
+    body = {"error": {"code": error.code, "message": error.message, "param": error.param}}
+    return Json(body, error.status, error.headers)
+
+
+HANDLERS = {
+    Refusal: refused,
+    TaskError: failed,
+    TooLarge: failed,
+    HTTPException: http_failed,
+    ClientDisconnect: left,
+    Exception: broke,
+}

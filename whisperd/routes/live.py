@@ -1,0 +1,156 @@
+"""Live updates: Server-Sent Events for one task, a WebSocket for any.
+
+An event is a hint to look into the table. The transcript is always read from there, in order, so a stream
+that is cut off and resumed has neither gaps nor doubles, also over a restart of the daemon.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route, WebSocketRoute
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from whisperd.events import Event, Subscription
+from whisperd.routes import Services, services
+from whisperd.routes.errors import Refusal
+from whisperd.routes.status import current_stats
+from whisperd.routes.view import progress_view, segment_view, shown, task_view
+from whisperd.task import FINAL, Mark, Task
+
+PING_SECONDS = 15.0  # between comments that keep an idle stream open
+STATS_SECONDS = 2.0  # between two statistics on a WebSocket
+MAX_SUBSCRIPTIONS = 10_000  # task ids a WebSocket may name
+
+
+async def events(request: Request) -> Response:
+    """`task`, then `segment`s in the transcript's order and `progress`, then the final `task`.
+
+    The id of every frame is the place in the transcript: "12.3" is after the third segment of chunk 12.
+    """
+    here = services(request)
+    task = await here.queue.get(str(request.path_params["task_id"]))
+    mark = _mark(request.headers.get("last-event-id"))
+    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    return StreamingResponse(_frames(here, task, mark), media_type="text/event-stream", headers=headers)
+
+
+def _mark(text: str | None) -> Mark:
+    if text is None:
+        return Mark()
+    found = re.fullmatch(r"(\d{1,9})\.(\d{1,9})", text)
+    if found is None:
+        raise Refusal(422, "invalid_field", "must be the id of an event of this stream", "Last-Event-ID")
+    return Mark(int(found[1]), int(found[2]))
+
+
+async def _frames(here: Services, task: Task, mark: Mark) -> AsyncIterator[str]:
+    with here.events.subscribe(task.id) as subscription:
+        state = None
+        while True:
+            task = await here.queue.get(task.id)  # before its segments: a final state has them all
+            if task.state != state and task.state not in FINAL:
+                yield _frame("task", mark, await shown(here.queue, task))
+            state = task.state
+            for place, segment in await here.queue.segments(task.id, mark):
+                mark = place
+                yield _frame("segment", mark, segment_view(task, segment))
+            yield _frame("progress", mark, progress_view(task))
+            if task.state in FINAL:
+                yield _frame("task", mark, await shown(here.queue, task))
+                return
+            async for ping in _until_news(subscription):
+                yield ping
+            if here.events.closed:
+                return
+
+
+async def _until_news(subscription: Subscription) -> AsyncIterator[str]:
+    while True:
+        try:
+            await subscription.next(PING_SECONDS)
+        except TimeoutError:
+            yield ": ping\n\n"
+        else:
+            return
+
+
+def _frame(event: str, mark: Mark, data: object) -> str:
+    return f"id: {mark}\nevent: {event}\ndata: {msgspec.json.encode(data).decode()}\n\n"
+
+
+async def websocket(socket: WebSocket) -> None:
+    """Every change of every task, or of those that the client subscribed to, and statistics."""
+    here = services(socket)
+    await socket.accept()
+    wanted: set[str] = set()
+    with here.events.subscribe() as subscription:
+        async with asyncio.TaskGroup() as group:
+            talks = [
+                group.create_task(_listen(socket, wanted), name="ws-listen"),
+                group.create_task(_tell(socket, subscription, wanted), name="ws-tell"),
+                group.create_task(_tell_stats(here, socket), name="ws-stats"),
+            ]
+            await asyncio.wait(talks, return_when=asyncio.FIRST_COMPLETED)
+            for talk in talks:
+                talk.cancel()
+    with suppress(RuntimeError):  # the client has closed it already
+        await socket.close(1013 if subscription.fell_behind else 1001)  # try again later; going away
+
+
+async def _listen(socket: WebSocket, wanted: set[str]) -> None:
+    """Take subscriptions until the client leaves."""
+    with suppress(WebSocketDisconnect):
+        while True:
+            message = _message(await socket.receive_text())
+            if message is None or len(wanted) > MAX_SUBSCRIPTIONS:
+                await socket.send_text(_encode("error", {"message": 'send {"subscribe": ["<task_id>", …]}'}))
+            else:
+                wanted.update(message)
+
+
+def _message(text: str) -> list[str] | None:
+    try:
+        return msgspec.json.decode(text, type=dict[str, list[str]]).get("subscribe")
+    except (msgspec.MsgspecError, RecursionError):
+        return None
+
+
+async def _tell(socket: WebSocket, subscription: Subscription, wanted: set[str]) -> None:
+    with suppress(WebSocketDisconnect):
+        async for event in subscription:
+            if not wanted or event.task.id in wanted:
+                for text in _texts(event):
+                    await socket.send_text(text)
+
+
+def _texts(event: Event) -> list[str]:
+    match event.kind:
+        case "task":
+            return [_encode("task", {"task": task_view(event.task)})]
+        case "progress":
+            return [_encode("progress", progress_view(event.task))]
+        case "segment":
+            views = [segment_view(event.task, segment) for segment in event.segments]
+            return [_encode("segment", {**view, "chunk": event.number}) for view in views]
+
+
+async def _tell_stats(here: Services, socket: WebSocket) -> None:
+    with suppress(WebSocketDisconnect):
+        while True:
+            await socket.send_text(_encode("stats", await current_stats(here)))
+            await asyncio.sleep(STATS_SECONDS)
+
+
+def _encode(kind: str, view: dict[str, Any]) -> str:
+    return msgspec.json.encode({"type": kind, **view}).decode()
+
+
+routes = [Route("/tasks/{task_id}/events", events), WebSocketRoute("/ws", websocket)]
