@@ -1,0 +1,229 @@
+"""A small HTTP server that speaks API.md, for the tests of what talks to the daemon.
+
+It transcribes nothing: a task moves one step each time somebody looks at it, and its file's name says how it
+ends: bad.* fails, refused.* is not accepted, slow.* never ends, all others are completed.
+"""
+
+import asyncio
+import contextlib
+import threading
+import time
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+RESULTS = {
+    "text": "Ask not.\n",
+    "srt": "1\n00:00:00,000 --> 00:00:01,000\nAsk not.\n\n",
+    "json": '{"text":"Ask not."}',
+}
+
+
+WORKER = {
+    "id": 1,
+    "pid": 4711,
+    "state": "busy",
+    "model": "tiny.en",
+    "task_id": "01J001",
+    "chunk": 2,
+    "rss_bytes": 210_000_000,
+    "tasks_done": 3,
+    "chunks_done": 40,
+    "real_time_factor": 0.05,
+    "restarts": 0,
+}
+
+
+class StandIn:
+    """The state behind the server, for tests to look into and to arrange."""
+
+    def __init__(self):
+        self.url = ""
+        self.reset()
+
+    def reset(self):
+        self.tasks = {}
+        self.seen = []  # (method, path with query)
+        self.submitted = []  # (file name, bytes, form fields, headers)
+        self.health = {"status": "ok", "uptime_seconds": 5.0, "version": "0.1.0", "checks": {}}
+        self.workers = [dict(WORKER)]
+        self.die_on_wait = False  # hang up in the middle of an answer
+
+    def add(self, name="talk.mp3", status="queued", **changes):
+        number = len(self.tasks) + 1
+        task = {
+            "task_id": f"01J{number:03d}",
+            "kind": "transcription",
+            "status": status,
+            "priority": 0,
+            "position": number if status == "queued" else None,
+            "progress": {"processing": 0.42, "completed": 1.0}.get(status, 0.0),
+            "tenant": "default",
+            "model": "tiny.en",
+            "attempt": 1,
+            "max_retries": 3,
+            "created_at": f"2026-11-22T10:00:{number % 60:02d}.000Z",
+            "run_at": None,
+            "started_at": None,
+            "finished_at": None,
+            "audio": {"name": name, "duration": 812.4, "size": 9123456, "sha256": "00"},
+            "language": "en",
+            "eta_seconds": None,
+            "warnings": [],
+            "error": {"code": "worker_crashed", "message": "the worker exited with -11"}
+            if status == "failed"
+            else None,
+            "metadata": {},
+        }
+        self.tasks[task["task_id"]] = task | changes
+        return self.tasks[task["task_id"]]
+
+    def step(self, task):
+        name = task["audio"]["name"]
+        if task["status"] == "queued":
+            task.update(status="processing", position=None, progress=0.5)
+        elif task["status"] == "processing" and name.startswith("bad"):
+            error = {"code": "worker_crashed", "message": "the worker exited with -11"}
+            task.update(status="failed", error=error)
+        elif task["status"] == "processing" and not name.startswith("slow"):
+            task.update(status="completed", progress=1.0)
+
+    def stats(self):
+        states = [task["status"] for task in self.tasks.values()]
+        names = ("queued", "processing", "completed", "failed", "cancelled")
+        return {
+            "total": len(states),
+            **{name: states.count(name) for name in names},
+            "delayed": 0,
+            "success_rate": 0.75,
+            "throughput": {"tasks_per_minute": 12.0, "audio_seconds_per_second": 21.5},
+            "wait_seconds": {"p50": 0.004, "p95": 2.5},
+            "workers": self.workers,
+            "oldest_queued_seconds": 61.0,
+            "paused": False,
+        }
+
+
+def refusal(status, code, message):
+    return JSONResponse({"error": {"code": code, "message": message, "param": None}}, status)
+
+
+class Handlers:
+    def __init__(self, stand_in):
+        self.state = stand_in
+
+    async def submit(self, request: Request) -> Response:
+        async with request.form() as form:
+            file = form["file"]
+            content = await file.read()
+            fields = {name: value for name, value in form.items() if name != "file"}
+        self.state.submitted.append((file.filename, content, fields, dict(request.headers)))
+        if file.filename.startswith("refused"):
+            return refusal(415, "unsupported_media", "this is not audio")
+        return JSONResponse(self.state.add(file.filename), 202)
+
+    async def show(self, request: Request) -> Response:
+        task = self.state.tasks.get(request.path_params["id"])
+        if task is None:
+            return refusal(404, "task_not_found", "there is no such task")
+        if "wait" in request.query_params and self.state.die_on_wait:
+            return Response(b"{", headers={"content-length": "1000"})
+        if "wait" in request.query_params:
+            self.state.step(task)
+            await asyncio.sleep(0.02)
+        return JSONResponse(task)
+
+    async def result(self, request: Request) -> Response:
+        task = self.state.tasks[request.path_params["id"]]
+        if task["status"] != "completed":
+            return refusal(409, "not_finished", "the task is not finished")
+        return PlainTextResponse(RESULTS[request.query_params["format"]])
+
+    async def list(self, request: Request) -> Response:
+        query = request.query_params
+        tasks = [t for t in reversed(self.state.tasks.values()) if query.get("status") in (None, t["status"])]
+        start, limit = int(query.get("cursor", 0)), int(query.get("limit", 50))
+        more = str(start + limit) if start + limit < len(tasks) else None
+        return JSONResponse({"tasks": tasks[start : start + limit], "next_cursor": more})
+
+    async def cancel(self, request: Request) -> Response:
+        return self.move(request, ("queued", "processing"), "cancelled")
+
+    async def retry(self, request: Request) -> Response:
+        return self.move(request, ("failed", "cancelled"), "queued")
+
+    def move(self, request, sources, target):
+        task = self.state.tasks.get(request.path_params["id"])
+        if task is None:
+            return refusal(404, "task_not_found", "there is no such task")
+        if task["status"] not in sources:
+            return refusal(409, "wrong_state", f"the task is {task['status']}")
+        task["status"] = target
+        return JSONResponse(task)
+
+    async def events(self, request: Request) -> Response:
+        frames = ['id: 1\nevent: task\ndata: {"n": 1}\n\n', ": ping\n\n", "id: 2\nevent: segment\n"]
+        frames += ['data: {"n":\ndata: 2}\n\n']
+        rest = frames[2:] if request.headers.get("last-event-id") else frames
+        return StreamingResponse(iter(rest), media_type="text/event-stream")
+
+    async def stats(self, request: Request) -> Response:
+        return JSONResponse(self.state.stats())
+
+    async def workers(self, request: Request) -> Response:
+        return JSONResponse({"workers": self.state.workers})
+
+    async def health(self, request: Request) -> Response:
+        return JSONResponse(self.state.health, 503 if self.state.health["status"] == "down" else 200)
+
+
+def build_app(stand_in):
+    handlers = Handlers(stand_in)
+    routes = [
+        Route("/tasks/transcription", handlers.submit, methods=["POST"]),
+        Route("/tasks", handlers.list),
+        Route("/tasks/{id}", handlers.show),
+        Route("/tasks/{id}", handlers.cancel, methods=["DELETE"]),
+        Route("/tasks/{id}/retry", handlers.retry, methods=["POST"]),
+        Route("/tasks/{id}/result", handlers.result),
+        Route("/tasks/{id}/events", handlers.events),
+        Route("/stats", handlers.stats),
+        Route("/workers", handlers.workers),
+        Route("/health", handlers.health),
+    ]
+    app = Starlette(routes=routes)
+
+    async def recorded(scope, receive, send):
+        query = scope["query_string"].decode()
+        path = scope["raw_path"].decode() + (f"?{query}" if query else "")
+        stand_in.seen.append((scope["method"], path))
+        await app(scope, receive, send)
+
+    return recorded
+
+
+@contextlib.contextmanager
+def serving(app, port=0):
+    """The URL under which the ASGI app answers, in a thread."""
+    config = uvicorn.Config(app, port=port, log_level="warning", ws="none", lifespan="off")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    deadline = time.monotonic() + 10
+    while not server.started and time.monotonic() < deadline:
+        time.sleep(0.005)
+    try:
+        yield "http://{}:{}".format(*server.servers[0].sockets[0].getsockname())
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+@contextlib.contextmanager
+def standing_in(port=0):
+    stand_in = StandIn()
+    with serving(build_app(stand_in), port) as stand_in.url:
+        yield stand_in

@@ -1,0 +1,412 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from typing import get_args
+
+import pytest
+
+from tests.stand_in import standing_in
+from tests.terminal import ENVIRONMENT, on_a_terminal
+from whisperd import batch, cli, client, commands
+from whisperd.config import Config, to_toml
+from whisperd.transcript import FORMATS
+
+
+class Outcome:
+    def __init__(self, status, out, err):
+        self.status, self.out, self.err = status, out, err
+
+    @property
+    def lines(self):
+        return self.out.splitlines()
+
+
+@pytest.fixture(scope="module")
+def server():
+    with standing_in() as server:
+        yield server
+
+
+@pytest.fixture
+def daemon(server):
+    server.reset()
+    return server
+
+
+@pytest.fixture
+def run(monkeypatch, capfd, tmp_path, server):
+    """The command line in this process, with its standard output and error in pipes."""
+    monkeypatch.chdir(tmp_path)
+    for name in os.environ.keys() - ENVIRONMENT.keys():
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "share"))
+
+    def run(*args, url=server.url):
+        monkeypatch.setenv("WHISPERD_URL", url)
+        monkeypatch.setattr(sys, "argv", ["whisperd", *map(str, args)])
+        try:
+            cli.main()
+            status = 0
+        except SystemExit as end:
+            status = int(end.code or 0)
+        return Outcome(status, *capfd.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def audio(tmp_path):
+    def audio(*names):
+        for name in names:
+            (tmp_path / name).write_bytes(b"sound")
+        return [tmp_path / name for name in names]
+
+    return audio
+
+
+def test_help_reads_like_a_manual(run):
+    manual = run("--help").out
+
+    assert "$ whisperd transcribe talk.mp3" in manual
+    for command in ("transcribe", "submit", "list", "show", "result", "cancel", "retry", "stats", "watch"):
+        assert command in manual
+
+
+def names(group):
+    prefix = f"{group.name} " if isinstance(group.name, str) else ""
+    return [prefix + command.name for command in group.typer_instance.registered_commands]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [name for group in cli.app.registered_groups for name in names(group)],
+)
+def test_every_command_explains_itself(run, command):
+    outcome = run(*command.split(), "--help")
+
+    assert outcome.status == 0
+    assert f"Usage: whisperd {command}" in outcome.out
+
+
+def test_the_version_is_printed(run):
+    assert run("--version").out.startswith("whisperd 0.")
+
+
+def test_what_takes_long_to_import_is_left_out_of_the_way():
+    code = "import sys, whisperd.cli; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
+
+    assert not {"httpx", "rich", "msgspec", "numpy", "starlette", "pywhispercpp"} & set(loaded)
+
+
+def test_what_is_written_twice_to_be_quick_agrees():
+    assert commands.DEFAULT_URL == client.DEFAULT_URL
+    assert set(get_args(commands.Format.__origin__)) == set(batch.SUFFIXES) == set(FORMATS)
+
+
+def test_a_file_is_transcribed_to_standard_output(run, daemon, audio):
+    outcome = run("transcribe", *audio("talk.mp3"))
+
+    assert (outcome.status, outcome.out, outcome.err) == (0, "Ask not.\n", "")
+
+
+def test_the_options_reach_the_daemon(run, daemon, audio):
+    options = "--model base --language de --translate --prompt Hi --word-timestamps --channels split --no-vad"
+    run("transcribe", *audio("talk.mp3"), *options.split())
+    run("submit", *audio("talk.mp3"), "--priority", "-5", "--plan", "PRO", "--tenant", "acme")
+    run("submit", *audio("talk.mp3"))
+
+    first, second, third = [fields for _, _, fields, _ in daemon.submitted]
+    assert first == {
+        "model": "base",
+        "language": "de",
+        "translate": "true",
+        "prompt": "Hi",
+        "word_timestamps": "true",
+        "channels": "split",
+        "vad": "false",
+    }
+    assert second == {"priority": "-5", "plan": "PRO", "tenant": "acme"}
+    assert third == {}
+
+
+def test_transcripts_come_in_the_order_of_the_files(run, daemon, audio, monkeypatch):
+    files = audio(*[f"{n}.wav" for n in range(20)])
+    outcome = run("transcribe", "--json", *files)
+
+    assert outcome.out == '{"text":"Ask not."}\n' * 20
+    assert len(daemon.submitted) == 20
+
+
+def test_each_transcript_goes_into_a_file_of_its_own(run, daemon, audio, tmp_path):
+    outcome = run("transcribe", "-f", "srt", "-o", "out/subs", *audio("a.mp3", "b.wav", "b.mp3"))
+
+    assert (outcome.status, outcome.out) == (0, "")
+    assert sorted(path.name for path in (tmp_path / "out/subs").iterdir()) == [
+        "a.srt",
+        "b.mp3.srt",
+        "b.wav.srt",
+    ]
+    assert (tmp_path / "out/subs/a.srt").read_text().startswith("1\n00:00:00,000 --> ")
+    assert "a.mp3 -> out/subs/a.srt" in outcome.err
+
+
+def test_a_failed_file_does_not_stop_the_others(run, daemon, audio):
+    outcome = run("transcribe", *audio("a.mp3", "bad.mp3", "refused.mp3", "b.mp3"))
+
+    assert (outcome.status, outcome.out) == (1, "Ask not.\nAsk not.\n")
+    assert sorted(outcome.err.splitlines()) == [
+        "whisperd: bad.mp3: the worker exited with -11",
+        "whisperd: refused.mp3: this is not audio",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["transcribe", "gone.mp3"], "gone.mp3 does not exist"),
+        (["transcribe", "."], ". is a folder"),
+        (["submit", "e\x1b[31mvil.mp3"], r"e\x1b[31mvil.mp3 does not exist"),
+        (["transcribe", "-f", "docx", "a.mp3"], "docx"),
+        (["transcribe", "-f", "srt", "a.mp3", "b.mp3"], "srt of several files needs --output-dir"),
+        (["transcribe", "-o", ".", "a.txt"], "would overwrite a.txt"),
+        (["transcribe", "-o", "out", "a.mp3", "./a.mp3"], "would overwrite out/a.mp3.txt"),
+        (["submit", "--priority", "101", "a.mp3"], "--priority"),
+        (["list", "--limit", "0"], "--limit"),
+        (["nonsense"], "nonsense"),
+        (["serve", "--port", "99999"], "expected a whole number from 0 to 65535"),
+    ],
+)
+def test_wrong_usage_is_told_and_exits_with_2(run, daemon, audio, args, said):
+    audio("a.mp3", "b.mp3", "a.txt")
+    outcome = run(*args)
+
+    assert (outcome.status, outcome.out) == (2, "")
+    assert said in " ".join(outcome.err.replace("│", "").split())
+    assert "\x1b" not in outcome.err
+    assert daemon.submitted == []
+
+
+def test_submit_prints_the_ids_alone(run, daemon, audio):
+    assert run("submit", *audio("a.mp3", "b.mp3")).lines == ["01J001", "01J002"]
+
+
+def test_submit_tells_what_is_refused_and_goes_on(run, daemon, audio):
+    outcome = run("submit", *audio("refused.mp3", "b.mp3"))
+
+    assert (outcome.status, outcome.lines) == (1, ["01J001"])
+    assert "refused.mp3: this is not audio" in outcome.err
+
+
+def test_a_list_in_a_pipe_has_whole_tab_separated_lines(run, daemon):
+    daemon.add("a" * 300 + "\t\x1b.mp3", "processing")
+    daemon.add(status="failed")
+
+    failed, processing = [line.split("\t") for line in run("list").lines]
+    assert processing[0:4] == ["01J001", "processing", "42%", "13:32"]
+    assert processing[5] == "a" * 300 + r"\t\x1b.mp3"
+    assert failed[1] == "failed"
+    assert run("list", "--status", "failed").lines[0].startswith("01J002")
+    assert len(run("list", "--limit", "1").lines) == 1
+
+
+def test_a_list_on_a_terminal_fits_it_in_colours_unless_told(daemon):
+    daemon.add("a" * 300 + ".mp3", status="failed")
+    drawn, status = on_a_terminal("list", url=daemon.url)
+    plain, _ = on_a_terminal("list", url=daemon.url, environ={"NO_COLOR": "1"})
+
+    assert status == 0
+    assert "NAME" in drawn
+    assert "01J001" in drawn
+    assert "a…" in drawn
+    assert "\x1b[1;31m" in drawn
+    assert "31m" not in plain
+
+
+def test_a_task_is_shown_with_its_error(run, daemon):
+    daemon.add("talk\x07.mp3", "failed")
+    lines = run("show", "01J001").lines
+
+    assert "error      the worker exited with -11 (worker_crashed)" in lines
+    assert r"file       talk\x07.mp3" in lines
+    assert json.loads(run("show", "01J001", "--json").out)["audio"]["name"] == "talk\x07.mp3"
+
+
+def test_an_unknown_task_is_an_error_without_traceback(run, daemon):
+    outcome = run("show", "nope")
+
+    assert (outcome.status, outcome.out, outcome.err) == (1, "", "whisperd: there is no such task\n")
+
+
+def test_a_result_is_printed_or_written(run, daemon, tmp_path):
+    daemon.add(status="completed")
+
+    assert run("result", "01J001").out == "Ask not.\n"
+    assert json.loads(run("result", "01J001", "--json").out) == {"text": "Ask not."}
+    assert run("result", "01J001", "-f", "srt", "-o", "talk.srt").out == ""
+    assert (tmp_path / "talk.srt").read_text().endswith("Ask not.\n\n")
+
+
+def test_a_result_that_is_not_there_yet_exits_with_1(run, daemon):
+    daemon.add()
+    outcome = run("result", "01J001")
+
+    assert (outcome.status, outcome.err) == (1, "whisperd: the task is not finished\n")
+
+
+def test_a_result_that_cannot_be_written_is_told_with_its_path(run, daemon):
+    daemon.add(status="completed")
+    outcome = run("result", "01J001", "-o", "nowhere/talk.txt")
+
+    assert outcome.status == 1
+    assert "No such file or directory" in outcome.err
+
+
+def test_several_tasks_are_cancelled_and_run_again(run, daemon):
+    daemon.add()
+    daemon.add(status="completed")
+    daemon.add(status="processing")
+
+    cancelled = run("cancel", "01J001", "01J002", "01J003")
+    assert (cancelled.status, cancelled.lines) == (1, ["01J001\tcancelled", "01J003\tcancelled"])
+    assert cancelled.err == "whisperd: 01J002: the task is completed\n"
+    retried = run("retry", "01J001", "--json")
+    assert (retried.status, json.loads(retried.out)[0]["status"]) == (0, "queued")
+
+
+def test_stats_are_told_in_words(run, daemon):
+    daemon.add()
+    lines = run("stats").lines
+
+    assert "queued      1" in lines
+    assert "success     75.0%" in lines
+    assert "speed       21.5 times real time" in lines
+    assert "wait        4 ms; 95 % within 2 s" in lines
+    assert json.loads(run("stats", "--json").out)["queued"] == 1
+
+
+def test_no_daemon_is_told_with_what_to_do(run):
+    outcome = run("stats", url="http://127.0.0.1:9")
+
+    assert outcome.status == 1
+    assert outcome.err.startswith(
+        "whisperd: no daemon answers at http://127.0.0.1:9. Start it with `whisperd serve`"
+    )
+
+
+def test_the_old_name_of_the_url_still_works(run, daemon, monkeypatch):
+    monkeypatch.setenv("QUEUE_SERVICE_URL", daemon.url)
+
+    assert run("stats", url="").status == 0
+
+
+def test_the_settings_in_force_are_shown_with_their_source(run, tmp_path):
+    (tmp_path / "config.toml").write_text("[http]\nport = 9000")
+
+    assert "port = 9000  # config.toml" in run("config", "show").lines
+    assert json.loads(run("config", "show", "--json").out)["http"]["port"] == 9000
+    assert run("config", "show", "--defaults").out == to_toml(Config())
+
+
+def test_a_file_of_settings_is_checked(run, tmp_path):
+    (tmp_path / "good.toml").write_text("[http]\nport = 9000")
+    (tmp_path / "bad.toml").write_text("[http]\nprt = 1\nport = -1")
+
+    assert run("config", "check", "good.toml").lines == ["good.toml: right; 1 settings are set"]
+    bad = run("config", "check", "bad.toml")
+    assert (bad.status, len(bad.err.splitlines())) == (1, 2)
+    assert "whisperd: bad.toml: unknown key http.prt; did you mean http.port?" in bad.err
+
+
+def test_wrong_settings_exit_with_2(run, tmp_path):
+    (tmp_path / "config.toml").write_text("[http]\nport = -1")
+
+    assert run("config", "show").status == 2
+    assert run("serve").status == 2
+
+
+def test_models_are_listed_and_verified(run, tmp_path):
+    folder = tmp_path / "models"
+    folder.mkdir()
+    (folder / "ggml-mine.bin").write_bytes(b"no model")
+
+    rows = {
+        line.split("\t")[0]: line.split("\t")[1:]
+        for line in run("models", "list", "--models-dir", folder).lines
+    }
+    assert rows["tiny.en"] == ["-", "78 MB", "English"]
+    verified = run("models", "verify", "--models-dir", folder)
+    assert (verified.status, verified.lines) == (1, ["mine\tcorrupt"])
+    assert run("models", "verify", "--models-dir", folder, "tiny.en", "--json").status == 1
+
+
+def test_a_model_that_is_not_published_is_told_with_near_names(run, tmp_path):
+    outcome = run("models", "pull", "tiny.eng", "--models-dir", tmp_path)
+
+    assert outcome.status == 1
+    assert "tiny.en" in outcome.err
+
+
+def test_watch_prints_one_look_where_there_is_no_terminal(run, daemon):
+    daemon.add(status="processing")
+
+    assert "talk.mp3" in run("watch").out
+    assert json.loads(run("watch", "--json").out)["stats"]["processing"] == 1
+
+
+def test_a_traceback_is_shown_when_asked_for(run, monkeypatch):
+    monkeypatch.setenv("WHISPERD_DEBUG", "1")
+
+    with pytest.raises(Exception, match="no daemon answers"):
+        run("stats", url="http://127.0.0.1:9")
+
+
+def test_a_terminal_without_utf8_is_no_crash(daemon):
+    daemon.add("ü€.mp3")
+    environment = {**ENVIRONMENT, "PYTHONIOENCODING": "ascii", "WHISPERD_URL": daemon.url}
+    command = [sys.executable, "-m", "whisperd", "list"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+
+    assert r"\xfc\u20ac.mp3" in done.stdout
+
+
+def test_a_bar_is_drawn_on_a_terminal(daemon, audio, tmp_path):
+    audio("talk.mp3", "other.mp3")
+    drawn, status = on_a_terminal(
+        "transcribe", str(tmp_path / "talk.mp3"), str(tmp_path / "other.mp3"), url=daemon.url
+    )
+
+    assert status == 0
+    assert "all files" in drawn
+    assert drawn.count("Ask not.") == 2
+
+
+def test_a_daemon_that_dies_meanwhile_is_told_with_how_to_get_the_transcript(run, audio):
+    with standing_in() as dying:
+        dying.die_on_wait = True
+        outcome = run("transcribe", *audio("talk.mp3"), url=dying.url)
+
+    assert outcome.status == 1
+    assert "stopped answering" in outcome.err
+    assert "`whisperd result 01J001` has it when the daemon is back" in outcome.err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_call_cancels_its_task(daemon, audio, number):
+    environment = {**ENVIRONMENT, "WHISPERD_URL": daemon.url}
+    command = [sys.executable, "-m", "whisperd", "transcribe", *map(str, audio("slow.mp3"))]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 20
+        while not any("wait=" in path for _, path in daemon.seen) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.send_signal(number)
+        _, complaint = process.communicate(timeout=10)
+
+    assert process.returncode != 0
+    assert daemon.tasks["01J001"]["status"] == "cancelled"
+    assert "Traceback" not in complaint

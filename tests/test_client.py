@@ -1,0 +1,216 @@
+import socket
+import threading
+
+import pytest
+from starlette.applications import Starlette
+from starlette.responses import HTMLResponse
+from starlette.routing import Route
+
+from tests.stand_in import serving, standing_in
+from whisperd.client import ApiError, Client, ClientError, DaemonAway
+
+
+@pytest.fixture(scope="module")
+def server():
+    with standing_in() as server:
+        yield server
+
+
+@pytest.fixture
+def daemon(server):
+    server.reset()
+    return server
+
+
+@pytest.fixture
+def client(daemon):
+    with Client(daemon.url) as client:
+        yield client
+
+
+def test_a_file_is_submitted_with_its_options(daemon, client, tmp_path):
+    (tmp_path / "talk.mp3").write_bytes(b"sound")
+    task = client.submit(
+        tmp_path / "talk.mp3", language="en", vad=False, priority=5, metadata={"a": 1}, prompt=None
+    )
+
+    assert task["status"] == "queued"
+    name, content, fields, _ = daemon.submitted[0]
+    assert (name, content) == ("talk.mp3", b"sound")
+    assert fields == {"language": "en", "vad": "false", "priority": "5", "metadata": '{"a": 1}'}
+
+
+def test_an_upload_tells_how_much_has_gone(client, tmp_path):
+    (tmp_path / "long.wav").write_bytes(bytes(300_000))
+    sent = []
+    client.submit(tmp_path / "long.wav", on_sent=sent.append)
+
+    assert sent == sorted(sent)
+    assert len(sent) > 3
+    assert sent[-1] == 300_000
+
+
+def test_an_upload_declares_its_length(daemon, client, tmp_path):
+    (tmp_path / "a.wav").write_bytes(b"x")
+    client.submit(tmp_path / "a.wav", idempotency_key="once")
+
+    headers = daemon.submitted[0][3]
+    assert int(headers["content-length"]) > 0
+    assert headers["idempotency-key"] == "once"
+
+
+def test_a_name_with_odd_characters_arrives(daemon, client, tmp_path):
+    path = tmp_path / 'na"me\nü.wav'
+    path.write_bytes(b"x")
+    client.submit(path)
+
+    assert daemon.submitted[0][0] == "na%22me%0Aü.wav"  # as browsers write it
+
+
+def test_a_file_that_is_gone_is_an_oserror(client, tmp_path):
+    with pytest.raises(FileNotFoundError):
+        client.submit(tmp_path / "gone.wav")
+
+
+def test_waiting_reports_progress_until_the_end(daemon, client):
+    daemon.add()
+    seen = []
+    task = client.wait("01J001", lambda task: seen.append((task["status"], task["progress"])))
+
+    assert task["status"] == "completed"
+    assert seen == [("processing", 0.5), ("completed", 1.0)]
+    assert ("GET", "/tasks/01J001?wait=1") in daemon.seen
+
+
+def test_waiting_without_progress_polls_seldom(daemon, client):
+    daemon.add()
+    client.wait("01J001")
+
+    assert daemon.seen == [("GET", "/tasks/01J001?wait=30")] * 2
+
+
+def test_a_result_comes_in_the_format_asked_for(daemon, client):
+    daemon.add(status="completed")
+
+    assert client.result("01J001", "text") == "Ask not.\n"
+    assert client.result("01J001") == '{"text":"Ask not."}'
+
+
+def test_a_result_that_is_not_there_yet_is_an_api_error(daemon, client):
+    daemon.add()
+    with pytest.raises(ApiError, match="the task is not finished") as caught:
+        client.result("01J001")
+
+    assert (caught.value.status, caught.value.code) == (409, "not_finished")
+
+
+def test_a_list_goes_over_pages_as_far_as_asked(daemon, client):
+    for _ in range(230):
+        daemon.add()
+
+    assert len(client.list(limit=1000)) == 230
+    assert [task["task_id"] for task in client.list(limit=2)] == ["01J230", "01J229"]
+    assert client.list(status="failed") == []
+    assert daemon.seen[-1] == ("GET", "/tasks?status=failed&limit=50")
+
+
+def test_a_task_is_cancelled_and_runs_again(daemon, client):
+    daemon.add()
+
+    assert client.cancel("01J001")["status"] == "cancelled"
+    assert client.retry("01J001")["status"] == "queued"
+    with pytest.raises(ApiError, match="the task is queued"):
+        client.retry("01J001")
+
+
+def test_an_id_cannot_name_another_path(daemon, client):
+    with pytest.raises(ApiError):
+        client.task("../stats")
+
+    assert daemon.seen == [("GET", "/tasks/..%2Fstats")]
+
+
+def test_stats_workers_and_health_are_read(daemon, client):
+    daemon.add()
+
+    assert client.stats()["queued"] == 1
+    assert client.workers()[0]["pid"] == 4711
+    assert client.health()["status"] == "ok"
+
+
+def test_a_daemon_that_is_down_still_says_so(daemon, client):
+    daemon.health["status"] = "down"
+
+    assert client.health()["status"] == "down"
+
+
+def test_events_are_followed_and_gone_on_with(daemon, client):
+    daemon.add()
+    events = list(client.events("01J001"))
+
+    assert events == [("1", "task", {"n": 1}), ("2", "segment", {"n": 2})]
+    assert list(client.events("01J001", after="1")) == events[1:]
+
+
+def test_no_daemon_is_said_with_what_to_do():
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}"
+
+    with (
+        Client(url) as client,
+        pytest.raises(DaemonAway, match=f"no daemon answers at {url}.*`whisperd serve`"),
+    ):
+        client.stats()
+    with Client(url) as client, pytest.raises(DaemonAway):
+        list(client.events("1"))
+
+
+def test_a_daemon_that_dies_in_the_middle_is_away():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def hang_up():
+            connection, _ = server.accept()
+            connection.recv(4096)
+            connection.close()
+
+        thread = threading.Thread(target=hang_up)
+        thread.start()
+        url = f"127.0.0.1:{server.getsockname()[1]}"
+        with Client(url) as client, pytest.raises(DaemonAway, match="stopped answering"):
+            client.stats()
+        thread.join()
+
+
+def test_another_program_at_the_url_is_not_taken_for_the_daemon():
+    app = Starlette(routes=[Route("/stats", lambda request: HTMLResponse("<h1>It works!</h1>"))])
+    with serving(app) as url, Client(url) as client:
+        with pytest.raises(ClientError, match="is not whisperd"):
+            client.stats()
+        with pytest.raises(ApiError, match="/workers answered 404 Not Found"):
+            client.workers()
+
+
+def test_a_url_needs_no_scheme(daemon):
+    with Client(daemon.url.removeprefix("http://") + "/") as client:
+        assert client.health()["status"] == "ok"
+
+
+@pytest.mark.parametrize("url", ["http://[", "ftp://127.0.0.1", "http://\x00"])
+def test_a_wrong_url_is_an_error_of_the_client(url):
+    with pytest.raises(ClientError), Client(url) as client:
+        client.stats()
+
+
+def test_a_proxy_is_not_asked_for_this_machine(daemon, monkeypatch):
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    with Client(daemon.url) as client:
+        assert client.health()["status"] == "ok"
+
+
+def test_a_key_goes_with_every_request(daemon, tmp_path):
+    (tmp_path / "a.wav").write_bytes(b"x")
+    with Client(daemon.url, key="secret") as client:
+        client.submit(tmp_path / "a.wav")
+
+    assert daemon.submitted[0][3]["authorization"] == "Bearer secret"

@@ -1,0 +1,109 @@
+"""The commands about the daemon: serve, stats, watch, doctor."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+
+from whisperd.commands import DEFAULT_URL, Json, ModelsDir, Settings, Url, client, command, quick_httpx
+from whisperd.terminal import show_fields, show_json, spell
+
+app = typer.Typer()
+
+
+@command(app, "serve", "The daemon")
+def serve(
+    config: Settings = None,
+    host: Annotated[str | None, typer.Option(help="Address to bind.", show_default=False)] = None,
+    port: Annotated[int | None, typer.Option(help="0 takes a free one.", show_default=False)] = None,
+    data_dir: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Where everything is kept.", show_default=False)
+    ] = None,
+    models_dir: ModelsDir = None,
+) -> None:
+    """Run the daemon in the foreground.
+
+    Prints its URL when it is ready. SIGTERM or Ctrl-C lets the running chunks finish for
+    shutdown.grace_seconds; a second one stops at once. Nothing that was accepted is lost either way.
+
+      $ whisperd serve --port 8002 --data-dir /var/lib/whisperd
+    """
+    from whisperd.config import load
+
+    given = {
+        "http.host": host,
+        "http.port": port,
+        "storage.data_dir": data_dir,
+        "storage.models_dir": models_dir,
+    }
+    settings = load(config, overrides=given)
+    from whisperd.daemon import run
+
+    raise typer.Exit(asyncio.run(run(settings)))
+
+
+@command(app, "stats", "The daemon")
+def stats(url: Url = DEFAULT_URL, json: Json = False) -> None:
+    """Show how many tasks there are in each state, how fast they go and how long they wait."""
+    with client(url) as daemon:
+        figures = daemon.stats()
+    if json:
+        show_json(figures)
+    else:
+        show_fields(_figures(figures))
+
+
+def _figures(figures: dict[str, Any]) -> Sequence[tuple[str, object]]:
+    throughput, wait, rate = figures["throughput"], figures["wait_seconds"], figures["success_rate"]
+    busy = sum(worker["state"] == "busy" for worker in figures["workers"])
+    oldest = figures["oldest_queued_seconds"]
+    return (
+        *((state, figures[state]) for state in ("queued", "processing", "completed", "failed", "cancelled")),
+        ("delayed", figures["delayed"] or None),
+        ("success", None if rate is None else f"{rate:.1%}"),
+        ("finished", f"{throughput['tasks_per_minute']:.0f} a minute"),
+        ("speed", f"{throughput['audio_seconds_per_second']:.1f} times real time"),
+        ("wait", None if wait["p50"] is None else f"{spell(wait['p50'])}; 95 % within {spell(wait['p95'])}"),
+        ("oldest", None if oldest is None else f"queued for {spell(oldest)}"),
+        ("workers", f"{busy} of {len(figures['workers'])} busy"),
+        ("paused", "yes" if figures["paused"] else None),
+    )
+
+
+@command(app, "watch", "The daemon")
+def watch(
+    interval: Annotated[float, typer.Option(min=0.2, max=3600, help="Seconds between two looks.")] = 1.0,
+    url: Url = DEFAULT_URL,
+    json: Annotated[bool, typer.Option("--json", help="Print one look as JSON.")] = False,
+) -> None:
+    """Watch the queue and the workers live; q quits.
+
+    Where standard output is no terminal, one look is printed.
+    """
+    with client(url, patience=2.0) as daemon:
+        from whisperd import monitor
+
+        if json:
+            show_json(monitor.look(daemon)._asdict())
+        else:
+            monitor.watch(daemon, interval)
+
+
+@command(app, "doctor", "The daemon")
+def doctor(config: Settings = None, url: Url = DEFAULT_URL, json: Json = False) -> None:
+    """Check that everything whisperd needs is there and right, and say what to do.
+
+    Exit status 1 when something has to be mended.
+    """
+    quick_httpx()
+    from whisperd.doctor import examine, show_findings
+
+    findings = examine(config, url)
+    if json:
+        show_json([finding._asdict() for finding in findings])
+    else:
+        show_findings(findings)
+    raise typer.Exit(any(finding.status == "fail" for finding in findings))

@@ -1,0 +1,317 @@
+"""The commands about tasks: transcribe, submit, list, show, result, cancel, retry."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+
+import typer
+
+from whisperd.commands import (
+    DEFAULT_URL,
+    Channels,
+    Files,
+    Format,
+    Id,
+    Ids,
+    Json,
+    Language,
+    Model,
+    NoVad,
+    Prompt,
+    Settings,
+    Translate,
+    Url,
+    Words,
+    client,
+    command,
+)
+from whisperd.terminal import (
+    age,
+    clock,
+    complain,
+    megabytes,
+    progress_bar,
+    safe,
+    show_fields,
+    show_json,
+    show_table,
+    write_file,
+)
+
+if TYPE_CHECKING:
+    from whisperd.batch import Job
+    from whisperd.client import Client, TaskJson
+    from whisperd.config import Config
+
+T = TypeVar("T", str, Path)
+
+app = typer.Typer()
+
+
+@command(app, "transcribe", "Transcripts")
+def transcribe(
+    files: Files,
+    format: Format = "text",
+    output_dir: Annotated[
+        Path | None,
+        typer.Option("--output-dir", "-o", metavar="DIR", help="A file for each, here.", show_default=False),
+    ] = None,
+    model: Model = None,
+    language: Language = None,
+    translate: Translate = False,
+    prompt: Prompt = None,
+    word_timestamps: Words = False,
+    channels: Channels = "mix",
+    no_vad: NoVad = False,
+    url: Url = DEFAULT_URL,
+    config: Settings = None,
+    json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
+) -> None:
+    """Transcribe files and print what was said.
+
+    The running daemon does it; where none answers, this process does, with the same machinery. Ctrl-C
+    cancels what is not finished. A file that fails is told on standard error, and the others go on.
+
+      $ whisperd transcribe talk.mp3 > talk.txt
+      $ whisperd transcribe --format srt --output-dir subtitles *.mp4
+      $ whisperd transcribe --channels split --json call.wav | jq '.segments[]'
+    """
+    from whisperd.batch import jobs_for
+
+    wanted = "json" if json else format
+    try:
+        jobs = jobs_for(_readable(files), wanted, output_dir)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    if len(jobs) > 1 and output_dir is None and wanted in ("srt", "vtt", "tsv"):
+        raise typer.BadParameter(f"{wanted} of several files needs --output-dir")
+    options = _options(model, language, translate, prompt, word_timestamps, channels, no_vad)
+    try:
+        failed = asyncio.run(_transcribe(jobs, options, wanted, url, config))
+    except asyncio.CancelledError:  # SIGTERM, SIGHUP
+        raise typer.Exit(1) from None
+    raise typer.Exit(1 if failed else 0)
+
+
+async def _transcribe(
+    jobs: Sequence[Job], options: dict[str, Any], format: str, url: str, file: Path | None
+) -> int:
+    from whisperd import batch
+    from whisperd.config import load
+
+    def settings() -> Config:
+        return load(file, {"WHISPERD_LOG__LEVEL": "warning", **os.environ})
+
+    with client(url) as daemon:
+        async with batch.service(daemon, settings) as service:
+            return await batch.transcribe(service, jobs, options, format)
+
+
+@command(app, "submit", "Transcripts")
+def submit(
+    files: Files,
+    model: Model = None,
+    language: Language = None,
+    translate: Translate = False,
+    prompt: Prompt = None,
+    word_timestamps: Words = False,
+    channels: Channels = "mix",
+    no_vad: NoVad = False,
+    priority: Annotated[
+        int | None,
+        typer.Option(min=-100, max=100, help="Higher runs first; 0 when not given.", show_default=False),
+    ] = None,
+    plan: Annotated[
+        Literal["FREE", "PRO", "PAYG"] | None, typer.Option(help="A named priority.", show_default=False)
+    ] = None,
+    tenant: Annotated[str | None, typer.Option(help="Whose task it is.", show_default=False)] = None,
+    url: Url = DEFAULT_URL,
+    json: Json = False,
+) -> None:
+    """Leave files with the daemon and print the id of each task.
+
+    Does not wait. The ids come in the order of the files, one a line.
+
+      $ whisperd submit --priority 10 urgent.mp3
+      $ whisperd submit *.mp3 | xargs -n 1 whisperd show
+    """
+    options = _options(model, language, translate, prompt, word_timestamps, channels, no_vad)
+    options |= {"priority": priority, "plan": plan, "tenant": tenant}
+    with client(url) as daemon:
+        _each(
+            _readable(files), lambda path: _sent(daemon, path, options), json, lambda task: [task["task_id"]]
+        )
+
+
+def _sent(daemon: Client, path: Path, options: dict[str, Any]) -> TaskJson:
+    size = path.stat().st_size
+    with progress_bar(path.name, size) as report:
+        return daemon.submit(path, on_sent=lambda sent: report(sent, size), **options)
+
+
+@command(app, "list", "Transcripts")
+def list_tasks(
+    status: Annotated[
+        str | None,
+        typer.Option(
+            help="queued, processing, completed, failed, cancelled; several with commas.", show_default=False
+        ),
+    ] = None,
+    tenant: Annotated[str | None, typer.Option(show_default=False)] = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 20,
+    url: Url = DEFAULT_URL,
+    json: Json = False,
+) -> None:
+    """List tasks, newest first.
+
+    Columns: id, status, how far it is, length of the audio, age, name.
+
+      $ whisperd list --status queued,processing
+      $ whisperd list --status failed --limit 1000 | cut -f 1 | xargs whisperd retry
+    """
+    with client(url) as daemon:
+        tasks = daemon.list(status=status, tenant=tenant, limit=limit)
+    if json:
+        show_json(tasks)
+    else:
+        show_table(("ID", "STATUS", "DONE", "LENGTH", "AGE", "NAME"), [_row(task) for task in tasks], "NAME")
+
+
+def _row(task: TaskJson) -> Sequence[str]:
+    audio = task["audio"]
+    done = f"{task['progress']:.0%}"
+    return (
+        task["task_id"],
+        task["status"],
+        done,
+        clock(audio["duration"]),
+        age(task["created_at"]),
+        audio["name"],
+    )
+
+
+@command(app, "show", "Transcripts")
+def show(task_id: Id, url: Url = DEFAULT_URL, json: Json = False) -> None:
+    """Show one task: where it stands, and why it failed if it did."""
+    with client(url) as daemon:
+        task = daemon.task(task_id)
+    if json:
+        show_json(task)
+    else:
+        show_fields(_fields(task))
+
+
+def _fields(task: TaskJson) -> Sequence[tuple[str, object]]:
+    audio, error = task["audio"], task["error"]
+    return (
+        ("task", task["task_id"]),
+        ("status", task["status"]),
+        ("error", error and f"{error['message']} ({error['code']})"),
+        ("position", task["position"]),
+        ("done", f"{task['progress']:.0%}"),
+        ("file", audio["name"]),
+        ("length", clock(audio["duration"])),
+        ("size", megabytes(audio["size"])),
+        ("language", task["language"]),
+        ("warnings", ", ".join(task["warnings"]) or None),
+        ("model", task["model"]),
+        ("priority", task["priority"]),
+        ("tenant", task["tenant"]),
+        ("attempt", f"{task['attempt']} of {task['max_retries'] + 1}"),
+        ("submitted", task["created_at"]),
+        ("runs at", task["run_at"]),
+        ("started", task["started_at"]),
+        ("finished", task["finished_at"]),
+    )
+
+
+@command(app, "result", "Transcripts")
+def result(
+    task_id: Id,
+    format: Format = "text",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write it here.", show_default=False)
+    ] = None,
+    url: Url = DEFAULT_URL,
+    json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
+) -> None:
+    """Print the transcript of a completed task.
+
+    whisperd result 01JD... --format srt --output talk.srt
+    """
+    with client(url) as daemon:
+        text = daemon.result(task_id, "json" if json else format)
+    if output:
+        write_file(output, text)
+    else:
+        print(text, end="" if text.endswith("\n") else "\n")
+
+
+@command(app, "cancel", "Transcripts")
+def cancel(ids: Ids, url: Url = DEFAULT_URL, json: Json = False) -> None:
+    """Cancel tasks that are not finished."""
+    with client(url) as daemon:
+        _each(ids, daemon.cancel, json, lambda task: [task["task_id"], task["status"]])
+
+
+@command(app, "retry", "Transcripts")
+def retry(ids: Ids, url: Url = DEFAULT_URL, json: Json = False) -> None:
+    """Run failed or cancelled tasks again."""
+    with client(url) as daemon:
+        _each(ids, daemon.retry, json, lambda task: [task["task_id"], task["status"]])
+
+
+def _readable(files: Sequence[Path]) -> Sequence[Path]:
+    """The files; wrong usage when one of them is none, before anything is done with the others."""
+    for path in files:
+        if not path.is_file() or not os.access(path, os.R_OK):
+            what = "is a folder" if path.is_dir() else "cannot be read" if path.exists() else "does not exist"
+            raise typer.BadParameter(f"{safe(str(path))} {what}")
+    return files
+
+
+def _options(
+    model: str | None,
+    language: str | None,
+    translate: bool,
+    prompt: str | None,
+    word_timestamps: bool,
+    channels: str,
+    no_vad: bool,
+) -> dict[str, Any]:
+    """The submit options that differ from the daemon's own defaults."""
+    given = {
+        "model": model,
+        "language": language,
+        "translate": translate or None,
+        "prompt": prompt,
+        "word_timestamps": word_timestamps or None,
+        "channels": channels if channels != "mix" else None,
+        "vad": False if no_vad else None,
+    }
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _each(
+    subjects: Sequence[T], verb: Callable[[T], TaskJson], json: bool, row: Callable[[TaskJson], Sequence[str]]
+) -> None:
+    """Does it to each and prints the tasks; what is refused is told and makes the exit status 1."""
+    from whisperd.client import ApiError
+
+    tasks, failed = [], False
+    for subject in subjects:
+        try:
+            tasks.append(verb(subject))
+        except (ApiError, OSError) as error:
+            failed = True
+            complain(f"{subject}: {error}")
+        else:
+            if not json:
+                print("\t".join(row(tasks[-1])), flush=True)
+    if json:
+        show_json(tasks)
+    raise typer.Exit(failed)

@@ -1,0 +1,145 @@
+"""How the commands write: tables, fields, errors, texts that cannot steer the terminal.
+
+On a terminal a table is drawn to its width; into a pipe it goes as whole lines, tab-separated and without a
+head, for `cut` and `awk`. rich is imported only where something is drawn: it costs 0.1 s.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+STYLES = {
+    "queued": "cyan",
+    "processing": "yellow",
+    "completed": "green",
+    "failed": "bold red",
+    "cancelled": "dim",
+    "ok": "green",
+    "warn": "yellow",
+    "fail": "bold red",
+}
+
+
+def safe(text: str) -> str:
+    """`text` in one line, with everything written out that a terminal would obey or not show."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else _written_out(char) for char in text)
+
+
+def _written_out(char: str) -> str:
+    if "\udc80" <= char <= "\udcff":  # a byte of a file name that is not UTF-8
+        return f"\\x{ord(char) - 0xDC00:02x}"
+    return char.encode("unicode_escape").decode()
+
+
+def complain(message: object) -> None:
+    """An error on standard error, each of its lines under our name."""
+    for line in str(message).splitlines():
+        print(f"whisperd: {safe(line)}", file=sys.stderr)
+
+
+def show_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def show_fields(fields: Iterable[tuple[str, object]]) -> None:
+    """Names and values, a line each; None is left out."""
+    shown = [(name, safe(str(value))) for name, value in fields if value is not None]
+    width = max((len(name) for name, _ in shown), default=0)
+    for name, value in shown:
+        print(f"{name:<{width}}  {value}")
+
+
+def show_table(head: Sequence[str], rows: Sequence[Sequence[str]], flexible: str) -> None:
+    """The rows; on a terminal the column `flexible` gives way when they are too wide."""
+    rows = [[safe(cell) for cell in row] for row in rows]
+    if sys.stdout.isatty():
+        _draw(head, rows, head.index(flexible))
+    else:
+        print("".join("\t".join(row) + "\n" for row in rows), end="")
+
+
+def _draw(head: Sequence[str], rows: Sequence[Sequence[str]], flexible: int) -> None:
+    # Not rich's Table: where nothing may wrap, it takes from every column, down to none.
+    from rich.cells import cell_len
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console()
+    widths = [max(map(cell_len, cells)) for cells in zip(head, *rows, strict=True)]
+    excess = sum(widths) + 2 * (len(widths) - 1) - console.width
+    widths[flexible] = max(8, widths[flexible] - max(0, excess))
+    for row in (head, *rows):
+        cells = [Text(cell, "bold" if row is head else STYLES.get(cell, "")) for cell in row]
+        for cell, width in zip(cells, widths, strict=True):
+            cell.truncate(width, overflow="ellipsis", pad=True)
+        console.print(Text("  ").join(cells), no_wrap=True, overflow="crop")
+
+
+@contextmanager
+def progress_bar(what: str, total: int | None = None) -> Iterator[Callable[[int, int], None]]:
+    """A bar of bytes on standard error, told (done, total); silent where that is no terminal."""
+    if not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False) as progress:
+        bar = progress.add_task(_markup(what), total=total)
+        yield lambda done, total: progress.update(bar, completed=done, total=total)
+
+
+def _markup(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(safe(text))
+
+
+def write_file(path: Path, text: str) -> None:
+    """The file is there whole or not at all."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        part.write_text(text, encoding="utf-8", newline="")
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def clock(seconds: float | None) -> str:
+    """13:32, 2:05:07; - when not known."""
+    if seconds is None:
+        return "-"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"
+
+
+def spell(seconds: float) -> str:
+    """A span in one unit: 340 ms, 12 s, 4 min, 3 h, 2 d."""
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    for unit, length in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def age(timestamp: str | None) -> str:
+    """How long ago an RFC 3339 time was; - when not known."""
+    if timestamp is None:
+        return "-"
+    then = datetime.fromisoformat(timestamp)
+    return spell(max(0.0, (datetime.now(UTC) - then).total_seconds()))
+
+
+def megabytes(size: float) -> str:
+    return f"{size / 1e6:,.0f} MB" if size >= 1e6 else f"{size / 1e3:,.0f} kB"
