@@ -16,6 +16,7 @@ from whisperd.config import Config
 from whisperd.daemon import Machine, machine
 from whisperd.task import FINAL, Audio, NewTask, Options, Task
 from whisperd.transcript import Transcript
+from whisperd.worker_pool import PoolFailed
 
 READ_BYTES = 256 * 1024
 
@@ -43,11 +44,12 @@ class Embedded:
         return task
 
     async def wait(self, task_id: str, on_progress: Callable[[Task], None] = lambda task: None) -> Task:
-        """The task, once it is over."""
+        """The task, once it is over. Raises PoolFailed when the workers cannot run."""
         with self._parts.events.subscribe(task_id) as subscription:
             task = await self._parts.queue.get(task_id)
             while task.state not in FINAL:
-                await subscription.next(seconds=86_400.0)
+                if await anext(aiter(subscription), None) is None:
+                    raise PoolFailed("the workers stopped")
                 task = await self._parts.queue.get(task_id)
                 on_progress(task)
         return task
@@ -63,9 +65,23 @@ async def embedded(config: Config) -> AsyncIterator[Embedded]:
     with TemporaryDirectory(prefix="whisperd-", ignore_cleanup_errors=True) as folder:
         storage = msgspec.structs.replace(config.storage, data_dir=folder, models_dir=str(config.models_dir))
         async with machine(msgspec.structs.replace(config, storage=storage)) as parts:
+            # Not in a TaskGroup: it would wrap what the body raises. It is awaited below.
             pooling = asyncio.create_task(parts.pool.run(), name="pool")
+            pooling.add_done_callback(lambda ended: parts.events.close())  # whoever waits hears of it
             try:
                 yield Embedded(parts)
+            except PoolFailed:
+                _reraise(pooling)
+                raise
             finally:
                 pooling.cancel()
                 await asyncio.wait([pooling])
+
+
+def _reraise(pooling: asyncio.Task[None]) -> None:
+    """Raise the reason why the pool ended, out of its group."""
+    error = pooling.exception() if pooling.done() and not pooling.cancelled() else None
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    if error is not None:
+        raise error

@@ -1,0 +1,48 @@
+"""What a user can set, call or type stands in the README."""
+
+from pathlib import Path
+
+import pytest
+import typer.main
+from msgspec.structs import fields
+from starlette.routing import Route, WebSocketRoute
+
+from whisperd.cli import app
+from whisperd.config import Config
+from whisperd.routes import live, status, tasks
+from whisperd.routes.submission import Submission
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+KEYS = [
+    f"{section.name}.{key.encode_name}"
+    for section in fields(Config)
+    for key in fields(type(getattr(Config(), section.name)))
+]
+ROUTES = [*tasks.routes, *live.routes, *status.routes]
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_every_setting_is_in_the_table(key):
+    assert f"| `{key}` |" in README
+
+
+@pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.path)
+def test_every_route_is_in_the_table(route):
+    path = route.path.replace("{task_id}", "{id}")
+    if isinstance(route, WebSocketRoute):
+        assert f"`WS {path}`" in README
+        return
+    assert isinstance(route, Route)
+    for method in (route.methods or {"GET", "DELETE", "PATCH"}) - {"HEAD"}:
+        assert f"`{method} {path}" in README
+
+
+@pytest.mark.parametrize("option", [f.name for f in fields(Submission) if f.name != "audio_path"])
+def test_every_submit_option_is_named(option):
+    assert f"`{option}`" in README
+
+
+@pytest.mark.parametrize("name", sorted(typer.main.get_command(app).commands))
+def test_every_command_is_named(name):
+    line = next(line for line in README.splitlines() if line.startswith("`whisperd serve |"))
+    assert name in line.replace("`", "").split(";")[0].replace("whisperd ", "").split(" | ")
