@@ -157,7 +157,9 @@ async def _serve(parts: Machine, stop: asyncio.Event, now: asyncio.Event) -> Non
         pooling = group.create_task(parts.pool.run(), name="pool")
         serving = group.create_task(server.serve([listening]), name="http")
         tidying = group.create_task(_tidy(parts), name="tidy")
-        _announce(listening)
+        await _first(parts.pool.ready.wait(), stop.wait(), pooling)
+        if not stop.is_set():
+            _announce(listening)
         with _schedule(parts):
             await _first(stop.wait(), pooling)
         log.info("stopping", grace_seconds=parts.config.shutdown.grace_seconds)

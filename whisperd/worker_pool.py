@@ -56,6 +56,7 @@ ABORT_SECONDS = 1.2  # to stop on request, before it is killed; a cancel must be
 FULL_DISK_RETRY = 1.0  # seconds between tries to commit what a full disk refused
 
 
+Outcome = Planned | Transcribed | Refused | Aborted  # the last word on a request
 _ANSWERS: msgspec.json.Decoder[Answer] = msgspec.json.Decoder(Answer)
 
 
@@ -86,6 +87,7 @@ class PoolSettings(Struct, frozen=True, kw_only=True):
     silence_seconds: float = 60.0  # without any sign of life
     beat_seconds: float = 5.0
     max_audio_seconds: float = 43_200.0
+    command: tuple[str, ...] = (sys.executable, "-P", "-m", "whisperd.child")  # then its Settings, as JSON
 
 
 class WorkerInfo(Struct, frozen=True, kw_only=True):
@@ -122,6 +124,7 @@ class WorkerPool:
         self._events = events
         self._slots = [_Slot(self, number) for number in range(1, settings.workers + 1)]
         self._draining = asyncio.Event()
+        self.ready = asyncio.Event()  # a worker is, or was
 
     async def run(self) -> None:
         """Work until drained or cancelled; cancelled, hand the unfinished chunks back."""
@@ -233,6 +236,7 @@ class _Slot:
                 if not isinstance(answer, Ready):
                     raise _nonsense(child)
                 self._started = True
+                self._pool.ready.set()
                 yield child
             finally:
                 self._child = None
@@ -280,7 +284,7 @@ class _Slot:
         else:
             await self._record(chunk, answer)
 
-    async def _record(self, chunk: Chunk, answer: Answer) -> None:
+    async def _record(self, chunk: Chunk, answer: Outcome) -> None:
         queue = self._pool.queue
         match answer:
             case Planned(plan):
@@ -298,8 +302,6 @@ class _Slot:
             case Aborted():
                 # Its task is over, or was: a task that is run again meanwhile must get its chunk back.
                 await self._settle(lambda: queue.release(chunk))
-            case Ready() | Alive():
-                raise AssertionError("_converse returns no such answer")
             case _:
                 assert_never(answer)
 
@@ -322,7 +324,7 @@ class _Slot:
         self._compute_seconds += seconds
         self._audio_seconds += chunk.cut.samples / SAMPLE_RATE if chunk.cut else 0.0
 
-    async def _converse(self, child: Process, chunk: Chunk) -> Answer:
+    async def _converse(self, child: Process, chunk: Chunk) -> Outcome:
         """Send the request, keep the lease while the child shows life, and return its last word."""
         self._request = next(self._requests)
         request = await self._request_for(chunk)
@@ -333,7 +335,7 @@ class _Slot:
         while True:
             answer = await deadline.hear(child)
             if not isinstance(answer, Alive):
-                return answer
+                return _fitting(child, chunk, answer)
             if monotonic() - beaten_at >= self._pool.settings.beat_seconds:
                 beaten_at = monotonic()
                 await self._beat(chunk, answer.fraction)
@@ -432,7 +434,7 @@ async def _spawned(settings: PoolSettings, model: Model) -> AsyncIterator[Proces
         nice=settings.nice,
         max_memory_bytes=settings.max_memory_bytes,
     )
-    command = (sys.executable, "-P", "-m", "whisperd.child", msgspec.json.encode(child_settings).decode())
+    command = (*settings.command, msgspec.json.encode(child_settings).decode())
     with TemporaryFile() as stderr:  # not ours: what C code prints would tear the terminal view
         child = await asyncio.create_subprocess_exec(
             *command, stdin=PIPE, stdout=PIPE, stderr=stderr, limit=LONGEST_LINE, env=_environment(settings)
@@ -478,6 +480,14 @@ async def _hear(child: Process, seconds: float) -> Answer:
         return _ANSWERS.decode(line)
     except msgspec.MsgspecError:
         raise _nonsense(child) from None
+
+
+def _fitting(child: Process, chunk: Chunk, answer: Answer) -> Outcome:
+    """The answer, if it is one to this chunk's request: a plan for the plan, a transcript for the others."""
+    wrong = Transcribed if chunk.cut is None else Planned
+    if isinstance(answer, Ready | Alive | wrong):
+        raise _nonsense(child)
+    return answer
 
 
 def _cause_of_death(pid: int, code: int) -> Problem:
