@@ -147,6 +147,7 @@ async def _serve(parts: Machine, stop: asyncio.Event, now: asyncio.Event) -> Non
             access_log=False,
             server_header=False,
             lifespan="off",
+            http="h11",  # the limits below are its own
             timeout_graceful_shutdown=5,
             ws="websockets-sansio",
             ws_max_size=2**20,
@@ -220,7 +221,8 @@ def _bind(config: Config) -> socket.socket:
             f"refusing to listen on {config.http.host}: without keys whisperd serves only this machine "
             "(set http.host to 127.0.0.1)"
         )
-    listening = socket.socket(info[0], socket.SOCK_STREAM)
+    # With its protocol named: asyncio sets TCP_NODELAY only then, and answers would wait 40 ms (Nagle).
+    listening = socket.socket(info[0], info[1], info[2])
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind(info[4])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Collection
+from contextlib import suppress
 
 from starlette.applications import Starlette
 from starlette.datastructures import Headers
@@ -26,7 +27,7 @@ def build_app(services: Services) -> Starlette:
     app = Starlette(
         routes=routes,
         exception_handlers={**HANDLERS},
-        middleware=[Middleware(Loopback, config=services.config.http), Middleware(SafeHeaders)],
+        middleware=[Middleware(SafeHeaders), Middleware(Loopback, config=services.config.http)],
     )
     app.router.redirect_slashes = False
     app.state.services = services
@@ -65,14 +66,20 @@ class Loopback:
         return None
 
     def _may_come_from(self, headers: Headers) -> bool:
-        origin = headers.get("origin")
         own = {f"http://{headers['host']}".lower(), f"https://{headers['host']}".lower()}
-        return origin is None or origin.lower() in own | self._origins
+        return all(origin.lower() in own | self._origins for origin in headers.getlist("origin"))
 
 
 def _is_loopback(client: tuple[str, int] | None) -> bool:
-    """A Unix socket has no client address: who may connect, its file mode decides."""
-    return client is None or ipaddress.ip_address(client[0]).is_loopback
+    """A Unix socket has no client address: who may connect, its file mode decides.
+
+    A proxy on this machine names its client in X-Forwarded-For; what is no address is no client of ours.
+    """
+    if client is None:
+        return True
+    with suppress(ValueError):
+        return ipaddress.ip_address(client[0]).is_loopback
+    return False
 
 
 def _host_name(hosts: Collection[str]) -> str | None:

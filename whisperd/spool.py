@@ -6,17 +6,15 @@ acknowledgement: file fsync, folder fsync, then the commit of the row; whoever f
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import hashlib
 import os
 import shutil
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any
-
-import aiofiles
-import aiofiles.os
+from typing import IO, Any
 
 from whisperd.task import StorageFull
 
@@ -32,7 +30,7 @@ class TooLarge(Exception):
 class Incoming:
     """Audio on its way to disk. `size` and `sha256` describe what has come so far."""
 
-    def __init__(self, file: Any, limit: int) -> None:
+    def __init__(self, file: IO[bytes], limit: int) -> None:
         self._file = file
         self._limit = limit
         self._buffer = bytearray()
@@ -58,7 +56,7 @@ class Incoming:
 
     async def flush(self) -> None:
         with _full_disk():
-            await self._file.write(self._buffer)
+            await _to_its_end(_write_all, self._file, self._buffer)
         self._buffer = bytearray()
 
 
@@ -87,29 +85,17 @@ class Spool:
     async def receive(self, task_id: str) -> AsyncIterator[Incoming]:
         """Write the audio of a new task; when the block ends well it is on disk, else it never was."""
         self.check_room()
-        part = self._folder / f"{task_id}{_PART}"
-        try:
-            with _full_disk():
-                async with aiofiles.open(part, "xb", buffering=0) as file:
-                    incoming = Incoming(file, self._max_bytes)
-                    yield incoming
-                    await incoming.flush()
-                    await aiofiles.os.wrap(os.fsync)(file.fileno())
-                await aiofiles.os.wrap(self._keep)(part, self.audio(task_id))
-        except BaseException:
-            part.unlink(missing_ok=True)
-            raise
-
-    def _keep(self, part: Path, path: Path) -> None:
-        part.rename(path)
-        folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        part = self._part(task_id)
+        with _full_disk(), _created(part) as file:
+            incoming = Incoming(file, self._max_bytes)
+            yield incoming
+            await incoming.flush()
+            with _gone_if_it_fails(self.audio(task_id)) as path:
+                await _to_its_end(_sync_and_rename, file, part, path)
 
     def remove(self, task_id: str) -> None:
-        """Remove all that is kept of a task."""
+        """Remove all that is kept of a task, what came before a crash included."""
+        self._part(task_id).unlink(missing_ok=True)
         self.audio(task_id).unlink(missing_ok=True)
         self.remove_pcm(task_id)
 
@@ -122,6 +108,62 @@ class Spool:
     def owners(self) -> Iterable[str]:
         """The ids that files are kept for, in no order."""
         return {name.split(".", 1)[0] for name in os.listdir(self._folder)}
+
+    def _part(self, task_id: str) -> Path:
+        return self._folder / f"{task_id}{_PART}"
+
+
+@contextmanager
+def _created(part: Path) -> Iterator[IO[bytes]]:
+    """A new file that is gone in the end, unless it got another name. Raises FileExistsError.
+
+    Made here and not on a thread, where it would still be made after its caller was cancelled.
+    """
+    with open(part, "xb", buffering=0, opener=_private) as file:
+        try:
+            yield file
+        finally:
+            part.unlink(missing_ok=True)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+@contextmanager
+def _gone_if_it_fails(path: Path) -> Iterator[Path]:
+    try:
+        yield path
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
+def _write_all(file: IO[bytes], data: bytearray) -> None:
+    """An unbuffered write may take a part only, and on a disk that is nearly full it does."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[file.write(rest) :]
+
+
+def _sync_and_rename(file: IO[bytes], part: Path, path: Path) -> None:
+    os.fsync(file.fileno())
+    part.rename(path)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+async def _to_its_end(fn: Callable[..., None], *args: Any) -> None:
+    """Call it on a thread; when cancelled, only after it is over: a thread cannot be stopped."""
+    working = asyncio.ensure_future(asyncio.to_thread(fn, *args))
+    try:
+        await asyncio.shield(working)
+    except asyncio.CancelledError:
+        await asyncio.gather(working, return_exceptions=True)
+        raise
 
 
 @contextmanager

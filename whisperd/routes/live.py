@@ -28,6 +28,7 @@ from whisperd.task import FINAL, Mark, Task
 PING_SECONDS = 15.0  # between comments that keep an idle stream open
 STATS_SECONDS = 2.0  # between two statistics on a WebSocket
 MAX_SUBSCRIPTIONS = 10_000  # task ids a WebSocket may name
+_USAGE = f'send {{"subscribe": ["<task_id>", …]}}, {MAX_SUBSCRIPTIONS} ids at most'
 
 
 async def events(request: Request) -> Response:
@@ -39,6 +40,8 @@ async def events(request: Request) -> Response:
     task = await here.queue.get(str(request.path_params["task_id"]))
     mark = _mark(request.headers.get("last-event-id"))
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    if request.method == "HEAD":  # a stream without a body would not end either
+        return Response(media_type="text/event-stream", headers=headers)
     return StreamingResponse(_frames(here, task, mark), media_type="text/event-stream", headers=headers)
 
 
@@ -68,8 +71,8 @@ async def _frames(here: Services, task: Task, mark: Mark) -> AsyncIterator[str]:
                 return
             async for ping in _until_news(subscription):
                 yield ping
-            if here.events.closed:
-                return
+            if here.events.closed or subscription.fell_behind:
+                return  # the client comes back with Last-Event-ID
 
 
 async def _until_news(subscription: Subscription) -> AsyncIterator[str]:
@@ -101,24 +104,24 @@ async def websocket(socket: WebSocket) -> None:
             await asyncio.wait(talks, return_when=asyncio.FIRST_COMPLETED)
             for talk in talks:
                 talk.cancel()
-    with suppress(RuntimeError):  # the client has closed it already
+    with suppress(RuntimeError, WebSocketDisconnect):  # the client has closed it already, or is gone
         await socket.close(1013 if subscription.fell_behind else 1001)  # try again later; going away
 
 
 async def _listen(socket: WebSocket, wanted: set[str]) -> None:
     """Take subscriptions until the client leaves."""
     with suppress(WebSocketDisconnect):
-        while True:
-            message = _message(await socket.receive_text())
-            if message is None or len(wanted) > MAX_SUBSCRIPTIONS:
-                await socket.send_text(_encode("error", {"message": 'send {"subscribe": ["<task_id>", …]}'}))
+        while (message := await socket.receive())["type"] != "websocket.disconnect":
+            asked = _asked(message.get("text") or "")  # a binary message has none
+            if asked is None or len(wanted | asked) > MAX_SUBSCRIPTIONS:
+                await socket.send_text(_encode("error", {"message": _USAGE}))
             else:
-                wanted.update(message)
+                wanted |= asked
 
 
-def _message(text: str) -> list[str] | None:
+def _asked(text: str) -> set[str] | None:
     try:
-        return msgspec.json.decode(text, type=dict[str, list[str]]).get("subscribe")
+        return msgspec.json.decode(text, type=dict[str, set[str]]).get("subscribe")
     except (msgspec.MsgspecError, RecursionError):
         return None
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import suppress
 from typing import Annotated, Any, TypeVar
 
 from msgspec import Meta, Struct
@@ -75,11 +77,10 @@ async def _finished(here: Services, task_id: str, seconds: float) -> Task:
     """The task once it is over; or as it is when the seconds are."""
     with here.events.subscribe(task_id) as subscription:
         task = await here.queue.get(task_id)
-        try:
-            while task.state not in FINAL and (event := await subscription.next(seconds)) is not None:
-                task = event.task
-        except TimeoutError:
-            pass
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):  # for all news together, however often they come
+                while task.state not in FINAL and (event := await subscription.next(seconds)) is not None:
+                    task = event.task
         return task
 
 
@@ -162,6 +163,13 @@ async def change(request: Request) -> Response:
     return Json(await shown(here.queue, await here.queue.change(_id(request), wanted)))
 
 
+class Submissions(HTTPEndpoint):
+    """Takes every method, so that a wrong one is not taken for a task's id by the next route."""
+
+    async def post(self, request: Request) -> Response:
+        return await submit(request)
+
+
 class OneTask(HTTPEndpoint):
     """One route for all methods, so that a wrong one is told all that are allowed."""
 
@@ -181,7 +189,7 @@ def _id(request: Request) -> str:
 
 def _number(request: Request, name: str, default: float, most: float, least: float = 0) -> float:
     try:
-        number = float(request.query_params.get(name, default))
+        number = float(request.query_params.get(name) or default)
     except ValueError:
         number = float("nan")
     if not least <= number:
@@ -197,7 +205,7 @@ def _choice(kind: type[Name], value: str, param: str) -> Name:
 
 
 routes = [
-    Route("/tasks/transcription", submit, methods=["POST"]),
+    Route("/tasks/transcription", Submissions),
     Route("/tasks", list_tasks),
     Route("/tasks/{task_id}", OneTask),
     Route("/tasks/{task_id}/result", result),

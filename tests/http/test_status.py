@@ -1,0 +1,163 @@
+"""/stats, /workers, /health."""
+
+import pytest
+
+from tests.http_server import Server, the_error
+from whisperd import __version__
+from whisperd.task import Problem
+from whisperd.worker_pool import WorkerInfo
+
+DAY = 86_400.0
+
+
+def test_statistics_of_nothing(with_idle_server):
+    async def body(server):
+        assert (await server.get("/stats")).json() == {
+            "total": 0,
+            "queued": 0,
+            "processing": 0,
+            "completed": 0,
+            "failed": 0,
+            "cancelled": 0,
+            "delayed": 0,
+            "success_rate": None,
+            "throughput": {"tasks_per_minute": 0, "audio_seconds_per_second": 0},
+            "wait_seconds": {"p50": None, "p95": None},
+            "workers": [],
+            "oldest_queued_seconds": None,
+            "paused": False,
+        }
+
+    with_idle_server(body)
+
+
+def test_statistics_count_tasks_by_their_state(with_server, clock):
+    async def body(server: Server):
+        await server.completed()
+        await server.completed()
+        await server.submit()
+        clock.now += 30
+        await server.queue.fail(await server.queue.claim(), Problem("no_audio", "no audio"), final=True)
+        await server.queue.cancel((await server.submit())["task_id"])
+        await server.submit()
+        await server.plan(2)
+        await server.submit()
+        await server.submit(run_at="2100-01-01T00:00:00Z")
+        clock.now += 5
+        stats = (await server.get("/stats")).json()
+
+        counted = {name: stats[name] for name in ("completed", "failed", "cancelled", "processing", "queued")}
+        assert counted == {"completed": 2, "failed": 1, "cancelled": 1, "processing": 1, "queued": 2}
+        assert (stats["total"], stats["delayed"], stats["success_rate"]) == (7, 1, 0.6667)
+        assert stats["oldest_queued_seconds"] == 5.0
+        assert stats["throughput"] == {"tasks_per_minute": 2, "audio_seconds_per_second": 0.333}
+        assert stats["wait_seconds"] == {"p50": 0.0, "p95": 30.0}
+
+        clock.now += 60
+        assert (await server.get("/stats")).json()["throughput"]["tasks_per_minute"] == 0
+
+    with_server(body, now=clock)
+
+
+def test_each_worker_is_listed(with_server):
+    async def body(server):
+        workers = (await server.get("/workers")).json()["workers"]
+
+        assert [(worker["id"], worker["state"], worker["task_id"]) for worker in workers] == [
+            (1, "starting", None),
+            (2, "starting", None),
+        ]
+        assert set(workers[0]) == set(WorkerInfo.__struct_fields__)
+        assert (await server.get("/stats")).json()["workers"] == workers
+
+    with_server(body, workers=2)
+
+
+def test_all_is_well(with_idle_server):
+    async def body(server):
+        answer = await server.get("/health")
+        view = answer.json()
+
+        assert (answer.status_code, view["status"], view["version"]) == (200, "ok", __version__)
+        assert view["uptime_seconds"] >= 0
+        assert view["checks"] == {
+            name: {"status": "ok", "message": None} for name in ("database", "workers", "disk")
+        }
+        for path in ("/health/live", "/health/ready"):
+            answer = await server.get(path)
+            assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
+
+    with_idle_server(body)
+
+
+async def health(server):
+    answer = await server.get("/health")
+    ready = await server.get("/health/ready")
+    live = await server.get("/health/live")
+    return answer.status_code, answer.json(), ready.status_code, live.status_code
+
+
+def test_a_daemon_whose_workers_have_not_started_is_alive_and_not_ready(with_server):
+    async def body(server):
+        status, view, ready, live = await health(server)
+
+        assert (status, view["status"], ready, live) == (503, "down", 503, 200)
+        assert view["checks"]["workers"] == {"status": "down", "message": "0 of 2 workers are up"}
+
+    with_server(body, workers=2)
+
+
+def test_a_daemon_with_one_of_two_workers_is_degraded_and_ready(with_server):
+    async def body(server):
+        server.services.pool._slots[0]._state = "idle"  # as when its child has started
+        status, view, ready, _ = await health(server)
+
+        assert (status, view["status"], ready) == (200, "degraded", 200)
+        assert view["checks"]["workers"]["message"] == "1 of 2 workers are up"
+
+    with_server(body, workers=2)
+
+
+def test_a_daemon_whose_database_failed_is_down_and_says_so(with_server):
+    async def body(server):
+        server.db._broken = "the database reported: disk I/O error"  # as after a commit that failed so
+        status, view, ready, live = await health(server)
+
+        assert (status, view["status"], ready, live) == (503, "down", 503, 200)
+        assert view["checks"]["database"] == {"status": "down", "message": server.db.broken}
+
+    with_server(body)
+
+
+def test_a_full_disk_is_degraded_since_accepted_tasks_go_on(with_server):
+    async def body(server):
+        status, view, *_ = await health(server)
+
+        assert (status, view["status"], view["checks"]["disk"]["status"]) == (200, "degraded", "degraded")
+
+    with_server(body, storage={"min_free_mb": 2**30})
+
+
+def test_a_daemon_that_is_stopping_is_alive_and_not_ready(with_server):
+    async def body(server):
+        server.services.draining = True
+        _, _, ready, live = await health(server)
+
+        assert (ready, live) == (503, 200)
+
+    with_server(body)
+
+
+@pytest.mark.parametrize("path", ["/workers", "/stats"])
+def test_a_bug_of_ours_tells_the_outside_nothing(with_server, nothing_broke, caplog, path):
+    async def body(server):
+        server.services.pool = None
+        answer = await server.get(path)
+
+        assert the_error(answer) == (500, "internal_error", None)
+        assert [entry["event"] for entry in nothing_broke] == ["a request broke"]
+        assert (await server.get("/health/live")).status_code == 200
+
+    with_server(body)
+    nothing_broke.clear()  # that was meant
+    caplog.clear()
