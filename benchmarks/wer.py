@@ -27,6 +27,7 @@ import _pywhispercpp as cpp
 import jiwer
 import numpy as np
 from rich.console import Console
+from rich.progress import track as progress
 from rich.table import Table
 from whisper_normalizer.english import EnglishTextNormalizer
 
@@ -85,23 +86,28 @@ async def _whisperd(clips: list[Clip], config: object) -> Score:
         began = perf_counter()
         tasks = [await here.submit_file(clip.path, Options(language="en")) for clip in clips]
         texts = []
-        for task in tasks:
+        for task in track(tasks, "whisperd"):
             await here.wait(task.id)
             texts.append((await here.transcript(task.id)).text)
     return Score("whisperd", texts, perf_counter() - began)
 
 
 def _plain(name: str, model: str, clips: list[Clip], beams: int) -> Score:
-    """One whisper_full over the whole file, threads as whisper.cpp chooses: 4, or the cores if fewer."""
+    """One whisper_full over the whole file, on one thread: two spin against each other on a busy machine."""
     cpp.whisper_log_set(lambda level, text: None)
     context = cpp.whisper_init_from_file_with_params(model, cpp.whisper_context_default_params())
     texts, seconds = [], 0.0
-    for clip in clips:
+    for clip in track(clips, name):
         samples = _samples(clip.path)
         began = perf_counter()
         texts.append(_whole(context, samples, beams))
         seconds += perf_counter() - began
     return Score(name, texts, seconds)
+
+
+def track(items: list, name: str) -> Iterator:
+    """A progress bar on standard error."""
+    return progress(items, name, console=Console(stderr=True))
 
 
 def _samples(path: Path) -> np.ndarray:
@@ -115,7 +121,7 @@ def _whole(context: object, samples: np.ndarray, beams: int) -> str:
     sampling = cpp.whisper_sampling_strategy
     greedy, beam = sampling.WHISPER_SAMPLING_GREEDY, sampling.WHISPER_SAMPLING_BEAM_SEARCH
     params = cpp.whisper_full_default_params(beam if beams > 1 else greedy)
-    params.n_threads = min(4, os.cpu_count() or 1)
+    params.n_threads = 1
     params.language = "en"
     params.print_progress = params.print_realtime = params.print_timestamps = False
     if code := cpp.whisper_full(context, params, samples, len(samples)):

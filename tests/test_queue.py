@@ -102,7 +102,7 @@ def test_a_task_with_a_time_to_run_is_not_claimed_before_it(with_queue, clock):
     async def body(queue):
         task, _ = await queue.submit(a_task(run_at=clock.now + 60))
         assert await nothing_to_claim(queue)
-        assert await queue.position(task) is None
+        assert await queue.positions([task]) == [None]
         clock.now += 60
 
         assert (await queue.claim()).task.id == task.id
@@ -381,13 +381,13 @@ def test_a_queued_task_can_be_changed_and_moves_in_line(with_queue, clock):
     async def body(queue):
         first, _ = await queue.submit(a_task("first"))
         await queue.submit(a_task("second"))
-        assert await queue.position(first) == 2
+        assert await queue.positions([first]) == [2]
         changed = await queue.change(first.id, Change(priority=7, metadata={"k": 1}))
 
         assert (changed.priority, changed.metadata) == (7, {"k": 1})
-        assert await queue.position(changed) == 1
+        assert await queue.positions([changed]) == [1]
         delayed = await queue.change(first.id, Change(run_at=clock.now + 5))
-        assert await queue.position(delayed) is None
+        assert await queue.positions([delayed]) == [None]
         await queue.claim()
         assert await nothing_to_claim(queue)
 

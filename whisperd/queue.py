@@ -25,6 +25,7 @@ from whisperd.task import (
     Problem,
     Rules,
     Segment,
+    State,
     Stats,
     Task,
 )
@@ -59,9 +60,11 @@ class SqliteQueue:
     async def list(self, query: ListQuery) -> Sequence[Task]:
         return await self._db.read(questions.list_tasks, query)
 
-    async def position(self, task: Task) -> int | None:
-        """1 = next to run; None unless the task stands in line. O(log n), not counting tenant limits."""
-        return await self._db.read(questions.position, task.id, self._rules.order)
+    async def positions(self, tasks: Sequence[Task]) -> Sequence[int | None]:
+        """1 = next to run; None unless the task stands in line. O(log n) each, not counting tenant limits."""
+        waiting = [task.id for task in tasks if task.state == State.QUEUED]
+        found = await self._db.read(questions.positions, waiting, self._rules.order) if waiting else {}
+        return [found.get(task.id) for task in tasks]
 
     async def segments(self, task_id: str, after: Mark = START) -> Sequence[tuple[Mark, Segment]]:
         """The transcript after `after`, up to the first chunk that is not finished."""

@@ -15,7 +15,7 @@ from ulid import ULID
 
 from whisperd.routes import Json, Services, services, submission
 from whisperd.routes.errors import RETRY_AFTER, Refusal
-from whisperd.routes.view import shown
+from whisperd.routes.view import all_shown, shown
 from whisperd.task import (
     FINAL,
     Audio,
@@ -119,7 +119,7 @@ async def list_tasks(request: Request) -> Response:
     query = _query(request)
     tasks = await here.queue.list(query)
     more = str(tasks[-1].seq) if len(tasks) == query.limit else None
-    return Json({"tasks": [await shown(here.queue, task) for task in tasks], "next_cursor": more})
+    return Json({"tasks": await all_shown(here.queue, tasks), "next_cursor": more})
 
 
 def _query(request: Request) -> ListQuery:

@@ -6,14 +6,18 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from whisperd.task import Segment, State, Stats, Task, TaskQueue
+from whisperd.task import Segment, Stats, Task, TaskQueue
 from whisperd.worker_pool import WorkerInfo
 
 
 async def shown(queue: TaskQueue, task: Task) -> dict[str, Any]:
     """The task resource, its place in line included."""
-    position = await queue.position(task) if task.state == State.QUEUED else None
-    return task_view(task, position)
+    return (await all_shown(queue, [task]))[0]
+
+
+async def all_shown(queue: TaskQueue, tasks: Sequence[Task]) -> list[dict[str, Any]]:
+    places = await queue.positions(tasks)
+    return [task_view(task, place) for task, place in zip(tasks, places, strict=True)]
 
 
 def task_view(task: Task, position: int | None = None) -> dict[str, Any]:

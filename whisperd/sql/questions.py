@@ -53,6 +53,10 @@ _AHEAD = """
 """
 
 
+def positions(conn: sqlite3.Connection, ids: Sequence[str], order: str) -> dict[str, int | None]:
+    return {task_id: position(conn, task_id, order) for task_id in ids}
+
+
 def position(conn: sqlite3.Connection, task_id: str, order: str) -> int | None:
     task = get(conn, task_id)
     if task.state != State.QUEUED or task.run_at is not None:
