@@ -14,7 +14,7 @@ def say(**message):
     sys.stdout.flush()
 
 
-def misbehave():
+def misbehave():  # noqa: C901  # one case a way to misbehave
     match how:
         case "kill":
             os.kill(os.getpid(), signal.SIGKILL)
@@ -26,6 +26,9 @@ def misbehave():
             os._exit(1)
         case "garbage":
             sys.stdout.buffer.write(b"\xff\x00 no JSON\n")
+        case "closes its pipe":
+            os.close(1)
+            time.sleep(3600)
         case "half a line":
             sys.stdout.write('{"type": "trans')
             sys.stdout.flush()

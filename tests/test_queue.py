@@ -164,16 +164,18 @@ def test_segments_are_told_in_order_and_from_any_mark_on(with_queue):
     with_queue(body)
 
 
-def test_progress_is_read_off_the_chunks_and_never_goes_back(with_queue):
+def test_progress_is_read_off_the_finished_chunks(with_queue):
     async def body(queue):
-        task = await planned(queue, 2)
-        first, second = await queue.claim(), await queue.claim()
-        await queue.beat(first, 0.5)
-        assert (await queue.get(task.id)).progress == 0.25
-        await queue.beat(second, 0.1)
-        assert (await queue.get(task.id)).progress == 0.25
+        task = await planned(queue, 4)
+        assert task.progress == 0
+        chunks = [await queue.claim() for _ in range(3)]
+        progress = [(await queue.finish(chunk, [])).progress for chunk in chunks]
+        assert progress == [0.25, 0.5, 0.75]
 
-        assert (await queue.finish(first, [])).progress == 0.5
+        await queue.cancel(task.id)
+        await queue.retry(task.id)
+        replanned = await queue.plan(await queue.claim(), a_plan(4, fingerprint="other"))
+        assert replanned.progress == 0  # another plan: nothing of it is done
 
     with_queue(body)
 
@@ -307,7 +309,7 @@ def test_a_worker_that_lost_its_chunk_changes_nothing(with_queue, clock, how, ve
                 await queue.cancel(task.id)
                 await queue.prune(clock.now + 1, clock.now + 1)
         before = await queue.list(ListQuery())
-        args = {"finish": [said("late")], "fail": [BOOM], "beat": [0.5], "release": [], "replan": []}[verb]
+        args = {"finish": [said("late")], "fail": [BOOM], "beat": [], "release": [], "replan": []}[verb]
 
         with pytest.raises(LostClaim):
             await getattr(queue, verb)(stale, *args)
@@ -322,13 +324,27 @@ def test_a_sweep_takes_only_what_stopped_beating(with_queue, clock):
         await planned(queue, 2)
         silent, beating = await queue.claim(), await queue.claim()
         clock.now += 100
-        await queue.beat(beating, 0.1)
+        await queue.beat(beating)
         (swept,) = await queue.sweep(older_than=clock.now - 50)
 
         assert (swept.attempt, swept.error.code) == (2, "worker_lost")
         with pytest.raises(LostClaim):
             await queue.finish(silent, said("late"))
         await queue.finish(beating, said("in time"))
+
+    with_queue(body)
+
+
+def test_a_sweep_leaves_what_is_held_for_certain_though_the_clock_jumped_a_day(with_queue, clock):
+    async def body(queue):
+        await planned(queue, 2)
+        held, lost = await queue.claim(), await queue.claim()
+        clock.now += 86_400
+        await queue.sweep(clock.now - 120, [held])
+
+        await queue.finish(held, said("in time"))
+        with pytest.raises(LostClaim):
+            await queue.finish(lost, said("late"))
 
     with_queue(body)
 
@@ -519,11 +535,8 @@ def test_pruning_takes_old_finished_tasks_and_their_chunks_only(with_queue, cloc
         clock.now += 100
 
         assert await queue.prune(clock.now - 150, clock.now - 500) == [old.id]
-        assert await queue.audio_owners([old.id, new.id, failed.id, waiting.id]) == {
-            new.id,
-            failed.id,
-            waiting.id,
-        }
+        kept = await queue.states([old.id, new.id, failed.id, waiting.id])
+        assert kept.keys() == {new.id, failed.id, waiting.id}
         orphans = await queue.db.read(
             lambda c: c.execute("select count(*) from chunk where task = 1").fetchone()
         )

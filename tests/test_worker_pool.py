@@ -1,8 +1,10 @@
-"""The pool against children that do what children do: die, hang, lie. The queue is real, the engine is not."""
+"""The pool against children that die, hang and lie. The queue is real, the engine is not."""
 
 import asyncio
 import contextlib
 import os
+import signal
+import sqlite3
 import sys
 import time
 from pathlib import Path
@@ -14,7 +16,7 @@ from whisperd.db import Database
 from whisperd.events import Events
 from whisperd.queue import SqliteQueue
 from whisperd.spool import Spool
-from whisperd.task import FINAL, Rules, State
+from whisperd.task import FINAL, Rules, State, StorageBusy
 from whisperd.worker_pool import Model, PoolFailed, PoolSettings, WorkerPool
 
 BAD_CHILD = str(Path(__file__).with_name("bad_child.py"))
@@ -24,7 +26,7 @@ BAD_CHILD = str(Path(__file__).with_name("bad_child.py"))
 def with_pool(tmp_path):
     """Run an async test body beside a pool whose children behave as `how` says."""
 
-    def run(body, how, workers=1, **settings):
+    def run(body, how, workers=1, **settings):  # settings: of the pool
         async def main():
             events = Events()
             async with Database(tmp_path / "q.db") as db:
@@ -53,16 +55,17 @@ def with_pool(tmp_path):
 
 async def over(queue, task, seconds=20):
     deadline = time.monotonic() + seconds
-    while (task := await queue.get(task.id)).state not in FINAL and time.monotonic() < deadline:
-        await asyncio.sleep(0.01)
+    with queue._events.subscribe(task.id) as subscription:
+        while (task := await queue.get(task.id)).state not in FINAL:
+            await subscription.next(deadline - time.monotonic())
     return task
 
 
 async def until(condition, seconds=10):
     deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
+    while not condition():  # of a process, which sets no Event
+        assert time.monotonic() < deadline
         await asyncio.sleep(0.01)
-    assert condition()
 
 
 @pytest.mark.parametrize(
@@ -74,6 +77,7 @@ async def until(condition, seconds=10):
         ("exit 1", "exited with 1"),
         ("garbage", "makes no sense"),
         ("half a line", "exited with 0"),
+        ("closes its pipe", "killed by signal 9"),
         ("wrong message", "makes no sense"),
         ("wrong answer", "makes no sense"),
         ("silence", "no sign of life"),
@@ -94,6 +98,36 @@ def test_whatever_a_child_does_costs_one_retry_and_its_cause_is_named(with_pool,
         assert pool.workers()[0].restarts == 1
 
     with_pool(body, how, silence_seconds=0.6)
+
+
+def test_the_death_of_an_idle_child_is_noticed_and_blamed_on_nobody(with_pool):
+    async def body(queue, pool):
+        await until(lambda: pool.workers()[0].state == "idle")
+        os.kill(pool.workers()[0].pid, signal.SIGKILL)
+        await until(lambda: pool.workers()[0].restarts == 1)
+        task, _ = await queue.submit(a_task(max_retries=0))
+
+        assert (await over(queue, task)).state == State.COMPLETED
+
+    with_pool(body, "well")
+
+
+def test_a_database_that_cannot_be_written_stops_nothing_for_good(with_pool, tmp_path, capsys):
+    async def body(queue, pool):
+        await until(lambda: pool.workers()[0].state == "idle")
+        await queue._db.write(lambda conn: conn.execute("pragma busy_timeout = 50").fetchone())
+        due = time.time() + 0.3
+        task, _ = await queue.submit(a_task(run_at=due))
+        with contextlib.closing(sqlite3.connect(tmp_path / "q.db", isolation_level=None)) as foreign:
+            foreign.execute("begin immediate")
+            with pytest.raises(StorageBusy):
+                await queue.submit(a_task())
+            await until(lambda: "the queue cannot be written" in capsys.readouterr().out)
+            foreign.execute("rollback")
+
+        assert (await over(queue, task)).state == State.COMPLETED
+
+    with_pool(body, "well")
 
 
 def test_a_child_that_works_for_ever_is_stopped_by_the_limit_of_a_chunk(with_pool):

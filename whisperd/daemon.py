@@ -31,11 +31,12 @@ from whisperd.http import build_app
 from whisperd.queue import SqliteQueue
 from whisperd.routes import Services
 from whisperd.spool import Spool
-from whisperd.task import FINAL, ModelUnusable, Rules
+from whisperd.task import FINAL, ModelUnusable, Rules, StorageBusy, StorageFailed, StorageFull, Task
 from whisperd.worker_pool import Model, PoolFailed, PoolSettings, WorkerPool
 
 log = structlog.get_logger(__name__)
 SWEEP_SECONDS = 30
+HTTP_GRACE_SECONDS = 1  # for answers under way
 PRUNE_SECONDS = 300
 # What a task failed with when its audio is of no use to anyone: it is not kept for a retry.
 _HOPELESS = frozenset({"unsupported_media", "no_audio", "audio_too_long"})
@@ -110,50 +111,39 @@ class ModelStore:
 
     def _look(self, name: str) -> models.ModelFile:
         try:
-            return models.find(name, self._folder)
-        except models.NotInstalled as error:
             if name == models.DEFAULT:
                 models.ensure_default(self._folder)
-                return models.find(name, self._folder)
+            return models.find(name, self._folder)
+        except models.NotInstalled as error:
             raise ModelUnusable(str(error)) from error
-        except models.ModelError as error:
+        except (models.ModelError, OSError) as error:
             raise ModelUnusable(f"the model {name} cannot be used: see `whisperd models list`") from error
 
     def _find(self, name: str) -> Model:
         path = self._look(name).path
-        stat = path.stat()
-        seen = (name, stat.st_size, stat.st_mtime_ns)
-        if seen not in self._sound:
-            self._sound[seen] = Model(str(path), self._checked(name, path))
+        try:
+            stat = path.stat()
+            seen = (name, stat.st_size, stat.st_mtime_ns)
+            if seen not in self._sound:
+                self._sound[seen] = Model(str(path), self._checked(name, path))
+        except OSError as error:
+            raise ModelUnusable(f"the model {name} cannot be read: {error.strerror}") from error
         return self._sound[seen]
 
     def _checked(self, name: str, path: Path) -> str:
         verdict = models.verify(path)
         if verdict is models.Verdict.UNKNOWN:
             log.warning("a model of unknown origin is used as it is", model=name)
-            return models.trust(path)
-        if verdict is not models.Verdict.OK:
+            with suppress(OSError):  # a folder that may only be read keeps no record of it
+                models.trust(path)
+        elif verdict is not models.Verdict.OK:
             raise ModelUnusable(f"the model {name} is damaged: `whisperd models verify` says more")
         return models.sha256(path)
 
 
 async def _serve(parts: Machine, stop: asyncio.Event, now: asyncio.Event) -> None:
-    services = _services(parts)
-    listening = _bind(parts.config)
-    server = _Server(
-        uvicorn.Config(
-            build_app(services),
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            lifespan="off",
-            http="h11",  # the limits below are its own
-            timeout_graceful_shutdown=5,
-            ws="websockets-sansio",
-            ws_max_size=2**20,
-            h11_max_incomplete_event_size=2**16,
-        )
-    )
+    services, listening = _services(parts), _bind(parts.config)
+    server = _server(services)
     async with asyncio.TaskGroup() as group:
         pooling = group.create_task(parts.pool.run(), name="pool")
         serving = group.create_task(server.serve([listening]), name="http")
@@ -166,20 +156,46 @@ async def _serve(parts: Machine, stop: asyncio.Event, now: asyncio.Event) -> Non
         log.info("stopping", grace_seconds=parts.config.shutdown.grace_seconds)
         services.draining = True
         parts.pool.drain()
-        parts.events.close()  # 1. let the open streams end
-        server.should_exit = True  # 2. no new requests
-        await _first(serving, now.wait())
-        await _end(pooling, now, parts.config.shutdown.grace_seconds)  # 3. chunks are finished or handed back
-        await parts.queue.recover()  # what was begun waits in line, in the file as in the next start
+        parts.events.close()  # open streams end: they would keep the server from stopping
+        server.should_exit = True
+        await _wind_down(pooling, now, parts.config.shutdown.grace_seconds)
+        server.force_exit = now.is_set()
+        await asyncio.wait([serving])
         tidying.cancel()
+    await _leave_in_order(parts)
 
 
-async def _end(pooling: asyncio.Task[None], now: asyncio.Event, grace_seconds: float) -> None:
+async def _wind_down(pooling: asyncio.Task[None], now: asyncio.Event, grace_seconds: float) -> None:
+    """Let the pool finish its chunks for the grace; then, or at a second signal, have them handed back."""
     with suppress(TimeoutError):
         async with asyncio.timeout(grace_seconds):
             await _first(pooling, now.wait())
     pooling.cancel()
     await asyncio.wait([pooling])
+
+
+async def _leave_in_order(parts: Machine) -> None:
+    """What was begun waits in line, in the file as in the next start; which does the same if this fails."""
+    with suppress(StorageFull, StorageBusy, StorageFailed):
+        await parts.queue.recover()
+        await _clean_spool(parts)
+
+
+def _server(services: Services) -> uvicorn.Server:
+    return _Server(
+        uvicorn.Config(
+            build_app(services),
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            lifespan="off",
+            http="h11",  # the limits below are its own
+            timeout_graceful_shutdown=HTTP_GRACE_SECONDS,
+            ws="websockets-sansio",
+            ws_max_size=2**20,
+            h11_max_incomplete_event_size=2**16,
+        )
+    )
 
 
 async def _first(*waits: object) -> None:
@@ -244,41 +260,61 @@ async def _recover(parts: Machine) -> None:
     recovered = await parts.queue.recover()
     if recovered:
         log.warning("the last stop was not clean", queued_again=len(recovered))
-    await _drop_orphans(parts)
+    await _prune(parts)
+    await _clean_spool(parts)
 
 
-async def _drop_orphans(parts: Machine) -> None:
-    """Remove files whose task is not known: an upload cut off by a crash, a task that was pruned."""
-    found = await asyncio.to_thread(lambda: set(parts.spool.owners()))
-    for orphan in found - await parts.queue.audio_owners(sorted(found)):
-        await asyncio.to_thread(parts.spool.remove, orphan)
+async def _clean_spool(parts: Machine) -> None:
+    """Remove the files of no task (an upload cut off by a crash), and the PCM of tasks that are over."""
+    found = await asyncio.to_thread(lambda: sorted(parts.spool.owners()))
+    states = await parts.queue.states(found)
+    for task_id in found:
+        if task_id not in states:
+            await asyncio.to_thread(parts.spool.remove, task_id)
+        elif states[task_id] in FINAL:
+            await asyncio.to_thread(parts.spool.remove_pcm, task_id)
+
+
+async def _prune(parts: Machine) -> None:
+    """Forget the finished tasks that are too old, and their audio."""
+    keep = parts.config.retention
+    while gone := await parts.queue.prune(
+        time() - keep.job_hours * 3600, time() - keep.failed_job_hours * 3600
+    ):
+        for task_id in gone:
+            await asyncio.to_thread(parts.spool.remove, task_id)
 
 
 async def _tidy(parts: Machine) -> None:
-    """Remove what a task that is over does not need. A hint missed here is made up for by the sweep."""
+    """Remove at once what a task that is over does not need. A hint missed here is made up for at start."""
     while not parts.events.closed:
         with parts.events.subscribe() as subscription:
             async for event in subscription:
                 if event.task.state in FINAL:
-                    hopeless = event.task.error is not None and event.task.error.code in _HOPELESS
-                    remove = parts.spool.remove if hopeless else parts.spool.remove_pcm
-                    await asyncio.to_thread(remove, event.task.id)
+                    await _remove_leftovers(parts.spool, event.task)
+
+
+async def _remove_leftovers(spool: Spool, task: Task) -> None:
+    hopeless = task.error is not None and task.error.code in _HOPELESS
+    try:
+        await asyncio.to_thread(spool.remove if hopeless else spool.remove_pcm, task.id)
+    except OSError as error:
+        log.error("a file of the spool cannot be removed", task_id=task.id, error=error.strerror)
 
 
 @contextmanager
 def _schedule(parts: Machine) -> Iterator[None]:
     scheduler = AsyncIOScheduler(timezone="UTC")  # its job store stays in memory: others pickle
 
-    async def sweep() -> None:  # coroutine functions: APScheduler never awaits what a lambda returns
-        swept = await parts.queue.sweep(older_than=time() - 2 * parts.config.workers.silence_seconds)
+    # Coroutine functions: APScheduler never awaits what a lambda returns.
+    async def sweep() -> None:
+        lease_seconds = 2 * parts.config.workers.silence_seconds
+        swept = await parts.queue.sweep(time() - lease_seconds, parts.pool.held())
         if swept:
-            log.warning("took chunks from workers that gave no sign of life", tasks=len(swept))
+            log.warning("took chunks that no worker holds", tasks=len(swept))
 
     async def prune() -> None:
-        keep = parts.config.retention
-        gone = await parts.queue.prune(time() - keep.job_hours * 3600, time() - keep.failed_job_hours * 3600)
-        for task_id in gone:
-            await asyncio.to_thread(parts.spool.remove, task_id)
+        await _prune(parts)
 
     scheduler.add_job(sweep, "interval", seconds=SWEEP_SECONDS, id="sweep")
     scheduler.add_job(prune, "interval", seconds=PRUNE_SECONDS, id="prune")

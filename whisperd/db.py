@@ -21,11 +21,11 @@ from typing import Any, TypeVar
 
 import aiosqlite
 
-from whisperd.task import StorageFailed, StorageFull
+from whisperd.task import StorageBusy, StorageFailed, StorageFull
 
 R = TypeVar("R")
 LARGEST_BATCH = 256  # verbs in one transaction; what comes meanwhile waits for the next commit
-_BROKEN = {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}  # primary result codes
+_HELD = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}  # primary result codes
 
 
 class DatabaseInUse(Exception):
@@ -86,8 +86,9 @@ class Database:
         """Commit `fn(conn, *args)` and return its result; `then(result)` runs on the loop, in commit order.
 
         `then` runs even if the caller was cancelled while the commit was under way.
-        Raises StorageFull when the disk is full, StorageFailed after an I/O error: both committed nothing
-        (an I/O error on the commit itself is ambiguous, which is why nothing is written after one).
+        Raises StorageFull when the disk is full, StorageBusy when another program holds the database,
+        StorageFailed after any other trouble of SQLite's. All of them committed nothing; only an I/O error
+        on the commit itself is ambiguous, which is why nothing more is written after a StorageFailed.
         """
         if self._closed:
             raise StorageFailed("the database is closed")
@@ -185,9 +186,9 @@ def _translation() -> Iterator[None]:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the primary code
         if code == sqlite3.SQLITE_FULL:
             raise StorageFull("no disk space is left for the queue") from error
-        if code in _BROKEN:
-            raise StorageFailed(f"the database reported: {error}") from error
-        raise
+        if code in _HELD:
+            raise StorageBusy("another program holds the database") from error
+        raise StorageFailed(f"the database reported: {error}") from error
 
 
 def _translated(fn: Callable[[sqlite3.Connection], R]) -> Callable[[sqlite3.Connection], R]:

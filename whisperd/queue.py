@@ -7,7 +7,7 @@ after its commit. Holds no state but the database's, save for the wake-up. Times
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from time import time
 
@@ -107,9 +107,9 @@ class SqliteQueue:
                 await self.release(chunk)
             raise
 
-    async def beat(self, chunk: Chunk, fraction: float) -> None:
-        """Renew the lease; `fraction` (0 to 1) of the chunk is done. Raises LostClaim."""
-        await self._db.write(moves.beat, chunk, fraction, self._now(), then=self._progressed)
+    async def beat(self, chunk: Chunk) -> None:
+        """Renew the lease. Raises LostClaim."""
+        await self._db.write(moves.beat, chunk, self._now())
 
     async def plan(self, chunk: Chunk, plan: Plan) -> Task:
         """Finish the plan: its chunks can be claimed. Finished chunks of an equal plan are kept."""
@@ -120,7 +120,9 @@ class SqliteQueue:
 
         def told(task: Task) -> None:
             self._events.publish(Event("segment", task, chunk.number, segments))
-            self._told(task)
+            self._events.publish(Event("progress", task))
+            if task.state != State.PROCESSING:
+                self._told(task)
 
         return await self._db.write(moves.finish, chunk, segments, self._now(), then=told)
 
@@ -137,9 +139,14 @@ class SqliteQueue:
         """Hand the chunk back and make the plan again: its decoded audio is gone."""
         return await self._db.write(moves.replan, chunk, then=self._told)
 
-    async def sweep(self, older_than: float) -> Sequence[Task]:
-        """Take chunks whose holder has not beaten since `older_than` from it; each counts as a failure."""
-        return await self._db.write(rescue.sweep, older_than, self._rules, self._now(), then=self._told_all)
+    async def sweep(self, older_than: float, held: Sequence[Chunk] = ()) -> Sequence[Task]:
+        """Take chunks whose holder has not beaten since `older_than` from it; each counts as a failure.
+
+        Those that are `held` for certain are left alone, whatever a clock that was set says of them.
+        """
+        return await self._db.write(
+            rescue.sweep, older_than, held, self._rules, self._now(), then=self._told_all
+        )
 
     async def recover(self) -> Sequence[Task]:
         """At start, when no worker can be at work: queue again what a dead daemon was processing."""
@@ -151,9 +158,9 @@ class SqliteQueue:
             moves.prune, completed_before, others_before, limit, self._now() - self._rules.idempotency_seconds
         )
 
-    async def audio_owners(self, ids: Sequence[str]) -> frozenset[str]:
-        """Those of `ids` that are tasks."""
-        return await self._db.read(questions.known, ids)
+    async def states(self, ids: Sequence[str]) -> Mapping[str, State]:
+        """The states of those of `ids` that are tasks."""
+        return await self._db.read(questions.states, ids)
 
     def _told(self, task: Task) -> None:
         self._ready.set()  # whatever changed: a task in line, a tenant under its limit again
@@ -166,6 +173,3 @@ class SqliteQueue:
     def _told_of_claim(self, found: Chunk | float) -> None:
         if isinstance(found, Chunk):  # any: a task that waited for its next attempt goes on with any chunk
             self._events.publish(Event("task", found.task))
-
-    def _progressed(self, task: Task) -> None:
-        self._events.publish(Event("progress", task))

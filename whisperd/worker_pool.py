@@ -1,34 +1,30 @@
 """Slots. A slot is one coroutine that owns one child process and runs one chunk at a time.
 
-Owns the children: starts, watches, stops and replaces them. Any doubt about a child kills it; the cause has
-a name. Knows what a chunk is, not what is in it.
+Hands out chunks, records what came of them, stops the work on what was cancelled, replaces children that
+died. Knows what a chunk is, not what is in it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-import sys
-from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import aclosing, asynccontextmanager, suppress
 from itertools import count
-from tempfile import TemporaryFile
 from time import monotonic
-from typing import IO, assert_never
+from typing import assert_never
 
-import msgspec
 import structlog
 from msgspec import Struct
 
+from whisperd import children
+from whisperd.children import Child, ChildDied, Limits, Outcome
 from whisperd.engine.protocol import (
     Abort,
     Aborted,
     Alive,
-    Answer,
     MakePlan,
     Planned,
-    Ready,
     Refused,
     Settings,
     Transcribe,
@@ -43,6 +39,7 @@ from whisperd.task import (
     LostClaim,
     ModelUnusable,
     Problem,
+    StorageBusy,
     StorageFailed,
     StorageFull,
     Task,
@@ -50,22 +47,9 @@ from whisperd.task import (
 )
 
 log = structlog.get_logger(__name__)
-LONGEST_LINE = 64 * 2**20  # bytes; a plan is one line, and asyncio's default is 64 KiB
-START_SECONDS = 180.0  # to import and to load a large model from a slow disk
 ABORT_SECONDS = 1.2  # to stop on request, before it is killed; a cancel must be done in 2 s
-FULL_DISK_RETRY = 1.0  # seconds between tries to commit what a full disk refused
-
-
-Outcome = Planned | Transcribed | Refused | Aborted  # the last word on a request
-_ANSWERS: msgspec.json.Decoder[Answer] = msgspec.json.Decoder(Answer)
-
-
-class ChildDied(Exception):
-    """The child process ended, fell silent, or said something that makes no sense."""
-
-    def __init__(self, problem: Problem) -> None:
-        super().__init__(problem.message)
-        self.problem = problem
+STORAGE_RETRY = 1.0  # seconds between tries to commit what a full disk or a foreign lock refused
+LONGEST_RESTART = 30.0  # seconds between two starts of a child that keeps dying; 0.2 after the first death
 
 
 class PoolFailed(Exception):
@@ -83,11 +67,15 @@ class PoolSettings(Struct, frozen=True, kw_only=True):
     gpu: bool = True
     nice: int = 10
     max_memory_bytes: int = 0
-    max_seconds_per_chunk: float = 600.0  # however alive it looks
-    silence_seconds: float = 60.0  # without any sign of life
-    beat_seconds: float = 5.0
+    max_seconds_per_chunk: float = 600.0
+    silence_seconds: float = 60.0
     max_audio_seconds: float = 43_200.0
-    command: tuple[str, ...] = (sys.executable, "-P", "-m", "whisperd.child")  # then its Settings, as JSON
+    command: tuple[str, ...] = children.COMMAND
+
+    @property
+    def beat_seconds(self) -> float:
+        """Between two renewals of a lease."""
+        return min(5.0, self.silence_seconds / 4)
 
 
 class WorkerInfo(Struct, frozen=True, kw_only=True):
@@ -121,30 +109,29 @@ class WorkerPool:
         self.find_model = find_model
         self.default_model = default_model
         self.settings = settings
+        self.draining = asyncio.Event()  # claim nothing more
+        self.ready = asyncio.Event()  # a worker is, or was
         self._events = events
         self._slots = [_Slot(self, number) for number in range(1, settings.workers + 1)]
-        self._draining = asyncio.Event()
-        self.ready = asyncio.Event()  # a worker is, or was
 
     async def run(self) -> None:
         """Work until drained or cancelled; cancelled, hand the unfinished chunks back."""
         async with asyncio.TaskGroup() as group:
             watching = group.create_task(self._watch(), name="pool-watch")
             slots = [group.create_task(slot.run(), name=f"slot-{slot.number}") for slot in self._slots]
-            draining = group.create_task(self._draining.wait(), name="pool-drain")
             await asyncio.wait(slots)
             watching.cancel()
-            draining.cancel()
 
     def drain(self) -> None:
         """Claim nothing more; `run` ends when the chunks in work are finished."""
-        self._draining.set()
-
-    async def draining(self) -> None:
-        await self._draining.wait()
+        self.draining.set()
 
     def workers(self) -> list[WorkerInfo]:
         return [slot.info() for slot in self._slots]
+
+    def held(self) -> Sequence[Chunk]:
+        """The chunks in work: alive for certain, whatever the clock says of their leases."""
+        return [slot.chunk for slot in self._slots if slot.chunk is not None]
 
     async def _watch(self) -> None:
         """Stop the work on a task that was cancelled. A hint missed here is found by the next beat."""
@@ -165,197 +152,217 @@ class _Slot:
         self._pool = pool
         self.number = number
         self.chunk: Chunk | None = None
-        self._child: Process | None = None
+        self._child: Child | None = None
         self._state = "starting"
-        self._model: Model | None = None
         self._model_name: str | None = None
         self._requests = count(1)
-        self._request = 0
+        self._asked: int | None = None  # the request that the child works on
         self._started = False  # a child of this slot has been ready once
+        self._deaths = 0  # since a chunk went well
         self._restarts = self._tasks_done = self._chunks_done = 0
         self._compute_seconds = self._audio_seconds = 0.0
 
     async def run(self) -> None:
-        while not self._pool._draining.is_set():
+        while not self._pool.draining.is_set():
             try:
                 async with self._ready_child() as child:
                     await self._serve(child)
             except ChildDied as died:
-                if not self._started:
-                    raise PoolFailed(f"a worker could not start: {died}") from None
-                self._restarts += 1
-                log.warning("worker died", worker=self.number, cause=died.problem.code, message=str(died))
-                await asyncio.sleep(0.2)
+                await self._mourn(died)
             except StorageFailed as failed:
-                # The daemon stays up to say so: nothing is acknowledged and /health is down until a restart.
+                # The daemon stays up to say so: nothing is acknowledged, /health is down until a restart.
                 log.critical("nothing can be committed", worker=self.number, error=str(failed))
                 self._state = "stopped"
-                await self._pool.draining()
+                await self._pool.draining.wait()
         self._state = "stopped"
 
     def abort(self) -> None:
         """Stop the chunk in work: ask the child, and kill it if it does not obey in time."""
-        child, request = self._child, self._request
-        if child is None or child.stdin is None:
+        child, asked = self._child, self._asked
+        if child is None or asked is None:
             return
-        with suppress(ConnectionError):
-            child.stdin.write(msgspec.json.encode(Abort(request)) + b"\n")
+        child.send(Abort(asked))
 
         def kill_if_still_at_it() -> None:
-            if self._child is child and self._request == request and self.chunk is not None:
-                _kill(child)
+            if self._child is child and self._asked == asked:
+                child.kill()
 
         asyncio.get_running_loop().call_later(ABORT_SECONDS, kill_if_still_at_it)
 
     def info(self) -> WorkerInfo:
-        pid = self._child.pid if self._child else None
         speed = self._compute_seconds / self._audio_seconds if self._audio_seconds else None
         return WorkerInfo(
             id=self.number,
-            pid=pid,
+            pid=self._child.pid if self._child else None,
             state=self._state,
             model=self._model_name,
             task_id=self.chunk.task.id if self.chunk else None,
             chunk=self.chunk.number if self.chunk else None,
-            rss_bytes=_rss_bytes(pid) if pid else None,
+            rss_bytes=self._child.rss_bytes() if self._child else None,
             tasks_done=self._tasks_done,
             chunks_done=self._chunks_done,
             real_time_factor=speed and round(speed, 4),
             restarts=self._restarts,
         )
 
+    # --- the child ---
+
     @asynccontextmanager
-    async def _ready_child(self) -> AsyncIterator[Process]:
+    async def _ready_child(self) -> AsyncIterator[Child]:
         self._state = "starting"
         self._model_name = self._pool.default_model
-        model = await self._pool.find_model(self._model_name)
-        async with _spawned(self._pool.settings, model) as child:
+        async with children.started(await self._child_settings(), self._pool.settings.command) as child:
             self._child = child
+            self._started = True
+            self._pool.ready.set()
             try:
-                answer = await _hear(child, START_SECONDS)
-                if not isinstance(answer, Ready):
-                    raise _nonsense(child)
-                self._started = True
-                self._pool.ready.set()
                 yield child
             finally:
                 self._child = None
 
-    async def _serve(self, child: Process) -> None:
-        while not self._pool._draining.is_set():
+    async def _child_settings(self) -> Settings:
+        settings = self._pool.settings
+        try:
+            model = await self._pool.find_model(self._pool.default_model)
+        except ModelUnusable as unusable:
+            raise ChildDied(Problem("model_unusable", str(unusable))) from unusable
+        return Settings(
+            model=model.path,
+            daemon_pid=os.getpid(),
+            threads=settings.threads,
+            gpu=settings.gpu,
+            nice=settings.nice,
+            max_memory_bytes=settings.max_memory_bytes,
+        )
+
+    async def _mourn(self, died: ChildDied) -> None:
+        """Wait before the next start, longer each time, unless it never worked at all."""
+        if self._pool.draining.is_set():
+            return
+        if not self._started:
+            raise PoolFailed(f"a worker could not start: {died}") from died
+        self._state = "starting"
+        self._restarts += 1
+        log.warning("worker died", worker=self.number, cause=died.problem.code, message=str(died))
+        await self._pause(min(LONGEST_RESTART, 0.2 * 2**self._deaths))
+        self._deaths += 1
+
+    async def _pause(self, seconds: float) -> None:
+        """Sleep, but not into a shutdown."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._pool.draining.wait()
+
+    # --- its chunks ---
+
+    async def _serve(self, child: Child) -> None:
+        while not self._pool.draining.is_set():
             self._state = "idle"
-            self.chunk = await self._claim()
-            if self.chunk is None:
-                return
-            self._state = "busy"
             try:
-                await self._work(child, self.chunk)
+                self.chunk = await self._claim(child)
+                if child.ended:
+                    await self._hand_back()
+                    raise ChildDied(child.cause_of_death())
+                if self.chunk is not None:
+                    self._state = "busy"
+                    await self._work(child, self.chunk)
+            except asyncio.CancelledError:
+                await asyncio.shield(self._hand_back())
+                raise
             finally:
                 self.chunk = None
 
-    async def _claim(self) -> Chunk | None:
-        """The next chunk, or None once the pool is drained. A claim that is cut off owns nothing."""
-        claiming = asyncio.ensure_future(self._pool.queue.claim())
-        draining = asyncio.ensure_future(self._pool.draining())
+    async def _claim(self, child: Child) -> Chunk | None:
+        """The next chunk; or None when the pool drains, the child dies, or the queue cannot be written."""
+        claiming = asyncio.create_task(self._pool.queue.claim(), name=f"claim-{self.number}")
+        others = [
+            asyncio.create_task(self._pool.draining.wait(), name=f"drain-{self.number}"),
+            asyncio.create_task(child.gone(), name=f"gone-{self.number}"),
+        ]
         try:
-            await asyncio.wait([claiming, draining], return_when=asyncio.FIRST_COMPLETED)
-            if claiming.done():
-                return claiming.result()
-            return None
+            await asyncio.wait([claiming, *others], return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for waiting in (claiming, draining):
-                waiting.cancel()
-            await asyncio.wait([claiming, draining])
-
-    async def _work(self, child: Process, chunk: Chunk) -> None:
+            for other in (claiming, *others):  # a claim that is done is not touched by this
+                other.cancel()
+            await asyncio.shield(asyncio.wait([claiming, *others]))
+            if not claiming.cancelled() and claiming.exception() is None:
+                self.chunk = claiming.result()  # known also to who cancels us just now
         try:
-            answer = await self._converse(child, chunk)
-        except asyncio.CancelledError:
-            await asyncio.shield(self._settle(lambda: self._pool.queue.release(chunk)))
-            raise
+            return None if claiming.cancelled() else claiming.result()
+        except (StorageFull, StorageBusy) as error:
+            log.warning("the queue cannot be written", worker=self.number, error=str(error))
+            await self._pause(STORAGE_RETRY)
+            return None
+
+    async def _hand_back(self) -> None:
+        """Release what is held, once: what cannot be written now, the next start recovers."""
+        chunk, self.chunk = self.chunk, None
+        if chunk is not None:
+            with suppress(LostClaim, StorageFull, StorageBusy, StorageFailed):
+                await self._pool.queue.release(chunk)
+
+    async def _work(self, child: Child, chunk: Chunk) -> None:
+        queue = self._pool.queue
+        try:
+            outcome = await self._converse(child, chunk)
         except ChildDied as died:
-            problem = died.problem
-            final = problem.code == "timeout"
-            await self._settle(lambda: self._pool.queue.fail(chunk, problem, final=final))
+            problem, final = died.problem, died.problem.code == "timeout"
+            await self._settle(lambda: queue.fail(chunk, problem, final=final))
             raise
         except ModelUnusable as unusable:
             problem = Problem("model_unusable", str(unusable))
-            await self._settle(lambda: self._pool.queue.fail(chunk, problem, final=True))
+            await self._settle(lambda: queue.fail(chunk, problem, final=True))
         else:
-            await self._record(chunk, answer)
+            await self._record(chunk, outcome)
 
-    async def _record(self, chunk: Chunk, answer: Outcome) -> None:
-        queue = self._pool.queue
-        match answer:
-            case Planned(plan):
-                await self._settle(lambda: queue.plan(chunk, plan))
-            case Transcribed(segments, seconds):
-                self._count(chunk, seconds)
-                await self._settle(lambda: queue.finish(chunk, segments))
-            case Refused(code, message, "replan"):
-                log.info("decoding again", chunk=str(chunk), code=code, message=message)
-                await self._settle(lambda: queue.replan(chunk))
-            case Refused(code, message, then):
-                log.info("chunk refused", chunk=str(chunk), code=code, message=message)
-                problem = Problem(code, message)
-                await self._settle(lambda: queue.fail(chunk, problem, final=then == "fail"))
-            case Aborted():
-                # Its task is over, or was: a task that is run again meanwhile must get its chunk back.
-                await self._settle(lambda: queue.release(chunk))
-            case _:
-                assert_never(answer)
-
-    async def _settle(self, verb: Callable[[], Awaitable[Task]]) -> None:
-        """Record the outcome, unless the chunk was taken away meanwhile; wait while the disk is full."""
-        while True:
-            try:
-                task = await verb()
-            except LostClaim:
-                return
-            except StorageFull:
-                log.warning("the disk is full: an outcome waits to be committed", worker=self.number)
-                await asyncio.sleep(FULL_DISK_RETRY)
-            else:
-                self._tasks_done += task.state in FINAL
-                return
-
-    def _count(self, chunk: Chunk, seconds: float) -> None:
-        self._chunks_done += 1
-        self._compute_seconds += seconds
-        self._audio_seconds += chunk.cut.samples / SAMPLE_RATE if chunk.cut else 0.0
-
-    async def _converse(self, child: Process, chunk: Chunk) -> Outcome:
-        """Send the request, keep the lease while the child shows life, and return its last word."""
-        self._request = next(self._requests)
+    async def _converse(self, child: Child, chunk: Chunk) -> Outcome:
+        """Have the chunk done, and keep the lease while the child shows life. Safe to cancel."""
         request = await self._request_for(chunk)
-        assert child.stdin is not None
-        child.stdin.write(msgspec.json.encode(request) + b"\n")
-        deadline = _Deadline(chunk, self._pool.settings)
+        # A cancel that came before this slot was known to hold the chunk was told to nobody.
+        if (await self._pool.queue.get(chunk.task.id)).state in FINAL:
+            return Aborted()
+        self._asked = request.number
         beaten_at = monotonic()
-        while True:
-            answer = await deadline.hear(child)
-            if not isinstance(answer, Alive):
-                return _fitting(child, chunk, answer)
-            if monotonic() - beaten_at >= self._pool.settings.beat_seconds:
-                beaten_at = monotonic()
-                await self._beat(chunk, answer.fraction)
-
-    async def _beat(self, chunk: Chunk, fraction: float) -> None:
         try:
-            await self._pool.queue.beat(chunk, fraction)
+            async with aclosing(child.answer(request, self._limits(chunk))) as answers:
+                async for answer in answers:
+                    if not isinstance(answer, Alive):
+                        return answer
+                    if monotonic() - beaten_at >= self._pool.settings.beat_seconds:
+                        beaten_at = monotonic()
+                        await self._beat(chunk)
+        finally:
+            self._asked = None
+        raise AssertionError("an answer ends with the last word")
+
+    async def _beat(self, chunk: Chunk) -> None:
+        try:
+            await self._pool.queue.beat(chunk)
         except LostClaim:
             self.abort()
-        except StorageFull:
-            pass  # the lease is longer than a few beats; _settle waits for room
+        except (StorageFull, StorageBusy):
+            pass  # what this pool holds is not swept, however old its lease; _settle waits for room
+
+    def _limits(self, chunk: Chunk) -> Limits:
+        settings, task = self._pool.settings, chunk.task
+        task_ends = None
+        if task.timeout_seconds is not None and task.started_at is not None:
+            task_ends = monotonic() + task.timeout_seconds - (chunk.claimed_at - task.started_at)
+        return Limits(
+            chunk_seconds=settings.max_seconds_per_chunk,
+            silence_seconds=settings.silence_seconds,
+            look_seconds=settings.beat_seconds,
+            task_ends=task_ends,
+        )
 
     async def _request_for(self, chunk: Chunk) -> MakePlan | Transcribe:
         task = chunk.task
         model = await self._pool.find_model(task.model)
         self._model_name = task.model
-        pcm = str(self._pool.spool.pcm(task.id))
+        pcm, number = str(self._pool.spool.pcm(task.id)), next(self._requests)
         if chunk.cut is not None:
             return Transcribe(
-                number=self._request,
+                number=number,
                 pcm=pcm,
                 model=model.path,
                 options=task.options,
@@ -363,7 +370,7 @@ class _Slot:
                 cut=chunk.cut,
             )
         return MakePlan(
-            number=self._request,
+            number=number,
             audio=str(self._pool.spool.audio(task.id)),
             pcm=pcm,
             model=model.path,
@@ -373,145 +380,50 @@ class _Slot:
             max_seconds=self._pool.settings.max_audio_seconds,
         )
 
+    async def _record(self, chunk: Chunk, outcome: Outcome) -> None:
+        queue = self._pool.queue
+        match outcome:
+            case Planned(plan):
+                await self._settle(lambda: queue.plan(chunk, plan))
+            case Transcribed(segments, seconds):
+                self._count(chunk, seconds)
+                await self._settle(lambda: queue.finish(chunk, segments))
+            case Refused():
+                await self._refused(chunk, outcome)
+            case Aborted():
+                # Its task is over, or was: a task that is run again meanwhile must get its chunk back.
+                await self._settle(lambda: queue.release(chunk))
+            case _:
+                assert_never(outcome)
 
-class _Deadline:
-    """How long to wait for a child's answer: the chunk's limit, the task's, and that of any silence.
+    async def _refused(self, chunk: Chunk, refused: Refused) -> None:
+        queue, problem = self._pool.queue, Problem(refused.code, refused.message)
+        log.info("chunk refused", chunk=str(chunk), code=refused.code, message=refused.message)
+        match refused.then:
+            case "replan":
+                await self._settle(lambda: queue.replan(chunk))
+            case "wait":
+                await self._settle(lambda: queue.release(chunk))
+                await self._pause(STORAGE_RETRY)
+            case "retry" | "fail":
+                await self._settle(lambda: queue.fail(chunk, problem, final=refused.then == "fail"))
 
-    A child is alive while it says something or uses the processor: whisper.cpp's encoder says nothing for
-    minutes with a large model on a slow machine. One that loops for ever is stopped by the chunk's limit.
-    """
-
-    def __init__(self, chunk: Chunk, settings: PoolSettings) -> None:
-        self._settings = settings
-        self._alive_at = monotonic()
-        self._chunk_ends = monotonic() + settings.max_seconds_per_chunk
-        self._task_ends = float("inf")
-        if chunk.task.timeout_seconds is not None and chunk.task.started_at is not None:
-            used = chunk.claimed_at - chunk.task.started_at
-            self._task_ends = monotonic() + chunk.task.timeout_seconds - used
-
-    async def hear(self, child: Process) -> Answer:
-        """The child's next message, or Alive on its behalf. Raises ChildDied when a limit is reached."""
+    async def _settle(self, verb: Callable[[], Awaitable[Task]]) -> None:
+        """Record the outcome, unless the chunk was taken away; wait while nothing can be written."""
         while True:
-            used = _cpu_ticks(child.pid)
-            with suppress(TimeoutError):
-                answer = await _hear(child, self._patience())
-                self._alive_at = monotonic()
-                return answer
-            if busy := _cpu_ticks(child.pid) > used:
-                self._alive_at = monotonic()
-            if problem := self._overdue(child):
-                raise ChildDied(problem)
-            if busy:
-                return Alive(0.0)
+            try:
+                task = await verb()
+            except LostClaim:
+                return
+            except (StorageFull, StorageBusy) as error:
+                log.warning("an outcome waits to be committed", worker=self.number, error=str(error))
+                await asyncio.sleep(STORAGE_RETRY)
+            else:
+                self._tasks_done += task.state in FINAL
+                return
 
-    def _patience(self) -> float:
-        """Seconds until the next look at the child, at least as often as the lease is renewed."""
-        settings, now = self._settings, monotonic()
-        look = min(settings.beat_seconds, settings.silence_seconds / 2)
-        return max(0.0, min(look, self._chunk_ends - now, self._task_ends - now))
-
-    def _overdue(self, child: Process) -> Problem | None:
-        now, settings = monotonic(), self._settings
-        if now >= self._task_ends:
-            return Problem("timeout", "the task took longer than its timeout_seconds")
-        if now >= self._chunk_ends:
-            seconds = settings.max_seconds_per_chunk
-            return Problem("worker_hung", f"child {child.pid} worked for {seconds:.0f} s on one chunk")
-        if now - self._alive_at >= settings.silence_seconds:
-            seconds = settings.silence_seconds
-            return Problem("worker_hung", f"child {child.pid} gave no sign of life for {seconds:.0f} s")
-        return None
-
-
-@asynccontextmanager
-async def _spawned(settings: PoolSettings, model: Model) -> AsyncIterator[Process]:
-    child_settings = Settings(
-        model=model.path,
-        daemon_pid=os.getpid(),
-        threads=settings.threads,
-        gpu=settings.gpu,
-        nice=settings.nice,
-        max_memory_bytes=settings.max_memory_bytes,
-    )
-    command = (*settings.command, msgspec.json.encode(child_settings).decode())
-    with TemporaryFile() as stderr:  # not ours: what C code prints would tear the terminal view
-        child = await asyncio.create_subprocess_exec(
-            *command, stdin=PIPE, stdout=PIPE, stderr=stderr, limit=LONGEST_LINE, env=_environment(settings)
-        )
-        try:
-            yield child
-        except ChildDied:
-            log.info("last words of the worker", pid=child.pid, stderr=_last_words(stderr))
-            raise
-        finally:
-            _kill(child)
-            await child.wait()
-
-
-def _last_words(stderr: IO[bytes]) -> str:
-    stderr.seek(max(0, stderr.seek(0, os.SEEK_END) - 2000))
-    return stderr.read().decode(errors="replace").strip()
-
-
-def _environment(settings: PoolSettings) -> dict[str, str]:
-    """One BLAS thread beside whisper.cpp's own; OpenMP threads that sleep when they wait and do not spin."""
-    threads = {"OMP_NUM_THREADS": str(settings.threads), "OMP_WAIT_POLICY": "passive"}
-    return {**os.environ, **threads, "OPENBLAS_NUM_THREADS": "1"}
-
-
-def _kill(child: Process) -> None:
-    if child.returncode is None:
-        with suppress(ProcessLookupError):
-            child.kill()
-
-
-async def _hear(child: Process, seconds: float) -> Answer:
-    """The child's next message. Raises ChildDied, TimeoutError."""
-    assert child.stdout is not None
-    try:
-        async with asyncio.timeout(seconds):
-            line = await child.stdout.readline()
-    except ValueError:  # longer than LONGEST_LINE
-        raise _nonsense(child) from None
-    if not line.endswith(b"\n"):
-        raise ChildDied(_cause_of_death(child.pid, await child.wait()))
-    try:
-        return _ANSWERS.decode(line)
-    except msgspec.MsgspecError:
-        raise _nonsense(child) from None
-
-
-def _fitting(child: Process, chunk: Chunk, answer: Answer) -> Outcome:
-    """The answer, if it is one to this chunk's request: a plan for the plan, a transcript for the others."""
-    wrong = Transcribed if chunk.cut is None else Planned
-    if isinstance(answer, Ready | Alive | wrong):
-        raise _nonsense(child)
-    return answer
-
-
-def _cause_of_death(pid: int, code: int) -> Problem:
-    how = f"was killed by signal {-code}" if code < 0 else f"exited with {code}"
-    return Problem("worker_crashed", f"child {pid} {how}")
-
-
-def _nonsense(child: Process) -> ChildDied:
-    return ChildDied(Problem("worker_crashed", f"child {child.pid} said something that makes no sense"))
-
-
-def _cpu_ticks(pid: int) -> int:
-    """Processor time of all its threads, in clock ticks: utime and stime of /proc/PID/stat (proc(5))."""
-    try:
-        with open(f"/proc/{pid}/stat") as stat:
-            after_name = stat.read().rpartition(")")[2].split()
-            return int(after_name[11]) + int(after_name[12])
-    except (OSError, IndexError):
-        return 0
-
-
-def _rss_bytes(pid: int) -> int | None:
-    try:
-        with open(f"/proc/{pid}/statm") as statm:
-            return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, IndexError):
-        return None
+    def _count(self, chunk: Chunk, seconds: float) -> None:
+        self._deaths = 0
+        self._chunks_done += 1
+        self._compute_seconds += seconds
+        self._audio_seconds += chunk.cut.samples / SAMPLE_RATE if chunk.cut else 0.0

@@ -88,18 +88,8 @@ def _first_of_key(conn: sqlite3.Connection, new: NewTask, not_before: float) -> 
     return to_task(row)
 
 
-def beat(conn: sqlite3.Connection, chunk: Chunk, fraction: float, now: float) -> Task:
+def beat(conn: sqlite3.Connection, chunk: Chunk, now: float) -> None:
     _own(conn, chunk, "beat_at = :now", {"now": now})
-    samples = chunk.cut.samples if chunk.cut else 0
-    return _move(
-        conn,
-        chunk.task.seq,
-        """
-        progress = iif(samples = 0, progress,
-                       max(progress, min(1.0, (samples_done + :fraction * :samples) / samples)))
-        """,
-        {"fraction": fraction, "samples": samples},
-    )
 
 
 def plan(conn: sqlite3.Connection, chunk: Chunk, plan: Plan, now: float) -> Task:
@@ -114,6 +104,10 @@ def plan(conn: sqlite3.Connection, chunk: Chunk, plan: Plan, now: float) -> Task
         (samples, samples_done, waiting, running) = (
           select coalesce(sum(samples), 0), coalesce(sum(samples) filter (where state = 'done'), 0),
                  count(*) filter (where state = 'waiting'), count(*) filter (where state = 'running')
+          from chunk where task = :seq and number > 0
+        ),
+        progress = (
+          select max(progress, coalesce(sum(samples) filter (where state = 'done') * 1.0 / max(sum(samples), 1), 0))
           from chunk where task = :seq and number > 0
         )
         """,
@@ -149,7 +143,7 @@ def finish(conn: sqlite3.Connection, chunk: Chunk, segments: Sequence[Segment], 
     samples = chunk.cut.samples if chunk.cut else 0
     change = """
         running = running - 1, samples_done = samples_done + :samples,
-        progress = iif(samples = 0, 1.0, max(progress, min(1.0, (samples_done + :samples) * 1.0 / samples)))
+        progress = max(progress, (samples_done + :samples) * 1.0 / max(samples, 1))
     """
     _move(conn, chunk.task.seq, change, {"samples": samples})
     return _settled(conn, chunk.task.seq, now)
@@ -289,7 +283,7 @@ def retry(conn: sqlite3.Connection, task_id: str) -> Task:
     row = conn.execute(
         """
         update task set
-          state = 'queued', waiting = 1, attempt = 1, finished_at = null, started_at = null,
+          state = 'queued', waiting = 1, attempt = 1, progress = 0, finished_at = null, started_at = null,
           error_code = null, error_message = null
         where id = ? and state in ('failed', 'cancelled') returning *
         """,

@@ -14,9 +14,14 @@ INTERRUPTED = Problem("interrupted", "the daemon stopped unexpectedly while it w
 SILENT = Problem("worker_lost", "the worker stopped giving signs of life")
 
 
-def sweep(conn: sqlite3.Connection, older_than: float, rules: Rules, now: float) -> Sequence[Task]:
+def sweep(
+    conn: sqlite3.Connection, older_than: float, held: Sequence[Chunk], rules: Rules, now: float
+) -> Sequence[Task]:
+    alive = {(chunk.task.seq, chunk.number, chunk.claims) for chunk in held}
     swept = []
     for chunk in _running(conn, older_than):
+        if (chunk.task.seq, chunk.number, chunk.claims) in alive:
+            continue
         with suppress(LostClaim):  # another chunk has just failed this task for good
             swept.append(fail(conn, chunk, SILENT, rules.delay(chunk.failures), False, now))
     return swept
@@ -32,8 +37,9 @@ def recover(conn: sqlite3.Connection, now: float) -> Sequence[Task]:
 
 
 def _running(conn: sqlite3.Connection, older_than: float) -> Sequence[Chunk]:
+    # The + keeps SQLite from walking all chunks ever made in the order it is to give: it sorts the few found.
     rows = conn.execute(
-        "select * from chunk where state = 'running' and beat_at < ? order by task, number", (older_than,)
+        "select * from chunk where state = 'running' and beat_at < ? order by +task, number", (older_than,)
     ).fetchall()
     tasks = "select * from task where seq = ?"
     return [to_chunk(conn.execute(tasks, (row["task"],)).fetchone(), row) for row in rows]

@@ -1,0 +1,258 @@
+"""One child process: started, spoken to, watched, killed. Any doubt about it ends it, and has a name.
+
+Knows the protocol and the limits of a conversation; nothing of the queue.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from tempfile import TemporaryFile
+from time import monotonic
+from typing import IO
+
+import msgspec
+import structlog
+from msgspec import Struct
+
+from whisperd.engine.protocol import (
+    Abort,
+    Aborted,
+    Alive,
+    Answer,
+    MakePlan,
+    Planned,
+    Ready,
+    Refused,
+    Settings,
+    Transcribe,
+    Transcribed,
+)
+from whisperd.task import Problem
+
+log = structlog.get_logger(__name__)
+LONGEST_LINE = 64 * 2**20  # bytes; a plan is one line, and asyncio's default is 64 KiB
+START_SECONDS = 180.0  # to import and to load a large model from a slow disk
+COMMAND = (sys.executable, "-P", "-m", "whisperd.child")  # then its Settings, as JSON
+_ANSWERS: msgspec.json.Decoder[Answer] = msgspec.json.Decoder(Answer)
+_INHERITED = ("PATH", "HOME", "LANG", "TMPDIR", "TZ", "VIRTUAL_ENV")
+_INHERITED_PREFIXES = ("LC_", "LD_", "PYTHON", "CUDA", "NVIDIA", "GGML", "HIP", "ROCR", "ZE_", "VK_")
+
+Outcome = Planned | Transcribed | Refused | Aborted  # the last word on a request
+
+
+class ChildDied(Exception):
+    """The child process ended, fell silent, or said something that makes no sense; or none could start."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem.message)
+        self.problem = problem
+
+
+class Limits(Struct, frozen=True, kw_only=True):
+    """Of one conversation. `ends`: on the monotonic clock, or None."""
+
+    chunk_seconds: float  # however alive it looks
+    silence_seconds: float  # without any sign of life
+    look_seconds: float  # between two looks at it, at most
+    task_ends: float | None = None
+
+
+class Child:
+    """A child that has said Ready. Alive while it speaks or uses the processor."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+        self.pid = process.pid
+
+    @property
+    def ended(self) -> bool:
+        return self._process.returncode is not None
+
+    async def gone(self) -> None:
+        """Wait for its end."""
+        await self._process.wait()
+
+    def cause_of_death(self) -> Problem:
+        """Why it ended; it has."""
+        code = self._process.returncode or 0
+        how = f"was killed by signal {-code}" if code < 0 else f"exited with {code}"
+        return Problem("worker_crashed", f"child {self.pid} {how}")
+
+    async def until_ready(self) -> None:
+        try:
+            message = await self._hear(START_SECONDS)
+        except TimeoutError:
+            problem = Problem("worker_hung", f"child {self.pid} was not ready after {START_SECONDS:.0f} s")
+            raise ChildDied(problem) from None
+        if not isinstance(message, Ready):
+            raise self._nonsense()
+
+    def send(self, message: MakePlan | Transcribe | Abort) -> None:
+        assert self._process.stdin is not None
+        with suppress(ConnectionError):  # its end is noticed where its answer is awaited
+            self._process.stdin.write(msgspec.json.encode(message) + b"\n")
+
+    async def answer(
+        self, request: MakePlan | Transcribe, limits: Limits
+    ) -> AsyncGenerator[Alive | Outcome, None]:
+        """Send the request; yield signs of life, then the last word. Raises ChildDied at any limit."""
+        self.send(request)
+        began = alive_at = monotonic()
+        while True:
+            used = self.cpu_ticks()
+            with suppress(TimeoutError):
+                message = await self._hear(_patience(limits, began))
+                alive_at = monotonic()
+                yield (message := self._fitting(request, message))
+                if not isinstance(message, Alive):
+                    return
+                continue
+            busy = self.cpu_ticks() > used
+            alive_at = monotonic() if busy else alive_at
+            if problem := self._overdue(limits, began, alive_at):
+                raise ChildDied(problem)
+            if busy:
+                yield Alive(0.0)
+
+    def kill(self) -> None:
+        # Not Process.kill: it polls first, which reaps a zombie before asyncio can learn its status.
+        if not self.ended:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+
+    def cpu_ticks(self) -> int:
+        """Processor time of all its threads, in clock ticks: utime and stime of /proc/PID/stat (proc(5))."""
+        try:
+            with open(f"/proc/{self.pid}/stat") as stat:
+                after_name = stat.read().rpartition(")")[2].split()
+                return int(after_name[11]) + int(after_name[12])
+        except (OSError, IndexError):
+            return 0
+
+    def rss_bytes(self) -> int | None:
+        try:
+            with open(f"/proc/{self.pid}/statm") as statm:
+                return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        except (OSError, IndexError):
+            return None
+
+    async def _hear(self, seconds: float) -> Answer:
+        """Its next message. Raises ChildDied, TimeoutError."""
+        assert self._process.stdout is not None
+        try:
+            async with asyncio.timeout(seconds):
+                line = await self._process.stdout.readline()
+        except ValueError:  # longer than LONGEST_LINE
+            raise self._nonsense() from None
+        if not line.endswith(b"\n"):
+            await self._end()
+            raise ChildDied(self.cause_of_death())
+        try:
+            return _ANSWERS.decode(line)
+        except msgspec.MsgspecError:
+            raise self._nonsense() from None
+
+    async def _end(self) -> None:
+        """Wait for the end of a child that closed its pipe; it may have done so and live on."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(1.0):
+                await self.gone()
+        self.kill()
+        await self.gone()
+
+    def _fitting(self, request: MakePlan | Transcribe, message: Answer) -> Alive | Outcome:
+        """The message, if it may follow this request: a plan a MakePlan, a transcript a Transcribe."""
+        wrong = Transcribed if isinstance(request, MakePlan) else Planned
+        if isinstance(message, Ready | wrong):
+            raise self._nonsense()
+        return message
+
+    def _overdue(self, limits: Limits, began: float, alive_at: float) -> Problem | None:
+        now = monotonic()
+        if limits.task_ends is not None and now >= limits.task_ends:
+            return Problem("timeout", "the task took longer than its timeout_seconds")
+        if now - began >= limits.chunk_seconds:
+            seconds = limits.chunk_seconds
+            return Problem("worker_hung", f"child {self.pid} worked for {seconds:.0f} s on one chunk")
+        if now - alive_at >= limits.silence_seconds:
+            seconds = limits.silence_seconds
+            return Problem("worker_hung", f"child {self.pid} gave no sign of life for {seconds:.0f} s")
+        return None
+
+    def _nonsense(self) -> ChildDied:
+        return ChildDied(Problem("worker_crashed", f"child {self.pid} said something that makes no sense"))
+
+
+def _patience(limits: Limits, began: float) -> float:
+    """Seconds until the next look at a silent child."""
+    now = monotonic()
+    ends = [now + limits.look_seconds, now + limits.silence_seconds / 2, began + limits.chunk_seconds]
+    return max(0.0, min([*ends, *([limits.task_ends] if limits.task_ends is not None else [])]) - now)
+
+
+@asynccontextmanager
+async def started(settings: Settings, command: tuple[str, ...] = COMMAND) -> AsyncIterator[Child]:
+    """A child, ready for requests; killed at the end of the block. Raises ChildDied."""
+    with _stderr() as stderr:
+        child = Child(await _spawn((*command, msgspec.json.encode(settings).decode()), settings, stderr))
+        try:
+            await child.until_ready()
+            yield child
+        except ChildDied:
+            log.info("last words of the worker", pid=child.pid, stderr=_last_words(stderr))
+            raise
+        finally:
+            child.kill()
+            await child.gone()
+
+
+def _stderr() -> IO[bytes]:
+    """Its own: what C code prints would tear the terminal view."""
+    try:
+        return TemporaryFile()
+    except OSError as error:
+        raise _cannot_start(error) from error
+
+
+async def _spawn(command: tuple[str, ...], settings: Settings, stderr: IO[bytes]) -> Process:
+    try:
+        return await asyncio.create_subprocess_exec(
+            *command,
+            stdin=PIPE,
+            stdout=PIPE,
+            stderr=stderr,
+            limit=LONGEST_LINE,
+            env=_environment(settings),
+            start_new_session=True,  # a signal to our group is ours to handle: a chunk may finish
+        )
+    except OSError as error:
+        raise _cannot_start(error) from error
+
+
+def _cannot_start(error: OSError) -> ChildDied:
+    return ChildDied(Problem("worker_crashed", f"no worker can be started: {error.strerror}"))
+
+
+def _environment(settings: Settings) -> dict[str, str]:
+    """What a child needs and no more: hostile media are decoded in it, and secrets live in environments.
+
+    One BLAS thread beside whisper.cpp's own; OpenMP threads that sleep when they wait and do not spin.
+    """
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name in _INHERITED or name.startswith(_INHERITED_PREFIXES)
+    }
+    threads = {"OMP_NUM_THREADS": str(settings.threads), "OMP_WAIT_POLICY": "passive"}
+    return {**kept, **threads, "OPENBLAS_NUM_THREADS": "1"}
+
+
+def _last_words(stderr: IO[bytes]) -> str:
+    stderr.seek(max(0, stderr.seek(0, os.SEEK_END) - 2000))
+    return stderr.read().decode(errors="replace").strip()
