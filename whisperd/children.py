@@ -118,7 +118,7 @@ class Child:
             if problem := self._overdue(limits, began, alive_at):
                 raise ChildDied(problem)
             if busy:
-                yield Alive(0.0)
+                yield Alive()
 
     def kill(self) -> None:
         # Not Process.kill: it polls first, which reaps a zombie before asyncio can learn its status.

@@ -253,7 +253,8 @@ def _announce(listening: socket.socket) -> None:
     host, port = listening.getsockname()[:2]
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     print(f"whisperd is ready on {url}", flush=True)
-    print(f"Try it: curl -F file=@talk.mp3 {url}/tasks/transcription", flush=True)
+    example = os.environ.get("WHISPERD_EXAMPLE", "talk.mp3")  # `make run` names a clip that is there
+    print(f"Try it: curl -F file=@{example} {url}/tasks/transcription", flush=True)
 
 
 async def _recover(parts: Machine) -> None:

@@ -49,6 +49,8 @@ from whisperd.task import (
 log = structlog.get_logger(__name__)
 ABORT_SECONDS = 1.2  # to stop on request, before it is killed; a cancel must be done in 2 s
 STORAGE_RETRY = 1.0  # seconds between tries to commit what a full disk or a foreign lock refused
+PCM_BYTES = 2 * 2 * SAMPLE_RATE  # a second of decoded audio: at most two channels of 16 bits
+FILE_SLACK = 2**20  # bytes a child may write beyond the longest audio
 LONGEST_RESTART = 30.0  # seconds between two starts of a child that keeps dying; 0.2 after the first death
 
 
@@ -233,6 +235,7 @@ class _Slot:
             gpu=settings.gpu,
             nice=settings.nice,
             max_memory_bytes=settings.max_memory_bytes,
+            max_file_bytes=int(settings.max_audio_seconds * PCM_BYTES) + FILE_SLACK,
         )
 
     async def _mourn(self, died: ChildDied) -> None:
