@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
+SUDO   := $(if $(filter-out 0,$(shell id -u)),sudo)
 
 .DEFAULT_GOAL := help
 .PHONY: help run test lint format lock clean
@@ -12,9 +13,7 @@ help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
 
 run: $(VENV)/run  ## start the daemon on http://127.0.0.1:8002 with its defaults
-	@echo 'When it is ready, paste this in another terminal:'
-	@echo '  curl -F file=@tests/data/jfk.wav http://127.0.0.1:8002/tasks/transcription'
-	@exec $(BIN)/whisperd serve
+	@WHISPERD_EXAMPLE=tests/data/jfk.wav exec $(BIN)/whisperd serve
 
 test: $(VENV)/dev  ## run every test, with real audio and real weights
 	$(BIN)/python -m pytest $(ARGS)
@@ -28,28 +27,40 @@ format: $(VENV)/dev  ## put the code into its form
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+LOCK = $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
+	--no-annotate --extra tiny-en --group build
+
 lock: $(VENV)/dev  ## pin all dependencies anew, with their hashes
 	$(PIP) install uv
-	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
-	  --no-annotate --extra tiny-en pyproject.toml -o requirements.lock
-	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
-	  --no-annotate --extra tiny-en --group dev pyproject.toml -o requirements-dev.lock
+	$(LOCK) pyproject.toml -o requirements.lock
+	$(LOCK) --group dev pyproject.toml -o requirements-dev.lock
 
 clean:  ## remove what make made
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
 
-$(VENV)/bin/python:
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "whisperd needs Python 3.11 or newer")'
-	$(PYTHON) -m venv $(VENV) || (apt-get install -y python3-venv && $(PYTHON) -m venv $(VENV))
-
-$(VENV)/run: $(VENV)/bin/python requirements.lock pyproject.toml
+# What is locked holds all of them: the build backend too, which pip would fetch unpinned and unhashed.
+$(VENV)/run: $(VENV)/made requirements.lock pyproject.toml
 	@echo 'Installing whisperd into $(VENV) …'
 	$(PIP) install --require-hashes -r requirements.lock
-	$(PIP) install --no-deps -e .
+	$(PIP) install --no-build-isolation --no-deps -e .
 	@touch $@
 
-$(VENV)/dev: $(VENV)/bin/python requirements-dev.lock pyproject.toml
+$(VENV)/dev: $(VENV)/made requirements-dev.lock pyproject.toml
 	@echo 'Installing whisperd and what its tests need into $(VENV) …'
 	$(PIP) install --require-hashes -r requirements-dev.lock
-	$(PIP) install --no-deps -e .
+	$(PIP) install --no-build-isolation --no-deps -e .
 	@touch $@ $(VENV)/run
+
+# Debian's python3 comes without the pip for a venv: then `-m venv` fails and leaves one that looks whole.
+HAS_PIP  = $(BIN)/python -m pip --version >/dev/null 2>&1
+NEW_VENV = rm -rf $(VENV) && $(PYTHON) -m venv $(VENV) && $(HAS_PIP)
+GET_VENV = $(SUDO) apt-get update && $(SUDO) apt-get install -y python3-venv
+CAN_APT  = command -v apt-get >/dev/null$(if $(SUDO), && command -v $(SUDO) >/dev/null)
+NEEDS    = whisperd needs Python 3.11 or newer
+
+$(VENV)/made:
+	@command -v $(PYTHON) >/dev/null || { echo '$(NEEDS): there is no $(PYTHON)' >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "$(NEEDS): $(PYTHON) is older")'
+	@$(HAS_PIP) || $(NEW_VENV) || { $(CAN_APT) && $(GET_VENV) && $(NEW_VENV); } || \
+	  { rm -rf $(VENV); echo '$(PYTHON) -m venv does not work: as root, apt-get install python3-venv' >&2; exit 1; }
+	@touch $@
