@@ -43,6 +43,7 @@ def run(monkeypatch, capfd, tmp_path, server):
     for name in os.environ.keys() - ENVIRONMENT.keys():
         monkeypatch.delenv(name)
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "share"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "settings"))
 
     def run(*args, url=server.url):
         monkeypatch.setenv("WHISPERD_URL", url)
@@ -116,7 +117,9 @@ def test_a_file_is_transcribed_to_standard_output(run, daemon, audio):
 
 
 def test_the_options_reach_the_daemon(run, daemon, audio):
-    options = "--model base --language de --translate --prompt Hi --word-timestamps --channels split --no-vad"
+    options = (
+        "--model base --language German --translate --prompt Hi --word-timestamps --channels split --no-vad"
+    )
     run("transcribe", *audio("talk.mp3"), *options.split())
     run("submit", *audio("talk.mp3"), "--priority", "-5", "--plan", "PRO", "--tenant", "acme")
     run("submit", *audio("talk.mp3"))
@@ -177,6 +180,8 @@ def test_a_failed_file_does_not_stop_the_others(run, daemon, audio):
         (["transcribe", "-o", ".", "a.txt"], "would overwrite a.txt"),
         (["transcribe", "-o", "out", "a.mp3", "./a.mp3"], "would overwrite out/a.mp3.txt"),
         (["submit", "--priority", "101", "a.mp3"], "--priority"),
+        (["transcribe", "--language", "Klingon", "a.mp3"], "--language 'Klingon': no language"),
+        (["submit", "--language", "", "a.mp3"], "--language '': no language"),
         (["list", "--limit", "0"], "--limit"),
         (["nonsense"], "nonsense"),
         (["serve", "--port", "99999"], "expected a whole number from 0 to 65535"),
@@ -328,6 +333,14 @@ def test_wrong_settings_exit_with_2(run, tmp_path):
 
     assert run("config", "show").status == 2
     assert run("serve").status == 2
+
+
+def test_another_programs_config_toml_hinders_no_command_but_serve(run, tmp_path):
+    (tmp_path / "config.toml").write_text("[tool.other]\nport = -1")
+
+    assert run("models", "list").status == 0
+    assert "no file" in run("doctor").out
+    assert run("serve").status == run("config", "show").status == 2
 
 
 def test_models_are_listed_and_verified(run, tmp_path):

@@ -18,7 +18,8 @@ HOME = {"XDG_DATA_HOME": "/var/data"}
 def nowhere(tmp_path, monkeypatch):
     """No file is found that a test did not write."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(config_module, "SEARCHED", (Path("config.toml"), tmp_path / "etc" / "config.toml"))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(config_module, "SYSTEM", tmp_path / "etc" / "config.toml")
 
 
 def refused(**environ):
@@ -64,16 +65,57 @@ def test_a_named_file_must_be_there(tmp_path):
 
 
 def test_the_file_is_looked_for_in_order(tmp_path):
+    places = [
+        "etc/config.toml",
+        "home/.config/whisperd/config.toml",
+        "config.toml",
+        "named.toml",
+        "option.toml",
+    ]
+    environ = {"WHISPERD_CONFIG": "named.toml"}
+
     assert find(None, {}) is None
-    (tmp_path / "etc").mkdir()
-    (tmp_path / "etc" / "config.toml").write_text("[http]\nport = 1")
-    assert load(None, {}).http.port == 1
-    Path("config.toml").write_text("[http]\nport = 2")
-    assert load(None, {}).http.port == 2
-    Path("named.toml").write_text("[http]\nport = 3")
-    assert load(None, {"WHISPERD_CONFIG": "named.toml"}).http.port == 3
-    Path("option.toml").write_text("[http]\nport = 4")
-    assert load(Path("option.toml"), {"WHISPERD_CONFIG": "named.toml"}).http.port == 4
+    for port, place in enumerate(places):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).write_text(f"[http]\nport = {port}")
+        option = Path("option.toml") if place == "option.toml" else None
+        assert load(option, environ if port > 2 else {}).http.port == port
+
+
+def test_the_users_file_is_where_the_desktop_says(tmp_path):
+    mine = tmp_path / "xdg" / "whisperd" / "config.toml"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("[http]\nport = 5")
+
+    assert find(None, {"XDG_CONFIG_HOME": str(tmp_path / "xdg")}) == mine
+
+
+@pytest.mark.parametrize(
+    "text", ["[tool.other]\nport = 1", "[http]\nport = 1\n[http.tls]\ncert = 'x'", "title = 'x'", "no toml"]
+)
+def test_another_programs_file_is_passed_over_where_the_settings_of_a_daemon_are_not_the_point(text):
+    defaults = load(None, HOME)
+    Path("config.toml").write_text(text)
+
+    assert load(None, HOME, may_be_foreign=True) == defaults
+    with pytest.raises(ConfigError):
+        load(None, HOME)
+
+
+def test_a_file_of_our_own_counts_everywhere_and_its_wrong_values_are_told():
+    Path("config.toml").write_text("[http]\nport = 7")
+    assert load(None, {}, may_be_foreign=True).http.port == 7
+    Path("config.toml").write_text("[http]\nport = -7")
+
+    with pytest.raises(ConfigError, match=r"http\.port = -7"):
+        load(None, {}, may_be_foreign=True)
+
+
+def test_a_file_that_is_named_is_read_whatever_is_in_it():
+    Path("config.toml").write_text("[tool.other]")
+
+    with pytest.raises(ConfigError, match="unknown section tool"):
+        load(Path("config.toml"), {}, may_be_foreign=True)
 
 
 def test_each_layer_wins_over_the_one_before_and_the_source_is_known():
@@ -105,7 +147,6 @@ def test_every_key_is_an_environment_variable(section):
 @pytest.mark.parametrize(
     ("name", "section", "key", "value"),
     [
-        ("BACKUP_INTERVAL", "backup", "interval_seconds", 42),
         ("MAX_PROCESSING_TIME", "workers", "max_processing_seconds", 42),
         ("QUEUE_CONCURRENCY", "workers", "count", 42),
         ("QUEUE_MAX_RETRIES", "queue", "max_retries", 42),
@@ -136,6 +177,7 @@ def test_variables_of_other_programs_and_of_the_client_are_left_alone():
         None,
         {"WHISPERD_URL": "http://x", "QUEUE_SERVICE_URL": "http://x", "REDIS_URL": "redis://x", "A__B": "1"},
     )
+    load(None, {"WHISPERD_EXAMPLE": "a.wav", "BACKUP_INTERVAL": "300"})
 
 
 def test_an_error_names_the_place_the_key_the_value_and_what_is_allowed():
@@ -216,11 +258,23 @@ def test_the_data_folder_is_found(environ, folder):
 
 def test_folders_are_absolute_and_home_is_understood(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
-    config = load(None, {}, {"storage.data_dir": "here", "storage.models_dir": "~/models"})
+    given = {
+        "storage.data_dir": "here",
+        "storage.models_dir": "~/models",
+        "http.allowed_roots": ["~/in", "b"],
+    }
+    config = load(None, {}, given)
 
+    assert config.http.allowed_roots == ("/home/me/in", str(tmp_path / "b"))
     assert config.data_dir == tmp_path / "here"
     assert config.models_dir == Path("/home/me/models")
     assert load(None, {}).data_dir == Path("/home/me/.local/share/whisperd")
+
+
+def test_a_home_of_nobody_is_a_wrong_setting():
+    assert (
+        refused(WHISPERD_HTTP__ALLOWED_ROOTS="~no.such.user/in") == "~no.such.user/in: there is no such user"
+    )
 
 
 @pytest.mark.parametrize(

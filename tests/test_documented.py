@@ -1,5 +1,6 @@
 """What a user can set, call or type stands in the README."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from starlette.routing import Route, WebSocketRoute
 
 from whisperd.cli import app
 from whisperd.config import Config
+from whisperd.engine.audio import FORMATS
 from whisperd.routes import live, status, tasks
 from whisperd.routes.submission import Submission
 
@@ -33,13 +35,22 @@ def test_every_route_is_in_the_table(route):
         assert f"`WS {path}`" in README
         return
     assert isinstance(route, Route)
-    for method in (route.methods or {"GET", "DELETE", "PATCH"}) - {"HEAD"}:
+    methods = route.methods or {name.upper() for name in vars(route.endpoint) if not name.startswith("_")}
+    for method in methods - {"HEAD"}:
         assert f"`{method} {path}" in README
 
 
 @pytest.mark.parametrize("option", [f.name for f in fields(Submission) if f.name != "audio_path"])
 def test_every_submit_option_is_named(option):
     assert f"`{option}`" in README
+
+
+@pytest.mark.parametrize("demuxer", FORMATS.split(","))
+def test_every_kind_of_file_that_is_taken_is_named(demuxer):
+    line = README[README.index("\nTaken are ") : README.index("Playlists")]
+    spelled = {"mpegts": "MPEG-TS", "ac3": "AC-3", "wv": "WavPack"}.get(demuxer, demuxer)
+
+    assert re.search(rf"\b{spelled}\b", line, re.IGNORECASE)
 
 
 @pytest.mark.parametrize("name", sorted(typer.main.get_command(app).commands))

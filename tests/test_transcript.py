@@ -7,7 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from whisperd.task import Audio, Kind, Options, Segment, State, Task, Word
-from whisperd.transcript import FORMATS, LANGUAGES, Transcript, compression_ratio, language_name, render
+from whisperd.transcript import (
+    FORMATS,
+    LANGUAGES,
+    Transcript,
+    compression_ratio,
+    language_code,
+    language_name,
+    language_refusal,
+    render,
+)
 
 
 def task(**changes):
@@ -298,3 +307,33 @@ def test_json_parses_back(transcript):
 
     assert [segment["text"] for segment in shown["segments"]] == [s.text for s in transcript.segments]
     assert len(json.loads(rendered(transcript, "verbose_json"))["segments"]) == len(transcript.segments)
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("en", "en"),
+        ("EN", "en"),
+        ("English", "en"),
+        ("Haitian Creole", "ht"),
+        (" german ", "de"),
+        ("Auto", "auto"),
+        ("xx", None),
+        ("", None),
+        ("en-US", None),
+    ],
+)
+def test_a_language_is_a_code_or_an_english_name(text, code):
+    assert language_code(text) == code
+
+
+def test_every_code_and_name_is_its_own_language():
+    assert [language_code(name) for name in LANGUAGES.values()] == list(LANGUAGES)
+    assert [language_code(code) for code in LANGUAGES] == list(LANGUAGES)
+
+
+def test_a_model_for_english_takes_no_other_language():
+    assert language_refusal("de", "tiny.en", multilingual=False) == "the model tiny.en knows English only"
+    assert language_refusal("de", "tiny", multilingual=True) is None
+    assert language_refusal("en", "tiny.en", multilingual=False) is None
+    assert language_refusal("auto", "tiny.en", multilingual=False) is None

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, TypeVar
 from whisperd.client import Client, DaemonAway, TaskJson
 from whisperd.task import Options, State
 from whisperd.terminal import complain, safe, write_file
-from whisperd.transcript import LANGUAGES, render
+from whisperd.transcript import render
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -292,8 +292,6 @@ class Here:
 
     async def submit(self, path: Path, options: Mapping[str, Any], on_sent: Report) -> str:
         chosen = Options(**{name: value for name, value in options.items() if name != "model"})
-        if chosen.language not in LANGUAGES and chosen.language != "auto":
-            raise Failed(f"{chosen.language} is no language code: en, de, ... or auto")
         return (await self._embedded.submit_file(path, chosen, options.get("model"))).id
 
     async def wait(self, task_id: str, on_progress: Report) -> None:

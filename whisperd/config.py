@@ -22,9 +22,9 @@ import msgspec
 from msgspec import Meta, Struct
 from msgspec.structs import FieldInfo, fields, replace
 
-SEARCHED = (Path("config.toml"), Path("/etc/whisperd/config.toml"))
-OLD_NAMES = {  # of the two older systems; REDIS_URL waits for its section, QUEUE_SERVICE_URL is the client's
-    "BACKUP_INTERVAL": "backup.interval_seconds",
+LOCAL, SYSTEM = Path("config.toml"), Path("/etc/whisperd/config.toml")
+# Of the two older systems. REDIS_URL and BACKUP_INTERVAL wait for their sections; the client has its own.
+OLD_NAMES = {
     "MAX_PROCESSING_TIME": "workers.max_processing_seconds",
     "QUEUE_CONCURRENCY": "workers.count",
     "QUEUE_MAX_RETRIES": "queue.max_retries",
@@ -125,7 +125,13 @@ class Workers(Struct, frozen=True, kw_only=True):
     threads: Annotated[int, _is("Threads of each; 0: the cores shared out among them.", 0, 256)] = 0
     model: Annotated[_NotEmpty, _is("For tasks that name none; see `whisperd models list`.")] = "tiny.en"
     max_processing_seconds: Annotated[
-        float, _is("The longest that one chunk (at most 28 s of speech) may take.", 0.001, _YEAR_SECONDS)
+        float,
+        _is(
+            "The longest that a worker may take for one chunk (at most 28 s of speech), or to decode and "
+            "plan a file.",
+            0.001,
+            _YEAR_SECONDS,
+        ),
     ] = 600
     silence_seconds: Annotated[
         float, _is("A worker without a sign of life for so long is killed.", 0.001, _YEAR_SECONDS)
@@ -163,12 +169,6 @@ class Storage(Struct, frozen=True, kw_only=True):
     ] = 200
 
 
-class Backup(Struct, frozen=True, kw_only=True):
-    """Snapshots of the queue."""
-
-    interval_seconds: Annotated[float, _is("From one to the next.", 1, _YEAR_SECONDS)] = 300
-
-
 class Shutdown(Struct, frozen=True, kw_only=True):
     """SIGTERM and SIGINT stop the daemon; a second one stops it at once."""
 
@@ -189,7 +189,7 @@ class Log(Struct, frozen=True, kw_only=True):
 
 
 class Config(Struct, frozen=True, kw_only=True):
-    """Everything that can be set, checked. From `load`, `data_dir` and `models_dir` are absolute."""
+    """Everything that can be set, checked. From `load`, all folders are absolute."""
 
     http: Http = Http()
     queue: Queue = Queue()
@@ -198,7 +198,6 @@ class Config(Struct, frozen=True, kw_only=True):
     workers: Workers = Workers()
     audio: Audio = Audio()
     storage: Storage = Storage()
-    backup: Backup = Backup()
     shutdown: Shutdown = Shutdown()
     log: Log = Log()
 
@@ -229,24 +228,29 @@ def load(
     path: Path | None = None,
     environ: Mapping[str, str] = os.environ,
     overrides: Mapping[str, Any] | None = None,
+    *,
+    may_be_foreign: bool = False,
 ) -> Config:
     """The configuration from the file that `find` names, which need not be there, and the environment.
 
     `overrides` maps dotted keys (`"http.port"`) to values; None counts as not given. Raises ConfigError.
     """
-    return read(path, environ, overrides)[0]
+    return read(path, environ, overrides, may_be_foreign=may_be_foreign)[0]
 
 
 def read(
     path: Path | None = None,
     environ: Mapping[str, str] = os.environ,
     overrides: Mapping[str, Any] | None = None,
+    *,
+    may_be_foreign: bool = False,
 ) -> tuple[Config, dict[str, str]]:
     """As `load`, and where each key that was set came from: `{"http.port": "WHISPERD_HTTP__PORT"}`."""
     values: dict[str, dict[str, Any]] = {section: {} for section in _SECTIONS}
     sources: dict[str, str] = {}
     problems: list[str] = []
-    for setting in _settings(path, environ, overrides or {}):
+    file = find(path, environ, may_be_foreign=may_be_foreign)
+    for setting in _settings(file, environ, overrides or {}):
         try:
             value = _checked(setting)
         except ConfigError as error:
@@ -260,10 +264,21 @@ def read(
     return _with_folders(Config(**sections), environ), sources
 
 
-def find(path: Path | None = None, environ: Mapping[str, str] = os.environ) -> Path | None:
-    """The file to read: `path`, else $WHISPERD_CONFIG, else the first of SEARCHED that exists."""
-    named = path or (Path(environ["WHISPERD_CONFIG"]) if environ.get("WHISPERD_CONFIG") else None)
-    return named or next((place for place in SEARCHED if place.is_file()), None)
+def find(
+    path: Path | None = None, environ: Mapping[str, str] = os.environ, *, may_be_foreign: bool = False
+) -> Path | None:
+    """The file to read: `path`, $WHISPERD_CONFIG, else the first there is: ./config.toml, the user's, /etc's.
+
+    Many programs have a config.toml: with `may_be_foreign` one in this folder is passed over unless whisperd
+    has every key in it. Whoever starts the daemon here, or checks its settings, wants to hear of a wrong one.
+    """
+    if named := path or (environ.get("WHISPERD_CONFIG") and Path(environ["WHISPERD_CONFIG"])):
+        return named
+    home = Path(environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser()
+    places = [LOCAL, home / "whisperd" / "config.toml", SYSTEM]
+    if may_be_foreign and not _is_ours(LOCAL):
+        places.remove(LOCAL)
+    return next((place for place in places if place.is_file()), None)
 
 
 def to_toml(config: Config, sources: Mapping[str, str] | None = None) -> str:
@@ -297,18 +312,20 @@ def cores() -> int:
 
 _PREAMBLE = """\
 # The settings of whisperd, each with its default; `whisperd config show` prints what is in force.
-# Read from --config, else $WHISPERD_CONFIG, ./config.toml, /etc/whisperd/config.toml.
+# Read from --config, else $WHISPERD_CONFIG, ./config.toml, ~/.config/whisperd/config.toml (in XDG_CONFIG_HOME
+# if set), /etc/whisperd/config.toml: the first there is. Other commands than serve and config pass over a
+# ./config.toml with a key that is not here: it is another program's.
 #
 # Every key is an environment variable too, which wins over the file:
 #   WHISPERD_HTTP__PORT=9000  WHISPERD_HTTP__ALLOWED_HOSTS=a.lan,b.lan  WHISPERD_QUEUE__TENANTS=acme=4,other=1
-# The older names are read as well: BACKUP_INTERVAL, MAX_PROCESSING_TIME (seconds), QUEUE_CONCURRENCY,
-# QUEUE_MAX_RETRIES, QUEUE_RETRY_DELAY (ms), JOB_RETENTION_HOURS, FAILED_JOB_RETENTION_HOURS."""
+# The older names are read as well: MAX_PROCESSING_TIME (seconds), QUEUE_CONCURRENCY, QUEUE_MAX_RETRIES,
+# QUEUE_RETRY_DELAY (ms), JOB_RETENTION_HOURS, FAILED_JOB_RETENTION_HOURS."""
 
 
 def _settings(
-    path: Path | None, environ: Mapping[str, str], overrides: Mapping[str, Any]
+    file: Path | None, environ: Mapping[str, str], overrides: Mapping[str, Any]
 ) -> Iterator[_Setting]:
-    if file := find(path, environ):
+    if file:
         yield from _from_file(file)
     for name, key in OLD_NAMES.items():
         if environ.get(name):  # empty counts as not set: Compose files pass empty variables on
@@ -320,6 +337,13 @@ def _settings(
     for key, value in overrides.items():
         if value is not None:
             yield _Setting("command line", key, value, False)
+
+
+def _is_ours(file: Path) -> bool:
+    try:
+        return all(setting.key in _KEYS for setting in _from_file(file))
+    except ConfigError:
+        return False
 
 
 def _from_file(file: Path) -> Iterator[_Setting]:
@@ -407,9 +431,21 @@ def _allowed(kind: Any) -> str:
 
 
 def _with_folders(config: Config, environ: Mapping[str, str]) -> Config:
-    data = Path(config.storage.data_dir or _default_data_dir(environ)).expanduser().absolute()
-    models = Path(config.storage.models_dir or data / "models").expanduser().absolute()
-    return replace(config, storage=replace(config.storage, data_dir=str(data), models_dir=str(models)))
+    data = _absolute(config.storage.data_dir or _default_data_dir(environ))
+    models = _absolute(config.storage.models_dir or data / "models")
+    roots = tuple(str(_absolute(root)) for root in config.http.allowed_roots)
+    return replace(
+        config,
+        http=replace(config.http, allowed_roots=roots),
+        storage=replace(config.storage, data_dir=str(data), models_dir=str(models)),
+    )
+
+
+def _absolute(folder: str | Path) -> Path:
+    try:
+        return Path(folder).expanduser().absolute()
+    except RuntimeError:  # ~nobody
+        raise ConfigError([f"{folder}: there is no such user"]) from None
 
 
 def _default_data_dir(environ: Mapping[str, str]) -> Path:

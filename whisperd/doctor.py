@@ -127,41 +127,41 @@ def _loads(module: str) -> str | None:
 def _settings(file: Path | None, environ: Mapping[str, str]) -> tuple[Config, Finding]:
     """What is in force; the defaults when it is wrong, so that the rest can still be looked at."""
     try:
-        config, sources = read(file, environ)
+        config, sources = read(file, environ, may_be_foreign=True)
     except ConfigError as error:
         return Config(), Finding(
             "config", "fail", "; ".join(error.problems), "see `whisperd config show --defaults`"
         )
-    place = find(file, environ) or "no file"
+    place = find(file, environ, may_be_foreign=True) or "no file"
     return config, Finding("config", "ok", f"{place}, {len(sources)} settings")
 
 
 def _folder(folder: Path) -> Iterator[Finding]:
     if not folder.exists():
-        parent = next(parent for parent in folder.parents if parent.exists())
-        if _can_write(parent):
-            yield Finding("data", "ok", f"{folder} is made at the first start")
-        else:
+        yield _folder_to_make(folder)
+    elif not _can_write(folder):
+        advice = "make it a folder of the user that runs whisperd"
+        yield Finding("data", "fail", f"{folder} cannot be written to", advice)
+    elif open_to_others := [path for path in (folder, folder / "whisperd.db") if _others_may_read(path)]:
+        for path in open_to_others:
+            right = "700" if path.is_dir() else "600"
             yield Finding(
-                "data", "fail", f"{folder} cannot be made", f"make it, or a {parent} that you may write to"
+                "data", "warn", f"others may read {path} ({_mode(path):o})", f"chmod {right} {path}"
             )
-        return
-    if not _can_write(folder):
-        yield Finding(
-            "data",
-            "fail",
-            f"{folder} cannot be written to",
-            "make it a folder of the user that runs whisperd",
-        )
-        return
-    open_to_others = [
-        path for path in (folder, folder / "whisperd.db") if path.exists() and _mode(path) & 0o077
-    ]
-    for path in open_to_others:
-        right = "700" if path.is_dir() else "600"
-        yield Finding("data", "warn", f"others may read {path} ({_mode(path):o})", f"chmod {right} {path}")
-    if not open_to_others:
+    else:
         yield Finding("data", "ok", str(folder))
+
+
+def _folder_to_make(folder: Path) -> Finding:
+    parent = next(parent for parent in folder.parents if parent.exists())
+    if _can_write(parent):
+        return Finding("data", "ok", f"{folder} is made at the first start")
+    advice = f"make it, or a {parent} that you may write to"
+    return Finding("data", "fail", f"{folder} cannot be made", advice)
+
+
+def _others_may_read(path: Path) -> bool:
+    return path.exists() and bool(_mode(path) & 0o077)
 
 
 def _can_write(folder: Path) -> bool:

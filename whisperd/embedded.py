@@ -14,8 +14,8 @@ from ulid import ULID
 
 from whisperd.config import Config
 from whisperd.daemon import Machine, machine
-from whisperd.task import FINAL, Audio, NewTask, Options, Task
-from whisperd.transcript import Transcript
+from whisperd.task import FINAL, Audio, ModelUnusable, NewTask, Options, Task
+from whisperd.transcript import Transcript, language_refusal
 from whisperd.worker_pool import PoolFailed
 
 READ_BYTES = 256 * 1024
@@ -28,7 +28,8 @@ class Embedded:
     async def submit_file(self, path: Path, options: Options, model: str | None = None) -> Task:
         """Queue a file. Raises OSError, ModelUnusable, and what the queue raises."""
         parts, task_id = self._parts, str(ULID())
-        await parts.models.find(model or parts.config.workers.model)
+        model = model or parts.config.workers.model
+        await self._check_model(model, options.language)
         async with parts.spool.receive(task_id) as incoming, aiofiles.open(path, "rb") as file:
             while data := await file.read(READ_BYTES):
                 await incoming.write(data)
@@ -36,15 +37,21 @@ class Embedded:
             NewTask(
                 id=task_id,
                 audio=Audio(name=path.name, size=incoming.size, sha256=incoming.sha256),
-                model=model or parts.config.workers.model,
+                model=model,
                 options=options,
                 max_retries=parts.config.queue.max_retries,
             )
         )
         return task
 
+    async def _check_model(self, model: str, language: str) -> None:
+        await self._parts.models.find(model)
+        multilingual = await self._parts.models.multilingual(model)
+        if refusal := language_refusal(language, model, multilingual):
+            raise ModelUnusable(refusal)
+
     async def wait(self, task_id: str, on_progress: Callable[[Task], None] = lambda task: None) -> Task:
-        """The task, once it is over. Raises PoolFailed when the workers cannot run."""
+        """The task, once it is over and its audio gone. Raises PoolFailed when the workers cannot run."""
         with self._parts.events.subscribe(task_id) as subscription:
             task = await self._parts.queue.get(task_id)
             while task.state not in FINAL:
@@ -52,6 +59,9 @@ class Embedded:
                     raise PoolFailed("the workers stopped")
                 task = await self._parts.queue.get(task_id)
                 on_progress(task)
+        await asyncio.to_thread(
+            self._parts.spool.remove, task_id
+        )  # a batch must not need room for all its audio
         return task
 
     async def transcript(self, task_id: str) -> Transcript:

@@ -73,6 +73,22 @@ def language_name(code: str | None) -> str:
     return LANGUAGES.get(code or "", code or "")
 
 
+def language_code(text: str) -> str | None:
+    """The code of a language that is given by code or English name, in any case; None for what is neither.
+
+    "auto" stays as it is: the language is to be found out.
+    """
+    wanted = text.strip().lower()
+    return wanted if wanted in LANGUAGES or wanted == "auto" else _CODES.get(wanted)
+
+
+def language_refusal(language: str, model: str, multilingual: bool) -> str | None:
+    """Why `model` cannot transcribe the language of this code; None when it can."""
+    if multilingual or language in ("en", "auto"):
+        return None
+    return f"the model {model} knows English only"
+
+
 def _json(transcript: Transcript) -> str:
     return _encode(
         {
@@ -271,3 +287,4 @@ ba bashkir, jw javanese, su sundanese, yue cantonese"""
 LANGUAGES: dict[str, str] = {
     code: name for code, _, name in (entry.strip().partition(" ") for entry in _LANGUAGES.split(","))
 }
+_CODES = {name: code for code, name in LANGUAGES.items()}

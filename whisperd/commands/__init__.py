@@ -5,10 +5,12 @@ The commands import what costs time (HTTP, rich, the daemon itself) when they ru
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, cast
 
 import typer
 
@@ -29,6 +31,7 @@ Url = Annotated[
     typer.Option("--url", envvar=["WHISPERD_URL", "QUEUE_SERVICE_URL"], metavar="URL", help="The daemon."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+JsonFormat = Annotated[bool, typer.Option("--json", help="The same as --format json.")]
 Settings = Annotated[
     Path | None, typer.Option("--config", metavar="FILE", help="The config.toml to read.", show_default=False)
 ]
@@ -42,7 +45,7 @@ Format = Annotated[
 Model = Annotated[str | None, typer.Option(help="Its name; see `whisperd models list`.", show_default=False)]
 Language = Annotated[
     str | None,
-    typer.Option(metavar="CODE", help="en, de, ...; found out when not given.", show_default=False),
+    typer.Option(metavar="CODE", help="en, german, ...; found out when not given.", show_default=False),
 ]
 Translate = Annotated[bool, typer.Option("--translate", help="Into English.")]
 Prompt = Annotated[
@@ -53,6 +56,60 @@ Channels = Annotated[
     Literal["mix", "split"], typer.Option(help="split: each channel is a speaker of its own.")
 ]
 NoVad = Annotated[bool, typer.Option("--no-vad", help="Transcribe what sounds like no speech, too.")]
+
+
+Options = dict[str, Any]  # of a submission
+
+
+def submission(
+    model: Model = None,
+    language: Language = None,
+    translate: Translate = False,
+    prompt: Prompt = None,
+    word_timestamps: Words = False,
+    channels: Channels = "mix",
+    no_vad: NoVad = False,
+) -> Options:
+    """The submit options that differ from the daemon's own defaults."""
+    given = {
+        "model": model,
+        "language": _language(language),
+        "translate": translate or None,
+        "prompt": prompt,
+        "word_timestamps": word_timestamps or None,
+        "channels": channels if channels != "mix" else None,
+        "vad": False if no_vad else None,
+    }
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _language(text: str | None) -> str | None:
+    if text is None:
+        return None
+    from whisperd.transcript import language_code
+
+    if (code := language_code(text)) is None:
+        raise typer.BadParameter(
+            f"--language {text!a}: no language that Whisper knows; en, german, ... or auto"
+        )
+    return code
+
+
+def with_submission(function: F) -> F:
+    """Gives a command the options of `submission`, in place of a parameter `options` for what they say."""
+    theirs = inspect.signature(submission, eval_str=True).parameters
+    parameters: list[inspect.Parameter] = []
+    for own in inspect.signature(function, eval_str=True).parameters.values():
+        parameters += theirs.values() if own.name == "options" else [own]
+
+    @wraps(function)
+    def wrapped(**given: Any) -> None:
+        options = submission(**{name: given.pop(name) for name in theirs})
+        function(**given, options=options)
+
+    named = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
+    wrapped.__signature__ = inspect.Signature(named)  # type: ignore[attr-defined]  # what typer reads
+    return cast(F, wrapped)
 
 
 def command(group: typer.Typer, name: str, panel: str | None = None) -> Callable[[F], F]:

@@ -13,15 +13,19 @@ from whisperd.terminal import show_fields, show_json, spell
 
 app = typer.Typer()
 
+Host = Annotated[str | None, typer.Option(help="Address to bind.", show_default=False)]
+Port = Annotated[int | None, typer.Option(help="0 takes a free one.", show_default=False)]
+DataDir = Annotated[
+    str | None, typer.Option(metavar="DIR", help="Where everything is kept.", show_default=False)
+]
+
 
 @command(app, "serve", "The daemon")
 def serve(
     config: Settings = None,
-    host: Annotated[str | None, typer.Option(help="Address to bind.", show_default=False)] = None,
-    port: Annotated[int | None, typer.Option(help="0 takes a free one.", show_default=False)] = None,
-    data_dir: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Where everything is kept.", show_default=False)
-    ] = None,
+    host: Host = None,
+    port: Port = None,
+    data_dir: DataDir = None,
     models_dir: ModelsDir = None,
 ) -> None:
     """Run the daemon in the foreground.
@@ -33,13 +37,9 @@ def serve(
     """
     from whisperd.config import load
 
-    given = {
-        "http.host": host,
-        "http.port": port,
-        "storage.data_dir": data_dir,
-        "storage.models_dir": models_dir,
-    }
-    settings = load(config, overrides=given)
+    at = {"http.host": host, "http.port": port}
+    kept = {"storage.data_dir": data_dir, "storage.models_dir": models_dir}
+    settings = load(config, overrides=at | kept)
     from whisperd.daemon import run
 
     raise typer.Exit(asyncio.run(run(settings)))

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="The speech models: which there are, and bringing them here.")
 
+Names = Annotated[list[str] | None, typer.Argument(metavar="NAME", show_default=False)]
+Trust = Annotated[bool, typer.Option("--trust", help="Take the files as they are for right, from now on.")]
+
 
 @command(app, "list")
 def models_list(config: Settings = None, models_dir: ModelsDir = None, json: Json = False) -> None:
@@ -91,10 +94,8 @@ def models_import(
 
 @command(app, "verify")
 def models_verify(
-    names: Annotated[list[str] | None, typer.Argument(metavar="NAME", show_default=False)] = None,
-    trust: Annotated[
-        bool, typer.Option("--trust", help="Take the files as they are for right, from now on.")
-    ] = False,
+    names: Names = None,
+    trust: Trust = False,
     config: Settings = None,
     models_dir: ModelsDir = None,
     json: Json = False,
@@ -104,11 +105,8 @@ def models_verify(
     unknown: nothing says what the file should be; --trust takes it as it is. Exit status 1 unless all are ok.
     """
     from whisperd import models
-    from whisperd.catalogue import file_name
 
-    folder = _models_dir(config, models_dir)
-    every = [path.stem.removeprefix("ggml-") for path in sorted(folder.glob("ggml-*.bin"))]
-    paths = {name: folder / file_name(name) for name in names or every}
+    paths = _paths(_models_dir(config, models_dir), names)
     if trust:
         for path in paths.values():
             models.trust(path)
@@ -120,7 +118,15 @@ def models_verify(
     raise typer.Exit(any(verdict != "ok" for verdict in verdicts.values()))
 
 
+def _paths(folder: Path, names: Sequence[str] | None) -> dict[str, Path]:
+    """Where these models are, or all that are in the folder."""
+    from whisperd.catalogue import file_name
+
+    every = [path.stem.removeprefix("ggml-") for path in sorted(folder.glob("ggml-*.bin"))]
+    return {name: folder / file_name(name) for name in names or every}
+
+
 def _models_dir(config: Path | None, folder: str | None) -> Path:
     from whisperd.config import load
 
-    return load(config, overrides={"storage.models_dir": folder}).models_dir
+    return load(config, overrides={"storage.models_dir": folder}, may_be_foreign=True).models_dir

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
@@ -12,22 +13,18 @@ import typer
 
 from whisperd.commands import (
     DEFAULT_URL,
-    Channels,
     Files,
     Format,
     Id,
     Ids,
     Json,
-    Language,
-    Model,
-    NoVad,
-    Prompt,
+    JsonFormat,
+    Options,
     Settings,
-    Translate,
     Url,
-    Words,
     client,
     command,
+    with_submission,
 )
 from whisperd.terminal import (
     age,
@@ -52,24 +49,31 @@ T = TypeVar("T", str, Path)
 app = typer.Typer()
 
 
+OutputDir = Annotated[
+    Path | None,
+    typer.Option("--output-dir", "-o", metavar="DIR", help="A file for each, here.", show_default=False),
+]
+Priority = Annotated[
+    int | None,
+    typer.Option(min=-100, max=100, help="Higher runs first; 0 when not given.", show_default=False),
+]
+Plan = Annotated[
+    Literal["FREE", "PRO", "PAYG"] | None, typer.Option(help="A named priority.", show_default=False)
+]
+Tenant = Annotated[str | None, typer.Option(help="Whose task it is.", show_default=False)]
+
+
 @command(app, "transcribe", "Transcripts")
+@with_submission
 def transcribe(
     files: Files,
     format: Format = "text",
-    output_dir: Annotated[
-        Path | None,
-        typer.Option("--output-dir", "-o", metavar="DIR", help="A file for each, here.", show_default=False),
-    ] = None,
-    model: Model = None,
-    language: Language = None,
-    translate: Translate = False,
-    prompt: Prompt = None,
-    word_timestamps: Words = False,
-    channels: Channels = "mix",
-    no_vad: NoVad = False,
+    output_dir: OutputDir = None,
+    *,
+    options: Options,
     url: Url = DEFAULT_URL,
     config: Settings = None,
-    json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
+    json: JsonFormat = False,
 ) -> None:
     """Transcribe files and print what was said.
 
@@ -80,21 +84,24 @@ def transcribe(
       $ whisperd transcribe --format srt --output-dir subtitles *.mp4
       $ whisperd transcribe --channels split --json call.wav | jq '.segments[]'
     """
+    wanted = "json" if json else format
+    jobs = _jobs(files, wanted, output_dir)
+    failed = True
+    with suppress(asyncio.CancelledError):  # SIGTERM, SIGHUP
+        failed = asyncio.run(_transcribe(jobs, options, wanted, url, config)) > 0
+    raise typer.Exit(failed)
+
+
+def _jobs(files: Sequence[Path], format: str, output_dir: Path | None) -> Sequence[Job]:
     from whisperd.batch import jobs_for
 
-    wanted = "json" if json else format
     try:
-        jobs = jobs_for(_readable(files), wanted, output_dir)
+        jobs = jobs_for(_readable(files), format, output_dir)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
-    if len(jobs) > 1 and output_dir is None and wanted in ("srt", "vtt", "tsv"):
-        raise typer.BadParameter(f"{wanted} of several files needs --output-dir")
-    options = _options(model, language, translate, prompt, word_timestamps, channels, no_vad)
-    try:
-        failed = asyncio.run(_transcribe(jobs, options, wanted, url, config))
-    except asyncio.CancelledError:  # SIGTERM, SIGHUP
-        raise typer.Exit(1) from None
-    raise typer.Exit(1 if failed else 0)
+    if len(jobs) > 1 and output_dir is None and format in ("srt", "vtt", "tsv"):
+        raise typer.BadParameter(f"{format} of several files needs --output-dir")
+    return jobs
 
 
 async def _transcribe(
@@ -104,7 +111,7 @@ async def _transcribe(
     from whisperd.config import load
 
     def settings() -> Config:
-        return load(file, {"WHISPERD_LOG__LEVEL": "warning", **os.environ})
+        return load(file, {"WHISPERD_LOG__LEVEL": "warning", **os.environ}, may_be_foreign=True)
 
     with client(url) as daemon:
         async with batch.service(daemon, settings) as service:
@@ -112,23 +119,14 @@ async def _transcribe(
 
 
 @command(app, "submit", "Transcripts")
+@with_submission
 def submit(
     files: Files,
-    model: Model = None,
-    language: Language = None,
-    translate: Translate = False,
-    prompt: Prompt = None,
-    word_timestamps: Words = False,
-    channels: Channels = "mix",
-    no_vad: NoVad = False,
-    priority: Annotated[
-        int | None,
-        typer.Option(min=-100, max=100, help="Higher runs first; 0 when not given.", show_default=False),
-    ] = None,
-    plan: Annotated[
-        Literal["FREE", "PRO", "PAYG"] | None, typer.Option(help="A named priority.", show_default=False)
-    ] = None,
-    tenant: Annotated[str | None, typer.Option(help="Whose task it is.", show_default=False)] = None,
+    *,
+    options: Options,
+    priority: Priority = None,
+    plan: Plan = None,
+    tenant: Tenant = None,
     url: Url = DEFAULT_URL,
     json: Json = False,
 ) -> None:
@@ -139,7 +137,6 @@ def submit(
       $ whisperd submit --priority 10 urgent.mp3
       $ whisperd submit *.mp3 | xargs -n 1 whisperd show
     """
-    options = _options(model, language, translate, prompt, word_timestamps, channels, no_vad)
     options |= {"priority": priority, "plan": plan, "tenant": tenant}
     with client(url) as daemon:
         _each(
@@ -237,7 +234,7 @@ def result(
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write it here.", show_default=False)
     ] = None,
     url: Url = DEFAULT_URL,
-    json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
+    json: JsonFormat = False,
 ) -> None:
     """Print the transcript of a completed task.
 
@@ -272,28 +269,6 @@ def _readable(files: Sequence[Path]) -> Sequence[Path]:
             what = "is a folder" if path.is_dir() else "cannot be read" if path.exists() else "does not exist"
             raise typer.BadParameter(f"{safe(str(path))} {what}")
     return files
-
-
-def _options(
-    model: str | None,
-    language: str | None,
-    translate: bool,
-    prompt: str | None,
-    word_timestamps: bool,
-    channels: str,
-    no_vad: bool,
-) -> dict[str, Any]:
-    """The submit options that differ from the daemon's own defaults."""
-    given = {
-        "model": model,
-        "language": language,
-        "translate": translate or None,
-        "prompt": prompt,
-        "word_timestamps": word_timestamps or None,
-        "channels": channels if channels != "mix" else None,
-        "vad": False if no_vad else None,
-    }
-    return {name: value for name, value in given.items() if value is not None}
 
 
 def _each(
