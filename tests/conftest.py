@@ -1,11 +1,15 @@
 """What the tests share: a clock that is moved by hand, a fresh queue, the corpus of real audio."""
 
 import asyncio
+import contextlib
 import os
+import socket
+import threading
 from pathlib import Path
 
 import pytest
 
+from whisperd import models
 from whisperd.db import Database
 from whisperd.events import Events
 from whisperd.queue import SqliteQueue
@@ -60,3 +64,46 @@ def a_task(name="a.wav", **fields):
 def corpus():
     assert CORPUS.is_dir(), f"no corpus at {CORPUS}: set WHISPERD_CORPUS to the folder that holds speech/"
     return CORPUS
+
+
+@pytest.fixture(scope="session")
+def weights():
+    """The models folder, with OpenAI's real tiny.en in it; made once and kept between runs."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "whisperd-tests" / "models"
+    cache.mkdir(parents=True, exist_ok=True)
+    models.ensure_default(cache)
+    return cache
+
+
+@pytest.fixture(scope="session")
+def jfk():
+    return Path(__file__).parent / "data" / "jfk.wav"
+
+
+@pytest.fixture(scope="module")
+def connections():
+    """Who connects to the address that the hostile files name."""
+    seen = []
+    with _listening_on(18999) as listener:
+        listener.settimeout(0.2)
+        stop = threading.Event()
+
+        def listen():
+            while not stop.is_set():
+                with contextlib.suppress(TimeoutError):
+                    connection, address = listener.accept()
+                    connection.close()
+                    seen.append(address)
+
+        thread = threading.Thread(target=listen)
+        thread.start()
+        yield seen
+        stop.set()
+        thread.join()
+
+
+def _listening_on(port):
+    try:
+        return socket.create_server(("127.0.0.1", port))
+    except OSError as error:
+        pytest.fail(f"the hostile files name port {port}, which must be free to watch it: {error.strerror}")

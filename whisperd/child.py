@@ -8,18 +8,20 @@ path: by path its folder comes first on sys.path and whisperd/queue.py hides the
 from __future__ import annotations
 
 import ctypes
+import errno
 import hashlib
 import os
 import resource
+import shutil
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from queue import SimpleQueue
-from typing import IO
+from typing import IO, BinaryIO
 
 import msgspec
 import numpy as np
@@ -45,6 +47,7 @@ from whisperd.engine.whisper import Whisper, WhisperFailed, WhisperStopped
 from whisperd.task import SAMPLE_RATE, Cut, Options, Plan, Segment
 
 PULSE = 0.5  # seconds between two signs of life, at least
+PARTS = ".parts"  # the folder of half decoded audio, beside the pcm; the spool knows it by this name too
 _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38  # linux/prctl.h
 
 
@@ -52,11 +55,17 @@ class Stopped(Exception):
     """The request was aborted."""
 
 
+class AudioMissing(Exception):
+    """The submitted audio is not there."""
+
+
 class PcmGone(Exception):
     """The decoded audio is not there, or shorter than the plan says."""
 
 
 def main() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):  # sent to the whole group, they are the daemon's to handle
+        signal.signal(number, signal.SIG_IGN)
     # whisper.cpp prints to fd 1, so the protocol gets a copy of it and fd 1 becomes stderr.
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
@@ -104,20 +113,19 @@ class Worker:
             return Refused("pcm_gone", str(gone), "replan")
         except AudioError as error:
             return Refused(error.code, str(error))
-        except FileNotFoundError:
+        except AudioMissing:
             return Refused("audio_missing", "the submitted audio is not kept any more")
         except MemoryError:
             return Refused("out_of_memory", "the worker ran out of memory", "retry")
         except OSError as error:
-            return Refused("disk_error", f"the worker could not use its disk: {error.strerror}", "retry")
+            return _disk_trouble(error)
         except WhisperFailed as error:
             return Refused("engine_error", str(error), "retry")
 
     def _plan(self, request: MakePlan) -> Planned:
         decoded = self._decode(request)
         pcm = _pcm(request.pcm, decoded.channels, decoded.samples)
-        pulse = self._pulse(request.number)
-        found = plan_cuts(pcm, vad=request.options.vad, tick=lambda seconds: pulse(0.0))
+        found = plan_cuts(pcm, vad=request.options.vad, tick=lambda seconds: self._pulse(request.number))
         cuts = tuple(msgspec.structs.replace(cut, channels=decoded.channels) for cut in found)
         return Planned(
             Plan(
@@ -130,22 +138,20 @@ class Worker:
         )
 
     def _decode(self, request: MakePlan) -> Decoded:
-        pulse = self._pulse(request.number)
-        part = Path(request.pcm + ".part")
-        try:
-            with open(request.audio, "rb") as source, open(part, "wb") as target:
-                decoded = decode(
-                    source,
-                    target,
-                    split=request.options.channels == "split",
-                    limits=Limits(seconds=request.max_seconds),
-                    tick=lambda seconds: pulse(0.0),
-                )
-                target.flush()
-                os.fsync(target.fileno())
-            part.rename(request.pcm)
-        finally:
-            part.unlink(missing_ok=True)
+        with _source(request.audio) as source, _part(request) as target:
+            decoded = decode(
+                source,
+                target,
+                split=request.options.channels == "split",
+                limits=Limits(seconds=request.max_seconds),
+                tick=lambda seconds: self._pulse(request.number),
+            )
+            target.flush()
+            os.fsync(target.fileno())
+            try:
+                os.rename(target.name, request.pcm)
+            except FileNotFoundError:
+                raise PcmGone("the decoded audio was removed while it was made") from None
         return decoded
 
     def _language(self, options: Options, model: str, pcm: NDArray[np.int16], cuts: tuple[Cut, ...]) -> str:
@@ -158,12 +164,11 @@ class Worker:
         began = time.monotonic()
         cut = request.cut
         pcm = _pcm(request.pcm, cut.channels, cut.pieces[-1].end)
-        pulse = self._pulse(request.number)
-        pulse(0.0)
+        self._pulse(request.number)
 
         def stop() -> bool:
             with suppress(OSError):
-                self._alive(0.0)
+                self._alive()
             return self._aborted >= request.number
 
         whisper = self._model(request.model)
@@ -171,25 +176,65 @@ class Worker:
         placed = [_placed(segment, cut, request.options) for segment in segments]
         return Transcribed(placed, time.monotonic() - began)
 
-    def _pulse(self, number: int) -> Callable[[float], None]:
-        """A callback for long work: raises Stopped after an abort, else shows a sign of life."""
+    def _pulse(self, number: int) -> None:
+        """For long work to call: raises Stopped after an abort, else shows a sign of life."""
+        if self._aborted >= number:
+            raise Stopped
+        self._alive()
 
-        def pulse(fraction: float) -> None:
-            if self._aborted >= number:
-                raise Stopped
-            self._alive(fraction)
-
-        return pulse
-
-    def _alive(self, fraction: float) -> None:
+    def _alive(self) -> None:
         if time.monotonic() - self._said_at >= PULSE:
-            self._say(Alive(fraction))
+            self._say(Alive())
 
     def _model(self, path: str) -> Whisper:
         if self._whisper is None or self._whisper.path != path:
             self._whisper = None  # freed first: two large models may not fit
             self._whisper = Whisper(path, threads=self._settings.threads, gpu=self._settings.gpu)
         return self._whisper
+
+
+def _source(path: str) -> BinaryIO:
+    try:
+        return open(path, "rb")
+    except FileNotFoundError:
+        raise AudioMissing from None
+
+
+@contextmanager
+def _part(request: MakePlan) -> Iterator[BinaryIO]:
+    """A new file of this request alone, gone in the end unless it got another name.
+
+    It lies in a folder of its task's, so that all parts of a task can be removed without a look at those of
+    all others. Whatever is in there was left by a child that was killed, or belongs to one that is about to
+    be: a task that is cancelled and retried at once is decoded by two for a while.
+    """
+    folder = Path(request.pcm).with_suffix(PARTS)
+    shutil.rmtree(folder, ignore_errors=True)
+    part = folder / f"{os.getpid()}-{request.number}"
+    try:
+        with _created(part) as file:
+            yield file
+    finally:
+        part.unlink(missing_ok=True)
+        with suppress(OSError):  # another request's is in it
+            folder.rmdir()
+
+
+def _created(part: Path) -> BinaryIO:
+    while True:
+        with suppress(FileExistsError):
+            os.mkdir(part.parent, 0o700)
+        with suppress(FileNotFoundError):  # the other request removed the folder in between
+            return open(part, "xb")
+
+
+def _disk_trouble(error: OSError) -> Refused:
+    match error.errno:
+        case errno.ENOSPC | errno.EDQUOT:
+            return Refused("storage_full", "no disk space is left for the decoded audio", "wait")
+        case errno.EFBIG:  # RLIMIT_FSIZE
+            return Refused("audio_too_long", "its decoded audio is larger than a file may be")
+    return Refused("disk_error", f"the worker could not use its disk: {error.strerror}", "retry")
 
 
 def _pcm(path: str, channels: int, samples: int) -> NDArray[np.int16]:
@@ -238,13 +283,21 @@ def _confine(settings: Settings) -> None:
     prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     if os.getppid() != settings.daemon_pid:
         os._exit(0)  # the daemon died before PDEATHSIG was set
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _limit(resource.RLIMIT_CORE, 0)
+    if settings.max_file_bytes:  # beyond it a write fails with EFBIG: Python ignores SIGXFSZ
+        _limit(resource.RLIMIT_FSIZE, settings.max_file_bytes)
     if settings.max_memory_bytes:
-        resource.setrlimit(resource.RLIMIT_AS, (settings.max_memory_bytes,) * 2)
+        _limit(resource.RLIMIT_AS, settings.max_memory_bytes)
     with suppress(OSError):
         os.nice(settings.nice)
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the daemon's to handle
+
+
+def _limit(what: int, most: int) -> None:
+    """Lower a limit for good; one that is lower already stays, since only root may raise it."""
+    _, hard = resource.getrlimit(what)
+    most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    resource.setrlimit(what, (most, most))
 
 
 if __name__ == "__main__":

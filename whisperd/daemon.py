@@ -111,13 +111,20 @@ class ModelStore:
 
     def _look(self, name: str) -> models.ModelFile:
         try:
-            if name == models.DEFAULT:
-                models.ensure_default(self._folder)
-            return models.find(name, self._folder)
+            return self._installed(name)
         except models.NotInstalled as error:
             raise ModelUnusable(str(error)) from error
         except (models.ModelError, OSError) as error:
             raise ModelUnusable(f"the model {name} cannot be used: see `whisperd models list`") from error
+
+    def _installed(self, name: str) -> models.ModelFile:
+        try:
+            return models.find(name, self._folder)
+        except models.NotInstalled:
+            if name != models.DEFAULT:
+                raise
+        models.ensure_default(self._folder)
+        return models.find(name, self._folder)
 
     def _find(self, name: str) -> Model:
         path = self._look(name).path

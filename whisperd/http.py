@@ -42,7 +42,10 @@ class Loopback:
 
     def __init__(self, app: ASGIApp, config: Http) -> None:
         self._app = app
-        self._hosts = {*LOCAL_NAMES, *(host.lower() for host in config.allowed_hosts)}
+        self._hosts = {
+            *LOCAL_NAMES,
+            *(host.lower() for host in (_in_url(config.host), *config.allowed_hosts)),
+        }
         self._origins = {origin.lower().rstrip("/") for origin in config.allowed_origins}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -59,7 +62,7 @@ class Loopback:
         headers = HTTPConnection(scope).headers
         if not _is_loopback(scope.get("client")):
             return _forbidden("without keys only this machine is served")
-        if _host_name(headers.getlist("host")) not in self._hosts:
+        if _host_name(headers.getlist("host")) not in self._hosts | _reached(scope):
             return _forbidden("this Host is not served; see http.allowed_hosts")
         if not self._may_come_from(headers):
             return _forbidden("pages of this Origin are not served; see http.allowed_origins")
@@ -80,6 +83,19 @@ def _is_loopback(client: tuple[str, int] | None) -> bool:
     with suppress(ValueError):
         return ipaddress.ip_address(client[0]).is_loopback
     return False
+
+
+def _reached(scope: Scope) -> set[str]:
+    """The address that the request came to, which the ready line names: a rebound name is no address."""
+    match scope.get("server"):
+        case (str(address), int()):
+            return {_in_url(address)}
+        case _:  # a Unix socket
+            return set()
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 def _host_name(hosts: Collection[str]) -> str | None:

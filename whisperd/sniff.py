@@ -40,7 +40,7 @@ def _is_text(head: bytes) -> bool:
     try:
         text = head.decode()
     except UnicodeDecodeError as error:
-        if error.start < len(head) - 4 or error.start < 4:  # a character cut off by the end is no objection
+        if error.reason != "unexpected end of data" or error.start < 4:  # a character that the end cuts off
             return False
         text = head[: error.start].decode()
     return all(char in "\t\r\n\f" or unicodedata.category(char) != "Cc" for char in text)

@@ -21,6 +21,7 @@ from whisperd.task import StorageFull
 BUFFER = 256 * 1024  # bytes gathered before a write leaves the loop
 HEAD = 4096  # bytes of a file that are kept at hand to tell what it is
 _AUDIO, _PCM, _PART = ".audio", ".pcm", ".part"
+_PARTS = ".parts"  # a folder, where the children of a task's requests decode to
 
 
 class TooLarge(Exception):
@@ -30,9 +31,10 @@ class TooLarge(Exception):
 class Incoming:
     """Audio on its way to disk. `size` and `sha256` describe what has come so far."""
 
-    def __init__(self, file: IO[bytes], limit: int) -> None:
+    def __init__(self, file: IO[bytes], limit: int, check_room: Callable[[int], None]) -> None:
         self._file = file
         self._limit = limit
+        self._check_room = check_room
         self._buffer = bytearray()
         self._hash = hashlib.sha256()
         self.size = 0
@@ -55,9 +57,17 @@ class Incoming:
             await self.flush()
 
     async def flush(self) -> None:
+        """Write what is gathered. Raises StorageFull, before the reserve of the database is touched."""
         with _full_disk():
-            await _to_its_end(_write_all, self._file, self._buffer)
+            await _to_its_end(self._write_all)
         self._buffer = bytearray()
+
+    def _write_all(self) -> None:
+        """An unbuffered write may take a part only, and on a disk that is nearly full it does."""
+        self._check_room(len(self._buffer))
+        rest = memoryview(self._buffer)
+        while rest:
+            rest = rest[self._file.write(rest) :]
 
 
 class Spool:
@@ -76,18 +86,21 @@ class Spool:
     def free_bytes(self) -> int:
         return shutil.disk_usage(self._folder).free
 
-    def check_room(self) -> None:
-        """Raise StorageFull when the reserve that the database needs would be touched."""
-        if self.free_bytes() < self._min_free_bytes:
+    def check_room(self, coming: int = 0) -> None:
+        """Raise StorageFull when so many bytes more would touch the reserve that the database needs."""
+        if self.free_bytes() - coming < self._min_free_bytes:
             raise StorageFull("no disk space is left for more audio")
 
     @asynccontextmanager
-    async def receive(self, task_id: str) -> AsyncIterator[Incoming]:
-        """Write the audio of a new task; when the block ends well it is on disk, else it never was."""
-        self.check_room()
+    async def receive(self, task_id: str, declared: int = 0) -> AsyncIterator[Incoming]:
+        """Write the audio of a new task; when the block ends well it is on disk, else it never was.
+
+        `declared`: the bytes it is said to have, to refuse at once what cannot fit. Raises StorageFull.
+        """
+        self.check_room(min(declared, self._max_bytes))
         part = self._part(task_id)
         with _full_disk(), _created(part) as file:
-            incoming = Incoming(file, self._max_bytes)
+            incoming = Incoming(file, self._max_bytes, self.check_room)
             yield incoming
             await incoming.flush()
             with _gone_if_it_fails(self.audio(task_id)) as path:
@@ -101,9 +114,8 @@ class Spool:
 
     def remove_pcm(self, task_id: str) -> None:
         """Remove the decoded audio: it can be made again."""
-        pcm = self.pcm(task_id)
-        pcm.unlink(missing_ok=True)
-        pcm.with_suffix(_PCM + _PART).unlink(missing_ok=True)
+        self.pcm(task_id).unlink(missing_ok=True)
+        shutil.rmtree(self._folder / f"{task_id}{_PARTS}", ignore_errors=True)
 
     def owners(self) -> Iterable[str]:
         """The ids that files are kept for, in no order."""
@@ -137,13 +149,6 @@ def _gone_if_it_fails(path: Path) -> Iterator[Path]:
     except BaseException:
         path.unlink(missing_ok=True)
         raise
-
-
-def _write_all(file: IO[bytes], data: bytearray) -> None:
-    """An unbuffered write may take a part only, and on a disk that is nearly full it does."""
-    rest = memoryview(data)
-    while rest:
-        rest = rest[file.write(rest) :]
 
 
 def _sync_and_rename(file: IO[bytes], part: Path, path: Path) -> None:

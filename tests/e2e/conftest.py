@@ -1,21 +1,9 @@
-import os
 import wave
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.e2e.daemon import Daemon
-from whisperd import models
-
-
-@pytest.fixture(scope="session")
-def weights():
-    """The models folder, with OpenAI's real tiny.en in it; made once and kept between runs."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "whisperd-tests" / "models"
-    cache.mkdir(parents=True, exist_ok=True)
-    models.ensure_default(cache)
-    return cache
 
 
 @pytest.fixture
@@ -40,11 +28,6 @@ def daemon(tmp_path_factory, weights):
     running = Daemon(tmp_path_factory.mktemp("daemon"), weights).start()
     yield running
     assert running.stop() == 0
-
-
-@pytest.fixture(scope="session")
-def jfk():
-    return Path(__file__).parents[1] / "data" / "jfk.wav"
 
 
 @pytest.fixture(scope="session")

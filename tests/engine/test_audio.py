@@ -7,11 +7,9 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as in the worker; before N
 import errno
 import io
 import json
-import socket
 import struct
 import subprocess
 import sys
-import threading
 import wave
 import zlib
 from functools import cache
@@ -107,34 +105,6 @@ def jfk():
         return run(source)[1][:, 0]
 
 
-@pytest.fixture(scope="module")
-def canary():
-    """The connections made to the port that the playlists name."""
-    connections = []
-    server = socket.socket()
-    try:
-        server.bind(("127.0.0.1", 18999))
-    except OSError:
-        pytest.skip("port 18999 is taken")
-    server.listen()
-
-    def accept():
-        while True:
-            try:
-                connection, address = server.accept()
-            except OSError:
-                return
-            connections.append(address)
-            connection.close()
-
-    listener = threading.Thread(target=accept, name="canary")
-    listener.start()
-    yield connections
-    server.shutdown(socket.SHUT_RDWR)
-    server.close()
-    listener.join(5)
-
-
 def wav(samples, rate=RATE):
     """A WAV file of int16 samples, shape (n, channels)."""
     file = io.BytesIO()
@@ -191,12 +161,12 @@ def test_only_a_damaged_file_is_called_partial(entry):
         assert ("partial_audio" in result[0].warnings) == (entry["file"] in PARTIAL)
 
 
-def test_no_playlist_makes_a_connection(canary):
+def test_no_playlist_makes_a_connection(connections):
     for entry in HOSTILE:
         if entry["file"].startswith(("a10", "h")):
             outcome.__wrapped__(entry["file"])
 
-    assert canary == []
+    assert connections == []
 
 
 @pytest.mark.parametrize(

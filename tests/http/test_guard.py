@@ -1,11 +1,15 @@
 """Who is served: this machine, by a name of its own, and no page of another site."""
 
+import asyncio
 import json
 
 import pytest
+from starlette.responses import Response
 from websockets.exceptions import InvalidStatus
 
 from tests.http_server import NOTHING, a_form, a_request, the_error, the_file
+from whisperd.config import Http
+from whisperd.http import Loopback
 
 FORM = "multipart/form-data; boundary=frontier"
 
@@ -60,6 +64,48 @@ def test_a_host_of_this_machine_is_served(with_server, host):
         assert status == 200
 
     with_server(body, http={"allowed_hosts": ("Box.lan",)})
+
+
+@pytest.mark.parametrize(
+    ("configured", "host"),
+    [
+        ("127.0.0.2", "127.0.0.2:8002"),
+        ("Box.local", "box.local"),
+        ("::ffff:127.0.0.1", "[::ffff:127.0.0.1]:8002"),
+    ],
+)
+def test_the_address_that_was_asked_for_is_served_by_its_own_name(with_server, configured, host):
+    async def body(server):
+        status, *_ = await server.exchange(a_get(f"Host: {host}"))
+        assert status == 200
+
+    with_server(body, http={"host": configured})
+
+
+@pytest.mark.parametrize(
+    ("server", "host", "status"),
+    [
+        (("127.0.1.1", 8002), "127.0.1.1:8002", 200),  # as in the ready line when http.host is a name
+        (("::2", 8002), "[::2]:8002", 200),
+        (("127.0.1.1", 8002), "127.0.0.2", 403),
+        (("/run/whisperd.sock", None), "/run/whisperd.sock", 403),
+        (None, "127.0.1.1", 403),
+    ],
+)
+def test_the_address_that_a_request_came_to_is_served(server, host, status):
+    scope = {
+        "type": "http",
+        "client": ("127.0.0.1", 1),
+        "server": server,
+        "headers": [(b"host", host.encode())],
+    }
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    asyncio.run(Loopback(Response("served"), Http())(scope, None, send))
+    assert sent[0]["status"] == status
 
 
 def test_a_host_of_another_name_is_refused(with_server):

@@ -355,7 +355,7 @@ def test_a_websocket_hears_of_every_task(with_server, no_stats):
         async with listening(server) as socket:
             one = await server.submit()
             await server.plan(1)
-            await server.queue.beat(chunk := await server.queue.claim(), 0.5)
+            await server.queue.beat(chunk := await server.queue.claim())
             await server.queue.finish(chunk, said(1, "Ask", "not."))
             other = await server.submit()
             await server.queue.cancel(other["task_id"])
@@ -364,13 +364,13 @@ def test_a_websocket_hears_of_every_task(with_server, no_stats):
         told = [
             (m.get("task", m)["task_id"], m["task"]["status"] if "task" in m else m["type"]) for m in messages
         ]
-        expected = ["queued", "processing", "progress", "segment", "completed"]
+        expected = ["queued", "processing", "segment", "progress", "completed"]
         assert [
             what for what, _ in groupby(w for task_id, w in told if task_id == one["task_id"])
         ] == expected
         assert [what for task_id, what in told if task_id == other["task_id"]] == ["queued", "cancelled"]
         (progress,) = [m for m in messages if m["type"] == "progress"]
-        assert progress == {"type": "progress", "task_id": one["task_id"], "progress": 0.5}
+        assert progress == {"type": "progress", "task_id": one["task_id"], "progress": 1}
         segments = [m for m in messages if m["type"] == "segment"]
         assert [(m["text"], m["chunk"], m["start"]) for m in segments] == [("Ask", 1, 0.0), ("not.", 1, 1.0)]
 

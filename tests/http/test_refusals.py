@@ -65,9 +65,7 @@ def test_what_is_certainly_not_media_is_refused_by_upload_and_by_path(with_idle_
         "text/plain",
         "audio/wav",
         "application/x-www-form-urlencoded",
-        "multipart/form-data",
         "multipart/mixed; boundary=frontier",
-        "multipart/form-data; boundary=",
         "\xff",
         "; boundary=frontier",
     ],
@@ -78,6 +76,20 @@ def test_a_body_of_another_kind_is_refused(with_idle_server, kind):
 
         assert (status, headers["content-type"]) == (415, "application/json")
         assert json.loads(content)["error"]["code"] == "unsupported_content_type"
+        assert await server.left() == NOTHING
+
+    with_idle_server(body)
+
+
+@pytest.mark.parametrize(
+    "parameter", ["", ";", "; boundary", "; boundary=", '; boundary=""', "; bound=frontier"]
+)
+def test_a_form_without_a_boundary_is_malformed(with_idle_server, parameter):
+    async def body(server):
+        request = a_request(a_form(the_file()), kind=f"multipart/form-data{parameter}")
+        status, _, content = await server.exchange(request)
+
+        assert (status, json.loads(content)["error"]["code"]) == (400, "malformed_multipart")
         assert await server.left() == NOTHING
 
     with_idle_server(body)

@@ -1,11 +1,14 @@
 """POST /tasks/transcription: what is accepted, what is refused and why, and that a refusal leaves nothing."""
 
 import asyncio
+import ctypes
 import glob
 import hashlib
 import json
 import os
 import re
+import threading
+import time
 import tracemalloc
 
 import msgspec
@@ -17,6 +20,7 @@ from tests.http_server import (
     SUBMIT,
     a_field,
     a_form,
+    a_request,
     refused,
     the_error,
     the_file,
@@ -183,7 +187,7 @@ RIGHT = {
     "translate": True,
     "prompt": "Äpfel, 'Birnen'",
     "temperature": 0.25,
-    "beam_size": 5,
+    "beam_size": 4,
     "word_timestamps": True,
     "vad": False,
     "channels": "split",
@@ -249,7 +253,7 @@ def test_a_time_in_the_past_is_now(with_server):
 LONG = "x" * 5000
 WRONG = {  # name: (values of a form, values of JSON)
     "model": (["nosuch", "../tiny", "tiny/../tiny", "broken", "a\0b", LONG], ["nosuch", "", 1, ["tiny"]]),
-    "language": (["xx", "EN", "english", "e\0n"], ["xx", "", None, 1]),
+    "language": (["xx", "klingon", "e\0n"], ["xx", "", None, 1]),
     "translate": (["maybe", "2", "yes please"], ["true", 1, None]),
     "prompt": ([LONG], [LONG, 1, {}]),
     "temperature": (["-0.1", "1.1", "nan", "inf", "hot", "1e400"], [-0.1, 1.1, "0.5", None]),
@@ -372,6 +376,19 @@ def test_a_language_that_the_model_does_not_know_is_refused(with_server):
     with_server(body)
 
 
+@pytest.mark.parametrize("given", ["DE", "German", " german "])
+def test_a_language_may_be_given_by_its_name_and_in_any_case(with_server, given):
+    async def body(server):
+        for answer in (
+            await server.post(language=given, model="tiny"),
+            await server.post_json(language=given, model="tiny"),
+        ):
+            task = await server.queue.get(answer.json()["task_id"])
+            assert task.options.language == "de"
+
+    with_server(body)
+
+
 # --- idempotency ---
 
 
@@ -405,6 +422,24 @@ def test_a_key_with_another_body_is_a_conflict_and_keeps_the_first_file_only(wit
 
         assert (await server.left())["files"] == [f"{first.json()['task_id']}.audio"]
         assert (await server.post(headers=once())).status_code == 200
+
+    with_server(body)
+
+
+@pytest.mark.parametrize("key", ["", "x" * 256, "a\tb", "a\x85b"])
+def test_a_key_that_is_not_worth_keeping_is_refused(with_idle_server, key):
+    async def body(server):
+        headers = [("content-type", FORM), ("idempotency-key", key)]
+        answer = await server.ask(SUBMIT, "POST", headers, [a_form(the_file())])
+        await refused(server, answer, 422, "invalid_field", "Idempotency-Key")
+
+    with_idle_server(body)
+
+
+def test_a_key_may_have_255_characters(with_server):
+    async def body(server):
+        assert (await server.post(headers=once("x" * 255))).status_code == 202
+        assert (await server.post(headers=once("x" * 255))).status_code == 200
 
     with_server(body)
 
@@ -514,6 +549,41 @@ def test_a_path_that_is_no_file_below_an_allowed_root_is_refused_alike(with_serv
         assert await server.left() == NOTHING
 
     with_server(body)
+
+
+def test_a_path_that_leads_elsewhere_between_two_looks_at_it_gives_nothing_away(with_server):
+    """Found by review: the file that was looked at and the file that was read were opened one by one."""
+
+    async def body(server):
+        secret, path, spare = server.allowed.parent / "secret.wav", server.allowed / "x", server.allowed / "y"
+        secret.write_bytes(OTHER_SOUND)
+        path.write_bytes(SOUND)
+        spare.symlink_to(secret)
+        over = threading.Event()
+
+        def swap():
+            while not over.is_set():
+                exchange(path, spare)
+                time.sleep(0.0001)
+
+        swapping = asyncio.create_task(asyncio.to_thread(swap))
+        answers = [await server.post_json(audio_path=str(path)) for _ in range(60)]
+        over.set()
+        await swapping
+
+        read = [answer.json()["audio"]["size"] for answer in answers if answer.status_code == 202]
+        refusals = {the_error(answer) for answer in answers if answer.status_code != 202}
+        assert set(read) == {len(SOUND)}
+        assert refusals == {(422, "invalid_field", "audio_path")}
+
+    with_server(body)
+
+
+def exchange(one, other):
+    """Swap two names at once (renameat2(2), RENAME_EXCHANGE): there is always something at each."""
+    here = -100  # AT_FDCWD
+    failed = ctypes.CDLL(None).renameat2(here, bytes(one), here, bytes(other), 2)
+    assert not failed
 
 
 def test_a_file_that_may_not_be_read_is_refused(with_server):
@@ -686,6 +756,41 @@ def test_a_name_is_shown_without_its_folders_and_control_characters(with_server,
         assert (answer.status_code, answer.json()["audio"]["name"]) == (202, shown)
 
     with_server(body)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "shown"),
+    [
+        ("filename*=UTF-8''na%C3%AFve%20%E4%BD%A0.wav", "naïve 你.wav"),
+        ("filename=\"plain.wav\"; filename*=utf-8'en'na%C3%AFve.wav", "naïve.wav"),
+        ("filename*=UTF-8''na%C3%AFve.wav; filename=\"plain.wav\"", "naïve.wav"),
+        ("filename*=UTF-8''..%2F..%2Fetc%5Cx%00%1B.wav", "x.wav"),
+        ("filename=\"plain.wav\"; filename*=UTF-8''", "plain.wav"),
+        ("filename=\"plain.wav\"; filename*=latin-9''%A4.wav", "plain.wav"),
+        ('filename="plain.wav"; filename*=nonsense', "plain.wav"),
+        ("filename*=UTF-8''%FF%zz%.wav", "\ufffd%zz%.wav"),
+        ("filename=\"a; filename*=UTF-8''b.wav\"", "a; filename*=UTF-8''b.wav"),
+        ("xfilename*=UTF-8''b.wav", "audio"),
+    ],
+)
+def test_a_name_may_be_encoded(with_server, parameters, shown):
+    async def body(server):
+        head = f'Content-Disposition: form-data; name="file"; {parameters}'
+        answer = await server.post_form((head, SOUND))
+        assert answer.json()["audio"]["name"] == shown
+
+    with_server(body)
+
+
+def test_a_long_upload_of_a_length_that_does_not_fit_is_refused_by_its_head(with_server):
+    async def body(server):
+        request = a_request(b"", f"X: y\r\nContent-Length: {2**61}").replace(b"Content-Length: 0\r\n", b"")
+        status, _, content = await server.exchange(request)
+
+        assert (status, json.loads(content)["error"]["code"]) == (507, "storage_full")
+        assert await server.left() == NOTHING
+
+    with_server(body, http={"max_upload_bytes": 2**62})
 
 
 def test_a_file_without_a_name_has_one(with_server):

@@ -21,6 +21,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     gpu: bool = True
     nice: int = 10
     max_memory_bytes: int = 0  # address space; 0 = no limit
+    max_file_bytes: int = 0  # of any file it writes, so of the decoded audio; 0 = no limit
 
 
 class MakePlan(Struct, frozen=True, kw_only=True, tag="plan"):
@@ -28,7 +29,7 @@ class MakePlan(Struct, frozen=True, kw_only=True, tag="plan"):
 
     number: int  # of the request; an Abort names it
     audio: str  # path
-    pcm: str  # path; written beside it and renamed, so that it is whole or absent
+    pcm: str  # path; written to a folder beside it and renamed, so that it is whole or absent
     model: str  # path
     model_sha256: str
     audio_sha256: str
@@ -56,9 +57,7 @@ class Ready(Struct, frozen=True, tag="ready"):
 
 
 class Alive(Struct, frozen=True, tag="alive"):
-    """A sign of life: `fraction` (0 to 1) of the request is done."""
-
-    fraction: float
+    """A sign of life, and no more: how much of one window is done nobody knows before it is."""
 
 
 class Planned(Struct, frozen=True, tag="planned"):
@@ -71,11 +70,15 @@ class Transcribed(Struct, frozen=True, tag="transcribed"):
 
 
 class Refused(Struct, frozen=True, tag="refused"):
-    """The child is well, but cannot do this. `retry`: it may go better; `replan`: the pcm is gone."""
+    """The child is well, but cannot do this.
+
+    `retry`: it may go better; `wait`: it will, once the disk has room, and nobody is to blame; `replan`: the
+    pcm is gone.
+    """
 
     code: str
     message: str
-    then: Literal["fail", "retry", "replan"] = "fail"
+    then: Literal["fail", "retry", "wait", "replan"] = "fail"
 
 
 class Aborted(Struct, frozen=True, tag="aborted"):

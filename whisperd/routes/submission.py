@@ -6,18 +6,22 @@ folder. Whatever is wrong with it raises before anything is acknowledged, and le
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import os
 import re
+import stat
 import unicodedata
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
+from urllib.parse import unquote_to_bytes
 
 import aiofiles
 import msgspec
+from aiofiles.threadpool.binary import AsyncBufferedReader
 from msgspec import Meta, Struct
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -28,11 +32,12 @@ from whisperd.config import Config
 from whisperd.routes.errors import Refusal
 from whisperd.spool import Incoming, TooLarge
 from whisperd.task import Audio, NewTask, Options
-from whisperd.transcript import LANGUAGES
+from whisperd.transcript import language_code
 
 MAX_FIELDS = 64
 MAX_FIELD_BYTES = 64 * 1024
 MAX_JSON_BYTES = 256 * 1024
+MAX_KEY_LENGTH = 255  # of an Idempotency-Key, in characters
 MAX_METADATA_BYTES = 16 * 1024
 MAX_METADATA_DEPTH = 32  # levels; a task with more than some 900 could be stored and never be shown
 LAST_YEAR = 9000  # of a run_at: near the end of the calendar a time in UTC can be one that nothing shows
@@ -57,7 +62,7 @@ class Submission(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     translate: bool = False
     prompt: Annotated[str, Meta(max_length=4000)] | None = None
     temperature: Annotated[float, Meta(ge=0, le=1)] = 0.0
-    beam_size: Annotated[int, Meta(ge=1, le=8)] = 1
+    beam_size: Annotated[int, Meta(ge=1, le=8)] = 5
     word_timestamps: bool = False
     vad: bool = True
     channels: Literal["mix", "split"] = "mix"
@@ -87,7 +92,9 @@ async def receive(request: Request, incoming: Incoming, config: Config) -> tuple
     """
     _check_head(request, config)
     kind, parameters = parse_options_header(request.headers.get("content-type"))
-    if kind == b"multipart/form-data" and parameters.get(b"boundary"):
+    if kind == b"multipart/form-data":
+        if not parameters.get(b"boundary"):
+            raise Refusal(400, "malformed_multipart", "its Content-Type names no boundary")
         body = _counted(request, _longest_form(config), "file")
         fields, name = await _form(incoming, parameters[b"boundary"], body)
         return _checked(fields, strict=False), name
@@ -120,12 +127,26 @@ def new_task(
     )
 
 
+def idempotency_key(request: Request) -> str | None:
+    """Raises Refusal for one that is not worth keeping."""
+    key = request.headers.get("idempotency-key")
+    if key is None or (0 < len(key) <= MAX_KEY_LENGTH and key.isprintable()):
+        return key
+    message = f"must be 1 to {MAX_KEY_LENGTH} printable characters"
+    raise Refusal(422, "invalid_field", message, "Idempotency-Key")
+
+
+def declared_bytes(request: Request) -> int:
+    """The length of the body as its head has it, or 0; nobody need believe it."""
+    length = request.headers.get("content-length", "")
+    return int(length) if length.isascii() and length.isdigit() else 0
+
+
 def _check_head(request: Request, config: Config) -> None:
     """Refuse by the head alone, before a byte of the body is stored."""
     if request.headers.get("content-encoding", "identity") != "identity":
         raise Refusal(415, "unsupported_media", "send the body as it is, without a Content-Encoding")
-    length = request.headers.get("content-length", "0")
-    if length.isdigit() and int(length) > _longest_form(config):
+    if declared_bytes(request) > _longest_form(config):
         raise Refusal(413, "too_large", f"at most {config.http.max_upload_bytes} bytes are accepted", "file")
 
 
@@ -237,7 +258,7 @@ class _Form:
         if self._name == "file":
             if self._file_name is not None:
                 raise Refusal(422, "duplicate_field", "send one file a request", "file")
-            self._file_name = file_name(parameters.get(b"filename", b""))
+            self._file_name = file_name(_encoded_name(self._disposition) or parameters.get(b"filename", b""))
             self._value = None
             return
         if self._name in self._fields or len(self._fields) >= MAX_FIELDS:
@@ -257,6 +278,16 @@ class _Form:
             self._fields[self._name] = self._value.decode()
         except UnicodeDecodeError:
             raise Refusal(422, "invalid_field", "must be UTF-8", self._name) from None
+
+
+def _encoded_name(disposition: bytes) -> bytes | None:
+    """The name in `filename*=UTF-8''na%C3%AFve.wav` (RFC 8187), which says more than the plain one beside it.
+
+    RFC 7578 wants none in a form, so the parser ignores it; some programs send it and nothing else.
+    """
+    unquoted = re.sub(rb'"(?:[^"\\]|\\.)*"', b'""', disposition)  # a plain name may look like it
+    found = re.search(rb";\s*filename\*\s*=\s*utf-8'[^']*'([^;\s]*)", unquoted, re.IGNORECASE)
+    return found and unquote_to_bytes(found[1])
 
 
 def file_name(raw: bytes) -> str:
@@ -283,10 +314,15 @@ def _checked(fields: dict[str, Any], *, strict: bool) -> Submission:
     for name in _LATER.keys() & fields.keys():
         raise Refusal(422, "not_supported", f"{name} is not supported yet: {_LATER[name]}", name)
     submission = checked(fields, Submission, strict=strict)
-    if submission.language not in LANGUAGES and submission.language != "auto":
-        raise Refusal(422, "invalid_field", "must be an ISO 639-1 code such as en, or auto", "language")
     check_metadata(submission.metadata)
-    return submission
+    return msgspec.structs.replace(submission, language=_language(submission.language))
+
+
+def _language(text: str) -> str:
+    code = language_code(text)
+    if code is None:
+        raise Refusal(422, "invalid_field", "must be a language such as en or English, or auto", "language")
+    return code
 
 
 def check_metadata(metadata: dict[str, Any]) -> None:
@@ -350,30 +386,50 @@ async def _copy(path: str | None, incoming: Incoming, config: Config) -> str:
     """Copy a file of this machine into the spool; it may change or go away later. Returns its name."""
     if path is None:
         raise Refusal(422, "missing_field", "send a file, or name one with audio_path", "audio_path")
-    source = await asyncio.to_thread(_allowed, path, config)
+    if "\0" in path:  # open() itself would raise
+        raise _no_such_file()
+    opener = partial(_open_below, config.http.allowed_roots)
     try:
-        async with aiofiles.open(source, "rb") as file:
-            while data := await file.read(READ_BYTES):
+        async with aiofiles.open(path, "rb", opener=opener) as file:
+            while data := await _read(file):
                 await incoming.write(data)
     except TooLarge as error:
         raise Refusal(413, "too_large", str(error), "audio_path") from None
+    check_audio(incoming.head, "audio_path")
+    return file_name(os.fsencode(path))
+
+
+async def _read(file: AsyncBufferedReader) -> bytes:
+    try:
+        return await file.read(READ_BYTES)
     except OSError:
         raise Refusal(422, "invalid_field", "the file cannot be read", "audio_path") from None
-    check_audio(incoming.head, "audio_path")
-    return file_name(os.fsencode(source.name))
 
 
-def _allowed(path: str, config: Config) -> Path:
-    """The file, links and .. resolved, if it lies below an allowed root. One answer for every other case."""
-    refusal = Refusal(422, "invalid_field", "no such file below http.allowed_roots", "audio_path")
-    try:
-        source = Path(path).resolve(strict=True)
-        roots = [Path(root).resolve() for root in config.http.allowed_roots]  # one may be unmounted
-    except (OSError, ValueError, RuntimeError):  # gone, a null byte, a loop of links
-        raise refusal from None
-    if not source.is_file() or not any(source.is_relative_to(root) for root in roots):
-        raise refusal
-    return source
+def _open_below(roots: Sequence[str], path: str, flags: int) -> int:
+    """An opener for open(): of a regular file below a root. One answer for every other case.
+
+    The descriptor that is looked at holds the file, so whatever its path leads to a moment later makes no
+    difference; and by itself it opens nothing: no device notices it, no FIFO waits.
+    """
+    with suppress(OSError):  # gone, not to be read by us, a loop of links
+        held = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        try:
+            if _is_file_below(roots, held):
+                return os.open(f"/proc/self/fd/{held}", flags | os.O_NONBLOCK)
+        finally:
+            os.close(held)
+    raise _no_such_file()
+
+
+def _no_such_file() -> Refusal:
+    return Refusal(422, "invalid_field", "no such file below http.allowed_roots", "audio_path")
+
+
+def _is_file_below(roots: Sequence[str], held: int) -> bool:
+    place = Path(os.readlink(f"/proc/self/fd/{held}"))  # without links and dots
+    below = any(place.is_relative_to(os.path.realpath(root)) for root in roots)  # one may be unmounted
+    return below and stat.S_ISREG(os.fstat(held).st_mode)
 
 
 def check_audio(head: bytes, param: str) -> None:

@@ -27,7 +27,7 @@ from whisperd.task import (
     State,
     Task,
 )
-from whisperd.transcript import FORMATS, Transcript, render
+from whisperd.transcript import FORMATS, Transcript, language_refusal, render
 
 LONGEST_WAIT = 300.0  # seconds of a long poll
 MAX_PAGE = 500
@@ -51,10 +51,10 @@ async def submit(request: Request) -> Response:
 
 async def _received(request: Request, here: Services) -> NewTask:
     task_id = str(ULID())
-    async with here.spool.receive(task_id) as incoming:
+    key = submission.idempotency_key(request)
+    async with here.spool.receive(task_id, submission.declared_bytes(request)) as incoming:
         form, name = await submission.receive(request, incoming, here.config)
         audio = Audio(name=name, size=incoming.size, sha256=incoming.sha256)
-        key = request.headers.get("idempotency-key")
         new = submission.new_task(task_id, form, audio, here.config, key)
         await _check_model(new, here)
     return new
@@ -62,8 +62,8 @@ async def _received(request: Request, here: Services) -> NewTask:
 
 async def _check_model(new: NewTask, here: Services) -> None:
     multilingual = await here.check_model(new.model)
-    if not multilingual and new.options.language not in ("en", "auto"):
-        raise Refusal(422, "invalid_field", f"the model {new.model} knows English only", "language")
+    if problem := language_refusal(new.options.language, new.model, multilingual):
+        raise Refusal(422, "invalid_field", problem, "language")
 
 
 async def show(request: Request) -> Response:

@@ -1,0 +1,237 @@
+"""The worker process by itself, real: what it answers, what it survives, what it leaves behind."""
+
+import os
+import resource
+import signal
+from contextlib import ExitStack
+
+import pytest
+
+from tests.child import Child, silence, until
+from tests.trouble import on_a_small_disk
+from whisperd.engine.protocol import Aborted, Planned, Transcribed
+from whisperd.spool import Spool
+from whisperd.task import Cut, Options, Piece
+
+HOURS = 3 * 3600  # of audio: too long to be decoded by the end of any test
+
+
+@pytest.fixture
+def spool(tmp_path):
+    return Spool(tmp_path / "spool", max_bytes=1)
+
+
+@pytest.fixture
+def new_child(tmp_path, weights):
+    """Makes children, which are gone at the end of the test."""
+    with ExitStack() as stack:
+        yield lambda **settings: stack.enter_context(
+            Child(tmp_path, weights / "ggml-tiny.en.bin", **settings)
+        )
+
+
+@pytest.fixture(scope="module")
+def child(tmp_path_factory, weights):
+    """One for all tests that do it no harm: at the end it is still the same, and well."""
+    with Child(tmp_path_factory.mktemp("child"), weights / "ggml-tiny.en.bin") as child:
+        yield child
+        assert child.process.poll() is None
+
+
+def left_in(spool):
+    return sorted(os.listdir(spool.pcm("t1").parent))
+
+
+def is_decoding(spool):
+    return any(part.stat().st_size for part in spool.pcm("t1").parent.glob("*.parts/*"))
+
+
+# --- what it is ---
+
+
+def test_it_ends_when_its_daemon_goes(new_child, spool, tmp_path):
+    child = new_child()
+    child.plan(silence(tmp_path / "long.wav", HOURS), spool.pcm("t1"))
+    until(lambda: is_decoding(spool))
+    child.process.stdin.close()
+
+    assert child.process.wait(2) == 0
+
+
+def test_it_does_not_start_for_a_daemon_that_is_gone(tmp_path, weights):
+    gone = Child(tmp_path, weights / "ggml-tiny.en.bin", daemon_pid=1)
+    with pytest.raises(AssertionError), gone:  # it says nothing, instead of Ready
+        pass
+
+    assert (gone.process.returncode, (tmp_path / "stderr").read_bytes()) == (0, b"")
+
+
+def test_signals_to_the_whole_group_are_the_daemons_to_handle(child, spool, jfk):
+    for number in (signal.SIGINT, signal.SIGTERM):
+        child.process.send_signal(number)
+    child.plan(jfk, spool.pcm("t1"))
+
+    assert isinstance(child.answer(), Planned)
+
+
+# --- what it answers ---
+
+
+def test_it_plans_and_transcribes(child, spool, jfk):
+    child.plan(jfk, spool.pcm("t1"), Options(beam_size=1))
+    plan = child.answer().plan
+    child.transcribe(spool.pcm("t1"), plan.cuts[0])
+    done = child.answer()
+
+    assert (plan.duration, plan.language, plan.warnings, len(plan.cuts)) == (11.0, "en", (), 1)
+    assert isinstance(done, Transcribed)
+    assert "ask not what your country can do for you" in " ".join(s.text for s in done.segments)
+    assert all(0 <= s.start <= s.end <= 11 for s in done.segments)
+    assert 0 < done.seconds < 30
+    assert left_in(spool) == ["t1.pcm"]
+
+
+@pytest.mark.parametrize(
+    ("file", "code"),
+    [
+        ("a04_random.mp3", "unsupported_media"),
+        ("a08_image.png", "unsupported_media"),
+        ("h01_hls_passwd.m3u8", "unsupported_media"),
+        ("missing.wav", "audio_missing"),
+    ],
+)
+def test_what_it_cannot_decode_it_refuses_for_good(child, spool, corpus, file, code):
+    child.plan(corpus / "hostile" / file, spool.pcm("t1"))
+    refused = child.answer()
+
+    assert (refused.code, refused.then) == (code, "fail")
+    assert left_in(spool) == []
+
+
+def test_audio_that_is_too_long_is_refused_before_all_of_it_is_decoded(child, spool, tmp_path):
+    child.plan(silence(tmp_path / "long.wav", HOURS), spool.pcm("t1"), max_seconds=60.0)
+    refused = child.answer()
+
+    assert (refused.code, refused.then) == ("audio_too_long", "fail")
+    assert left_in(spool) == []
+
+
+def test_an_abort_while_it_decodes_is_answered_within_a_second(child, spool, tmp_path):
+    child.plan(silence(tmp_path / "long.wav", HOURS), spool.pcm("t1"))
+    until(lambda: is_decoding(spool))
+    child.abort()
+
+    assert child.answer(seconds=1.0) == Aborted()
+    assert left_in(spool) == []
+
+
+def test_an_abort_that_comes_too_late_does_not_touch_the_next_request(child, spool, jfk):
+    child.plan(jfk, spool.pcm("t1"))
+    child.answer()
+    child.abort()
+    child.plan(jfk, spool.pcm("t1"))
+
+    assert isinstance(child.answer(), Planned)
+
+
+@pytest.mark.parametrize("size", [None, 1000])
+def test_decoded_audio_that_is_gone_or_cut_off_is_asked_for_again(child, spool, size):
+    if size is not None:
+        spool.pcm("t1").write_bytes(bytes(size))
+    child.transcribe(spool.pcm("t1"), Cut(pieces=(Piece(0, 16_000),)))
+    refused = child.answer()
+
+    assert (refused.code, refused.then) == ("pcm_gone", "replan")
+
+
+# --- what else works on the same task ---
+
+
+def test_a_task_that_is_cancelled_and_run_again_at_once_is_decoded_by_two(child, new_child, spool, tmp_path):
+    """Found by a cancel with a retry right behind it: the first child took the file of the second away."""
+    again = new_child()
+    child.plan(silence(tmp_path / "long.wav", HOURS), spool.pcm("t1"))
+    until(lambda: is_decoding(spool))
+    again.plan(silence(tmp_path / "short.wav", 120), spool.pcm("t1"))
+    until(lambda: (tmp_path / "spool" / "t1.parts" / f"{again.process.pid}-1").exists())
+    again.process.send_signal(signal.SIGSTOP)
+    child.abort()
+    assert child.answer() == Aborted()
+    again.process.send_signal(signal.SIGCONT)
+
+    assert isinstance(again.answer(), Planned)
+    assert left_in(spool) == ["t1.pcm"]
+
+
+def test_decoded_audio_that_is_removed_while_it_is_made_is_made_again_and_nobody_is_to_blame(
+    child, spool, tmp_path
+):
+    """The late echo of a cancel removes what a task keeps, and the task may be running again."""
+    child.plan(silence(tmp_path / "short.wav", 120), spool.pcm("t1"))
+    until(lambda: is_decoding(spool))
+    child.process.send_signal(signal.SIGSTOP)
+    spool.remove_pcm("t1")
+    assert left_in(spool) == []
+    child.process.send_signal(signal.SIGCONT)
+    refused = child.answer()
+
+    assert (refused.code, refused.then) == ("pcm_gone", "replan")
+    assert left_in(spool) == []
+
+
+def test_what_a_killed_child_leaves_is_removed_by_the_next(child, new_child, spool, tmp_path, jfk):
+    killed = new_child()
+    killed.plan(silence(tmp_path / "long.wav", HOURS), spool.pcm("t1"))
+    until(lambda: is_decoding(spool))
+    killed.process.kill()
+    killed.process.wait()
+    assert left_in(spool) == ["t1.parts"]
+
+    child.plan(jfk, spool.pcm("t1"))
+    assert isinstance(child.answer(), Planned)
+    assert left_in(spool) == ["t1.pcm"]
+
+
+# --- what it is confined to ---
+
+
+def test_a_file_that_would_be_larger_than_it_may_be_is_refused_for_good(new_child, spool, tmp_path):
+    child = new_child(max_file_bytes=2**20)
+    child.plan(silence(tmp_path / "long.wav", HOURS), spool.pcm("t1"))
+    refused = child.answer()
+
+    assert (refused.code, refused.then) == ("audio_too_long", "fail")
+    assert left_in(spool) == []
+    assert resource.prlimit(child.process.pid, resource.RLIMIT_CORE) == (0, 0)
+
+
+def test_a_limit_that_is_lower_already_stays(new_child):
+    child = new_child(before=("prlimit", "--fsize=1000000"), max_file_bytes=2**30)
+
+    assert resource.prlimit(child.process.pid, resource.RLIMIT_FSIZE) == (1_000_000, 1_000_000)
+
+
+FULL = """
+import sys
+from pathlib import Path
+from tests.child import Child, silence
+
+folder, model = Path(sys.argv[1]), {model!r}
+with Child(folder, model) as child:
+    for seconds in (600, 10):
+        child.plan(silence(folder / "a.wav", seconds), folder / "t1.pcm")
+        answer = child.answer()
+        print(type(answer).__name__, getattr(answer, "code", ""), getattr(answer, "then", ""))
+        print(*sorted(path.name for path in folder.iterdir()))
+"""
+
+
+def test_a_full_disk_is_waited_for_and_nothing_stays_of_what_it_cut_off(tmp_path, weights):
+    said = on_a_small_disk(tmp_path, FULL.format(model=str(weights / "ggml-tiny.en.bin")), megabytes=2)
+
+    assert said.splitlines() == [
+        "Refused storage_full wait",
+        "a.wav stderr",
+        "Planned  ",
+        "a.wav stderr t1.pcm",
+    ]
