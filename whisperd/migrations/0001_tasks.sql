@@ -41,6 +41,9 @@ create table task (
 create index task_line on task (priority, seq) where waiting > 0 and run_at is null;
 -- The claim while a tenant is at its limit: the most urgent task of each other tenant.
 create index task_tenant_line on task (tenant, priority, seq) where state = 'queued' and run_at is null;
+-- The same: the most urgent task that is started and may go on.
+create index task_started_line on task (priority, seq)
+  where state = 'processing' and waiting > 0 and run_at is null;
 -- Position: the tasks in line next to a given one.
 create index task_in_line on task (priority, seq) where state = 'queued' and run_at is null;
 -- Promotion of what was delayed, and the time of the next one.
@@ -80,6 +83,7 @@ create index idempotency_task on idempotency (task);
 create index idempotency_age on idempotency (created_at);
 
 -- How many tasks there are, so that nobody has to count them. `delayed`: queued with a run_at.
+-- No row stays at 0: a sum over the tenants of today must not pay for those of all time.
 create table tally (
   state    text    not null,
   delayed  integer not null,
@@ -99,6 +103,9 @@ begin
   update tally set n = n - 1
     where state = old.state and delayed = (old.state = 'queued' and old.run_at is not null)
       and tenant = old.tenant and priority = old.priority;
+  delete from tally
+    where state = old.state and delayed = (old.state = 'queued' and old.run_at is not null)
+      and tenant = old.tenant and priority = old.priority and n = 0;
   insert into tally values (new.state, new.state = 'queued' and new.run_at is not null, new.tenant, new.priority, 1)
     on conflict do update set n = n + 1;
 end;
@@ -106,10 +113,14 @@ create trigger tally_delete after delete on task begin
   update tally set n = n - 1
     where state = old.state and delayed = (old.state = 'queued' and old.run_at is not null)
       and tenant = old.tenant and priority = old.priority;
+  delete from tally
+    where state = old.state and delayed = (old.state = 'queued' and old.run_at is not null)
+      and tenant = old.tenant and priority = old.priority and n = 0;
 end;
 
 -- How many tasks stand in line in each block of 128 (level 1) and 16,384 (level 2) seqs of a priority,
--- so that a position costs a few hundred index entries at a million tasks and not a million.
+-- so that a position costs a few hundred index entries at a million tasks and not a million. Each statement
+-- names its blocks one by one: `(level, block) in (values …)` would walk all blocks of the priority.
 create table place (
   priority integer not null,
   level    integer not null check (level in (1, 2)),
@@ -126,10 +137,10 @@ create trigger place_leave after update of state, run_at, priority on task
 when old.state = 'queued' and old.run_at is null
   and (new.state <> 'queued' or new.run_at is not null or new.priority <> old.priority)
 begin
-  update place set n = n - 1
-    where priority = old.priority and (level, block) in (values (1, old.seq >> 7), (2, old.seq >> 14));
-  delete from place
-    where priority = old.priority and (level, block) in (values (1, old.seq >> 7), (2, old.seq >> 14)) and n = 0;
+  insert into place values (old.priority, 1, old.seq >> 7, 0), (old.priority, 2, old.seq >> 14, 0)
+    on conflict do update set n = n - 1;
+  delete from place where priority = old.priority and level = 1 and block = old.seq >> 7 and n = 0;
+  delete from place where priority = old.priority and level = 2 and block = old.seq >> 14 and n = 0;
 end;
 create trigger place_enter after update of state, run_at, priority on task
 when new.state = 'queued' and new.run_at is null
@@ -139,8 +150,8 @@ begin
     on conflict do update set n = n + 1;
 end;
 create trigger place_delete after delete on task when old.state = 'queued' and old.run_at is null begin
-  update place set n = n - 1
-    where priority = old.priority and (level, block) in (values (1, old.seq >> 7), (2, old.seq >> 14));
-  delete from place
-    where priority = old.priority and (level, block) in (values (1, old.seq >> 7), (2, old.seq >> 14)) and n = 0;
+  insert into place values (old.priority, 1, old.seq >> 7, 0), (old.priority, 2, old.seq >> 14, 0)
+    on conflict do update set n = n - 1;
+  delete from place where priority = old.priority and level = 1 and block = old.seq >> 7 and n = 0;
+  delete from place where priority = old.priority and level = 2 and block = old.seq >> 14 and n = 0;
 end;

@@ -107,7 +107,7 @@ def plan(conn: sqlite3.Connection, chunk: Chunk, plan: Plan, now: float) -> Task
           from chunk where task = :seq and number > 0
         ),
         progress = (
-          select max(progress, coalesce(sum(samples) filter (where state = 'done') * 1.0 / max(sum(samples), 1), 0))
+          select max(progress, coalesce(sum(samples) filter (where state = 'done') * 1.0 / sum(samples), 0))
           from chunk where task = :seq and number > 0
         )
         """,

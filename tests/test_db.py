@@ -1,0 +1,576 @@
+import asyncio
+import inspect
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+from contextlib import closing
+from pathlib import Path
+
+import aiosqlite
+import pytest
+
+from tests.trouble import files_end_at, on_a_small_disk
+from whisperd.db import LARGEST_BATCH, Database, DatabaseInUse, DatabaseTooNew, _hop, migrate, transaction
+from whisperd.task import StorageBusy, StorageFailed, StorageFull
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "q.db"
+
+
+@pytest.fixture
+def with_db(path):
+    """Run an async test body against a database with a table; a second run finds what the first left."""
+
+    def run(body):
+        async def main():
+            async with Database(path) as db:
+                await db.write(create)
+                await body(db)
+
+        asyncio.run(main())
+
+    return run
+
+
+def create(conn):
+    conn.execute("create table if not exists note (n integer primary key, text text)")
+    conn.execute("create table if not exists reply (n references note deferrable initially deferred)")
+
+
+def insert(conn, n, text=""):
+    conn.execute("insert into note values (?, ?)", (n, text))
+    return n
+
+
+def count(conn):
+    return conn.execute("select count(*) from note").fetchone()[0]
+
+
+def numbers(conn):
+    return [row[0] for row in conn.execute("select n from note order by n")]
+
+
+def pragma(conn, name):
+    return conn.execute(f"pragma {name}").fetchone()[0]
+
+
+def wal_size(path):
+    return os.path.getsize(f"{path}-wal")
+
+
+def commits_seen(conn):
+    """A list that every commit of this connection is added to from now on."""
+    seen = []
+    conn.set_trace_callback(lambda sql: seen.append(sql) if sql == "commit" else None)
+    return seen
+
+
+class Held:
+    """A job that keeps the writer busy until it is let go."""
+
+    def __init__(self):
+        self.started = threading.Event()
+        self.go_on = threading.Event()
+
+    def __call__(self, conn):
+        self.started.set()
+        assert self.go_on.wait(10)
+
+    async def under_way(self):
+        await asyncio.to_thread(self.started.wait, 10)
+
+
+# --- group commit ---
+
+
+def test_writes_that_wait_together_share_one_commit(with_db):
+    async def body(db):
+        seen = await db.write(commits_seen)
+        await asyncio.gather(*(db.write(insert, n) for n in range(100)))
+
+        assert await db.read(count) == 100
+        assert len(seen) == 2  # the first is that of `commits_seen` itself
+
+    with_db(body)
+
+
+def test_a_batch_has_a_largest_size_and_the_rest_waits_for_the_next_commit(with_db):
+    async def body(db):
+        seen = await db.write(commits_seen)
+        await asyncio.gather(*(db.write(insert, n) for n in range(2 * LARGEST_BATCH + 1)))
+
+        assert await db.read(count) == 2 * LARGEST_BATCH + 1
+        assert len(seen) == 1 + 3
+
+    with_db(body)
+
+
+def test_a_write_is_told_and_answered_only_after_its_commit_reached_the_file(with_db, path):
+    async def body(db):
+        with closing(sqlite3.connect(path)) as other:
+
+            def committed(n):
+                return n in numbers(other)
+
+            told = []
+
+            async def write(n):
+                await db.write(insert, n, then=lambda n: told.append((n, committed(n))))
+                assert told[n][0] == n  # before its answer, and in the order of the commits
+                assert committed(n)
+
+            await asyncio.gather(*(write(n) for n in range(20)))
+
+        assert told == [(n, True) for n in range(20)]
+
+    with_db(body)
+
+
+def test_a_write_returns_what_its_function_returns(with_db):
+    async def body(db):
+        assert await db.write(insert, 7) == 7
+        assert await db.write(lambda conn: None) is None
+
+    with_db(body)
+
+
+# --- failures of one function ---
+
+
+def fails_after_its_insert(conn, n, error):
+    insert(conn, n)
+    raise error
+
+
+@pytest.mark.parametrize("error", [ValueError("mine"), sqlite3.IntegrityError("mine")])
+def test_a_failing_function_undoes_only_itself(with_db, error):
+    async def body(db):
+        told = []
+        answers = await asyncio.gather(
+            db.write(insert, 1),
+            db.write(fails_after_its_insert, 2, error, then=told.append),
+            db.write(insert, 1),  # a second 1: not unique
+            db.write(insert, 3),
+            return_exceptions=True,
+        )
+
+        assert answers[0] == 1
+        assert answers[1] is error
+        assert isinstance(answers[2], sqlite3.IntegrityError)
+        assert answers[3] == 3
+        assert await db.read(numbers) == [1, 3]
+        assert told == []
+
+    with_db(body)
+
+
+def test_a_failed_commit_leaves_nothing_behind(with_db):
+    async def body(db):
+        def orphan(conn):  # found at the commit only
+            conn.execute("insert into reply values (99)")
+
+        answers = await asyncio.gather(db.write(insert, 1), db.write(orphan), return_exceptions=True)
+        assert [type(answer) for answer in answers] == [StorageFailed] * 2
+        assert await db.read(count) == 0
+
+    with_db(body)
+
+
+def test_a_failed_commit_leaves_no_transaction_open(path):
+    """Unlike a full disk, which has rolled back already."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as conn:
+        conn.execute("pragma foreign_keys = on")
+        create(conn)
+        with pytest.raises(sqlite3.IntegrityError), transaction(conn):
+            conn.execute("insert into reply values (99)")
+
+        assert not conn.in_transaction
+
+
+def test_the_writer_outlives_a_listener_that_raises(with_db):
+    async def body(db):
+        def listener(n):
+            raise RuntimeError("bad listener")
+
+        with pytest.raises(RuntimeError, match="bad listener"):
+            await db.write(insert, 1, then=listener)
+
+        assert await db.write(insert, 2) == 2
+        assert await db.read(numbers) == [1, 2]
+
+    with_db(body)
+
+
+# --- cancelling ---
+
+
+@pytest.mark.parametrize("ticks", range(6))
+def test_a_cancelled_write_is_all_or_nothing_and_is_still_told(with_db, ticks):
+    async def body(db):
+        told = []
+        writing = asyncio.create_task(db.write(insert, 1, then=told.append))
+        for _ in range(ticks):
+            await asyncio.sleep(0)
+        cancelled = writing.cancel()
+        await asyncio.wait([writing])
+        await db.write(lambda conn: None)  # whatever came before it is settled
+
+        assert writing.cancelled() == cancelled
+        assert await db.read(numbers) == told
+
+    with_db(body)
+
+
+def test_a_cancelled_write_does_not_disturb_those_in_its_batch(with_db):
+    async def body(db):
+        writes = [asyncio.create_task(db.write(insert, n)) for n in range(9)]
+        await asyncio.sleep(0)
+        writes[4].cancel()
+        answers = await asyncio.gather(*writes, return_exceptions=True)
+
+        assert [n for n, answer in enumerate(answers) if answer == n] == [0, 1, 2, 3, 5, 6, 7, 8]
+        assert isinstance(answers[4], asyncio.CancelledError)
+
+    with_db(body)
+
+
+# --- the end ---
+
+
+def test_a_close_waits_until_every_write_is_answered(path):
+    async def main():
+        async with Database(path) as db:
+            await db.write(create)
+            writes = [asyncio.create_task(db.write(insert, n)) for n in range(2 * LARGEST_BATCH)]
+            await asyncio.sleep(0)
+        assert [write.result() for write in writes] == list(range(2 * LARGEST_BATCH))
+        async with Database(path) as db:
+            assert await db.read(count) == 2 * LARGEST_BATCH
+
+    asyncio.run(main())
+
+
+def test_a_write_during_or_after_the_close_is_refused_and_does_not_wait_for_ever(path):
+    async def main():
+        db = await Database(path).__aenter__()
+        held = Held()
+        writing = asyncio.create_task(db.write(held))
+        await held.under_way()
+        closing = asyncio.create_task(db.__aexit__(None, None, None))
+        await asyncio.sleep(0)
+
+        with pytest.raises(StorageFailed, match="closed"):
+            await db.write(create)
+        held.go_on.set()
+        await asyncio.gather(writing, closing)
+        with pytest.raises(StorageFailed, match="closed"):
+            await db.write(create)
+
+    asyncio.run(main())
+
+
+def test_a_close_that_is_cancelled_still_lets_go_of_the_file(path):
+    async def main():
+        db = await Database(path).__aenter__()
+        held = Held()
+        writing = asyncio.create_task(db.write(held))
+        await held.under_way()
+        closing = asyncio.create_task(db.__aexit__(None, None, None))
+        await asyncio.sleep(0)
+        closing.cancel()
+        held.go_on.set()
+        await asyncio.wait([closing], timeout=10)
+        writing.cancel()
+
+        async with Database(path):
+            pass
+
+    before = set(threading.enumerate())
+    asyncio.run(main())
+    for thread in set(threading.enumerate()) - before:
+        thread.join(10)
+        assert not thread.is_alive()  # it would keep the process from ending
+
+
+def test_what_the_body_raises_comes_out_as_it_is(path):
+    async def main():
+        async with Database(path):
+            raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        asyncio.run(main())
+
+
+# --- one daemon a file ---
+
+
+def other_ways(path):
+    """The same file, called by other names."""
+    link, folder = path.with_name("link.db"), path.parent / "folder"
+    link.symlink_to(path)
+    folder.symlink_to(path.parent)
+    return [path, link, folder / path.name, path.parent / "folder" / ".." / path.parent.name / path.name]
+
+
+def test_a_second_database_on_the_file_is_refused_by_every_name_and_the_pid_is_named(path):
+    async def main():
+        async with Database(path):
+            for name in other_ways(path):
+                with pytest.raises(DatabaseInUse, match=f"pid {os.getpid()}$"):
+                    await Database(name).__aenter__()
+        async with Database(path):
+            pass
+
+    asyncio.run(main())
+
+
+HOLD = """
+import asyncio, sys
+from pathlib import Path
+from whisperd.db import Database
+
+async def main():
+    async with Database(Path(sys.argv[1])):
+        print("open", flush=True)
+        await asyncio.to_thread(sys.stdin.readline)
+
+asyncio.run(main())
+"""
+
+
+def test_the_owner_may_be_another_process_and_its_death_frees_the_file(path):
+    command = [sys.executable, "-P", "-c", HOLD, str(path)]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, env=env, stdin=-1, stdout=-1, stderr=-1, text=True) as owner:
+        try:
+            assert owner.stdout.readline() == "open\n"
+            with pytest.raises(DatabaseInUse, match=f"pid {owner.pid}$"):
+                asyncio.run(open_and_close(path))
+        finally:
+            owner.send_signal(signal.SIGKILL)
+
+    asyncio.run(open_and_close(path))
+
+
+async def open_and_close(path):
+    async with Database(path):
+        pass
+
+
+# --- the schema ---
+
+
+def test_migrating_twice_changes_nothing():
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as conn:
+        schemas = []
+        for _ in range(2):
+            migrate(conn)
+            schemas.append(conn.execute("select name, sql from sqlite_schema order by name").fetchall())
+
+    assert schemas[0] == schemas[1] != []
+
+
+def test_a_migration_that_fails_leaves_nothing(path):
+    with closing(sqlite3.connect(path)) as conn:
+        conn.execute("create table chunk (mine text)")  # in the way of the second half of the first
+
+    with pytest.raises(StorageFailed, match="already exists"):
+        asyncio.run(open_and_close(path))
+
+    with closing(sqlite3.connect(path)) as conn:
+        assert [row[0] for row in conn.execute("select name from sqlite_schema")] == ["chunk"]
+        assert pragma(conn, "user_version") == 0
+
+
+def test_a_database_of_a_newer_version_is_refused_and_left_as_it_is(path):
+    asyncio.run(open_and_close(path))
+    with closing(sqlite3.connect(path)) as conn:
+        conn.execute("pragma user_version = 999")
+
+    with pytest.raises(DatabaseTooNew, match="schema 999"):
+        asyncio.run(open_and_close(path))
+
+    with closing(sqlite3.connect(path)) as conn:
+        assert pragma(conn, "user_version") == 999
+
+
+def test_a_file_that_is_no_database_is_refused_with_the_reason(path):
+    path.write_bytes(b"something else entirely " * 1000)
+
+    with pytest.raises(StorageFailed, match="not a database"):
+        asyncio.run(open_and_close(path))
+
+
+# --- the connections ---
+
+
+def test_the_reading_connection_refuses_to_write(with_db):
+    async def body(db):
+        with pytest.raises(StorageFailed, match="readonly"):
+            await db.read(insert, 1)
+        assert await db.write(insert, 1) == 1  # which breaks nothing
+
+    with_db(body)
+
+
+SAFE = {"foreign_keys": 1, "trusted_schema": 0, "cell_size_check": 1, "busy_timeout": 5000}
+PROMISED = {
+    "write": {**SAFE, "journal_mode": "wal", "synchronous": 2, "query_only": 0},
+    "read": {**SAFE, "journal_mode": "wal", "wal_autocheckpoint": 0, "query_only": 1},
+}
+
+
+@pytest.mark.parametrize("how", ["write", "read"])
+def test_the_connections_are_set_as_promised(with_db, how):
+    async def body(db):
+        for name, value in PROMISED[how].items():
+            assert (name, await getattr(db, how)(pragma, name)) == (name, value)
+
+    with_db(body)
+
+
+def test_aiosqlite_still_has_the_private_call_that_a_hop_is_made_of():
+    assert inspect.iscoroutinefunction(aiosqlite.Connection._execute)
+    assert isinstance(aiosqlite.Connection._conn, property)
+
+
+def test_a_hop_runs_its_function_on_the_thread_and_the_connection_of_aiosqlite(path):
+    async def main():
+        async with aiosqlite.connect(path) as conn:
+
+            def where(raw):
+                return raw, threading.get_ident()
+
+            raw, thread = await _hop(conn, where)
+            assert isinstance(raw, sqlite3.Connection)
+            assert thread not in (None, threading.get_ident())
+            assert thread == (await _hop(conn, where))[1]
+
+    asyncio.run(main())
+
+
+# --- trouble with the disk ---
+
+
+def test_a_full_disk_refuses_the_write_and_keeps_the_rest_until_there_is_room(with_db):
+    async def body(db):
+        await db.write(insert, 1)
+
+        def pages(conn, n):
+            conn.execute(f"pragma max_page_count = {n}")
+
+        await db.write(pages, await db.write(pragma, "page_count") + 2)
+        answers = await asyncio.gather(
+            db.write(insert, 2), db.write(insert, 3, "x" * 100_000), return_exceptions=True
+        )
+        assert [type(answer) for answer in answers] == [StorageFull] * 2  # they shared the transaction
+        assert await db.read(numbers) == [1]
+        assert await db.write(insert, 2) == 2  # there is room for a small one
+        assert db.broken is None
+
+        await db.write(pages, 1_000_000)
+        assert await db.write(insert, 3, "x" * 100_000) == 3
+        assert await db.read(numbers) == [1, 2, 3]
+
+    with_db(body)
+
+
+def test_a_database_that_another_program_holds_is_busy_and_free_again_after_it(with_db, path):
+    async def body(db):
+        await db.write(lambda conn: conn.execute("pragma busy_timeout = 10") and None)
+        with closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("begin immediate")
+            with pytest.raises(StorageBusy):
+                await db.write(insert, 1)
+            other.execute("rollback")
+
+        assert db.broken is None
+        assert await db.write(insert, 1) == 1
+        assert await db.read(numbers) == [1]
+
+    with_db(body)
+
+
+FILL = """
+import asyncio, sys
+from pathlib import Path
+from whisperd.db import Database
+from whisperd.task import StorageFull
+
+def insert(conn, n):
+    conn.execute("insert into note values (?, zeroblob(50000))", (n,))
+
+def numbers(conn):
+    return [row[0] for row in conn.execute("select n from note order by n")]
+
+async def main(folder):
+    ballast = folder / "ballast"
+    ballast.write_bytes(bytes(500_000))
+    async with Database(folder / "q.db") as db:
+        await db.write(lambda conn: conn.execute("create table note (n integer primary key, text)") and None)
+        kept = []
+        try:
+            while True:
+                await db.write(insert, len(kept))
+                kept.append(len(kept))
+        except StorageFull:
+            ballast.unlink()
+        await db.write(insert, len(kept))
+        print(len(kept), await db.read(numbers) == [*kept, len(kept)])
+
+asyncio.run(main(Path(sys.argv[1])))
+"""
+
+
+def test_a_disk_that_was_really_full_takes_writes_again_once_there_is_room(tmp_path):
+    kept, nothing_lost = on_a_small_disk(tmp_path, FILL, megabytes=1).split()
+
+    assert int(kept) > 0
+    assert nothing_lost == "True"
+
+
+def test_after_an_io_error_nothing_is_written_until_a_restart(with_db, path):
+    async def body(db):
+        await db.write(insert, 1)
+        with files_end_at(wal_size(path) + 20_000), pytest.raises(StorageFailed, match="I/O"):
+            await db.write(insert, 2, "x" * 100_000)
+
+        assert "I/O" in db.broken
+        with pytest.raises(StorageFailed, match="I/O"):
+            await db.write(insert, 3)
+        assert await db.read(numbers) == [1]
+
+    async def after_a_restart(db):
+        assert db.broken is None
+        await db.write(insert, 3)
+        assert await db.read(numbers) == [1, 3]
+
+    with_db(body)
+    with_db(after_a_restart)
+
+
+def test_what_waited_behind_an_io_error_is_not_written_either(with_db, path):
+    async def body(db):
+        held = Held()
+        first = asyncio.create_task(db.write(held))
+        await held.under_way()
+        fails = [asyncio.create_task(db.write(insert, n, "x" * 1000)) for n in range(LARGEST_BATCH)]
+        waits = asyncio.create_task(db.write(insert, 1000))  # in the batch after that of `fails`
+        await asyncio.sleep(0)
+        with files_end_at(wal_size(path) + 20_000):
+            held.go_on.set()
+            await asyncio.wait([first, *fails])
+        await asyncio.wait([waits])
+
+        assert first.exception() is None
+        assert {type(write.exception()) for write in (*fails, waits)} == {StorageFailed}
+        assert await db.read(count) == 0
+
+    with_db(body)

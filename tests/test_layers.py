@@ -1,0 +1,202 @@
+"""Who may import whom. The tables are the architecture; change them on purpose or not at all."""
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1] / "whisperd"
+
+# A module, or a folder of modules, and what of ours it may import: down only, and no more than it needs.
+ALLOWED = {
+    # the vocabulary, and what has nothing to do with tasks
+    "task": set(),
+    "config": set(),
+    "sniff": set(),
+    "client": set(),
+    "terminal": set(),
+    # one thing each
+    "db": {"task"},
+    "events": {"task"},
+    "spool": {"task"},
+    "sql": {"task"},
+    "engine": {"task"},
+    "transcript": {"task"},
+    "logs": {"config"},
+    # model files
+    "catalogue": {"transcript"},  # LANGUAGES
+    "hub": {"catalogue"},
+    "ct2": {"catalogue"},  # BadSource
+    "ggml": {"catalogue", "ct2"},
+    "models": {"catalogue", "hub", "ggml"},
+    # the machinery
+    "child": {"task", "engine"},
+    "children": {"task", "engine"},
+    "queue": {"task", "db", "events", "sql"},
+    "worker_pool": {"task", "events", "spool", "engine", "children"},
+    # HTTP
+    "routes": {"task", "config", "events", "spool", "sniff", "transcript", "worker_pool"},
+    "http": {"config", "routes"},
+    # the composition root
+    "daemon": {
+        *("task", "config", "logs", "db", "events", "spool", "queue", "models", "worker_pool"),
+        *("engine", "routes", "http"),
+    },
+    "embedded": {"task", "config", "transcript", "worker_pool", "daemon"},
+    # the commands
+    "batch": {"task", "config", "logs", "client", "terminal", "transcript", "embedded"},
+    "monitor": {"client", "terminal"},
+    "doctor": {"config", "client", "terminal", "catalogue", "models", "engine"},
+    "commands": {
+        *("config", "client", "terminal", "transcript", "catalogue", "models"),
+        *("batch", "monitor", "doctor", "daemon"),
+    },
+    "cli": {"commands", "terminal"},
+    "__main__": {"cli"},
+}
+
+# Which of ours may import what of others, where it matters who does.
+ONLY = {
+    "sqlite3": {"db", "sql", "doctor"},  # the doctor names its version
+    "aiosqlite": {"db"},
+    "starlette": {"routes", "http"},
+    "python_multipart": {"routes"},
+    "uvicorn": {"daemon"},
+    "apscheduler": {"daemon"},
+    "httpx": {"client"},
+    "huggingface_hub": {"hub"},
+    "typer": {"cli", "commands"},
+    "av": {"engine"},
+    "_pywhispercpp": {"engine"},
+    "pywhispercpp": {"engine"},
+    "numpy": {"engine", "child", "ct2", "ggml"},
+}
+
+# What the daemon may know of the engine: how to talk to it, not how it works.
+ENGINE_FOR_THE_DAEMON = {"whisperd.engine.protocol", "whisperd.engine.features"}
+
+
+def modules():
+    """Each file, the name that ALLOWED has for it, and the full names that its import statements mean."""
+    for file in sorted(ROOT.rglob("*.py")):
+        part = file.relative_to(ROOT).parts[0].removesuffix(".py")
+        if part in ("__init__", "migrations"):
+            continue
+        names = [name for node in ast.walk(ast.parse(file.read_text())) for name in imported(node)]
+        yield file.relative_to(ROOT), part, names
+
+
+def imported(node):
+    """The modules that a statement imports, wherever it stands and however it is spelled."""
+    match node:
+        case ast.Import():
+            return [alias.name for alias in node.names]
+        case ast.ImportFrom(module=str(module), level=0):
+            inner = [f"{module}.{alias.name}" for alias in node.names]
+            return [name for name in inner if is_module(name)] or [module]
+        case ast.ImportFrom():
+            return ["a relative import"]
+        case _:
+            return []
+
+
+def is_module(name):
+    path = ROOT.parent / name.replace(".", "/")
+    return name.startswith("whisperd") and (path.is_dir() or path.with_suffix(".py").is_file())
+
+
+def ours(name):
+    return name.split(".")[1] if name.startswith("whisperd.") else None
+
+
+def test_every_import_is_allowed():
+    wrong = [
+        f"{file} imports {name}"
+        for file, part, names in modules()
+        for name in names
+        if ours(name) and ours(name) not in (part, *ALLOWED[part])
+    ]
+
+    assert wrong == []
+
+
+def test_no_import_is_allowed_that_nobody_needs():
+    used = {part: set() for _, part, _ in modules()}
+    for _, part, names in modules():
+        used[part] |= {ours(name) for name in names} - {None, part}
+
+    assert {part: allowed - used[part] for part, allowed in ALLOWED.items() if allowed - used[part]} == {}
+
+
+def test_imports_go_one_way_round():
+    order = list(TopologicalSorter(ALLOWED).static_order())  # raises CycleError
+
+    assert order.index("queue") < order.index("routes") < order.index("http") < order.index("daemon")
+    assert order.index("daemon") < order.index("cli")
+
+
+def test_what_comes_from_outside_has_its_place():
+    wrong = [
+        f"{file} imports {name}"
+        for file, part, names in modules()
+        for name in names
+        if part not in ONLY.get(name.split(".")[0], {part})
+    ]
+
+    assert wrong == []
+
+
+def test_no_import_is_relative():
+    assert [file for file, _, names in modules() if "a relative import" in names] == []
+
+
+def test_only_the_child_knows_how_the_engine_works():
+    wrong = [
+        f"{file} imports {name}"
+        for file, part, names in modules()
+        for name in names
+        if part not in ("child", "engine")
+        and name.startswith("whisperd.engine")
+        and name not in ENGINE_FOR_THE_DAEMON
+    ]
+
+    assert wrong == []
+
+
+# What is really in memory after an import, by whatever way it came there.
+SERVER = {"starlette", "uvicorn", "apscheduler", "aiosqlite", "sqlite3", "aiofiles", "python_multipart"}
+SCREEN = {"typer", "click", "rich", "httpx"}
+HEAVY = {"numpy", "av", "_pywhispercpp", "pywhispercpp", "huggingface_hub"}
+
+
+def loaded_by(module):
+    code = f"import json, sys, {module}; print(json.dumps(list(sys.modules)))"
+    command = [sys.executable, "-P", "-c", code]
+    env = {**os.environ, "PYTHONPATH": str(ROOT.parent)}
+    return set(json.loads(subprocess.run(command, env=env, stdout=-1, check=True).stdout))
+
+
+@pytest.mark.parametrize(
+    ("module", "unwanted"),
+    [
+        ("whisperd.daemon", HEAVY | {"typer", "httpx"}),
+        ("whisperd.embedded", HEAVY | {"typer", "httpx"}),
+        ("whisperd.queue", SERVER - {"aiosqlite", "sqlite3"} | SCREEN | HEAVY),
+        ("whisperd.cli", SERVER | HEAVY | {"httpx", "rich", "msgspec", "structlog"}),
+        ("whisperd.client", SERVER | HEAVY | {"typer", "structlog", "whisperd.task"}),
+    ],
+)
+def test_what_is_not_needed_is_not_loaded(module, unwanted):
+    assert unwanted & loaded_by(module) == set()
+
+
+def test_the_child_loads_the_engine_and_nothing_of_the_server():
+    loaded = loaded_by("whisperd.child")
+
+    assert (SERVER | SCREEN | {"asyncio", "structlog", "huggingface_hub"}) & loaded == set()
+    assert {ours(name) for name in loaded} - {None} == {"child", "engine", "task"}

@@ -1,0 +1,307 @@
+"""The hot queries stay cheap: searches of an index, no walk over all tasks or chunks, no sort in the claim.
+
+Every statement is explained with its parameters as parameters, as the functions themselves send it: spelled
+out, as a trace callback would show them, some would fit a partial index that the real statement does not.
+"""
+
+import re
+import sqlite3
+from contextlib import closing
+
+import pytest
+
+from tests.conftest import a_task
+from whisperd.db import migrate
+from whisperd.sql import claims, moves, questions, rescue
+from whisperd.task import Cut, ListQuery, Mark, Piece, Plan, Problem, Rules, Segment, State
+
+NOW = 1_000_000.0
+SPEND = 50  # SQLite's steps between two ticks of the meter
+
+
+class Explained(sqlite3.Connection):
+    """A connection that explains whatever it is asked."""
+
+    plans = None
+
+    def execute(self, sql, args=()):
+        if self.plans is not None:
+            plan = super().execute(f"explain query plan {sql}", args).fetchall()
+            self.plans.append((" ".join(sql.split()), [row["detail"] for row in plan]))
+        return super().execute(sql, args)
+
+
+def a_database(tasks, *, analyzed=False, path=":memory:"):
+    """A third in line, a third delayed, a third over, of three tenants, at ten priorities, in that order."""
+    conn = sqlite3.connect(path, isolation_level=None, factory=Explained)
+    conn.row_factory = sqlite3.Row
+    conn.execute("pragma foreign_keys = on")
+    migrate(conn)
+    conn.execute(
+        """
+        with recursive number (n) as (select 1 union all select n + 1 from number where n < :tasks)
+        insert into task (
+          id, kind, state, priority, tenant, model, options, audio_name, audio_size, audio_sha256,
+          waiting, max_retries, created_at, run_at, started_at, finished_at, audio_seconds
+        )
+        select
+          't' || n, 'transcription',
+          case n % 6 when 0 then 'completed' when 3 then 'failed' else 'queued' end,
+          n / 3 % 10, 'tenant' || (n % 7 % 3), 'tiny.en', '{}', 'a.wav', 1, '',
+          n % 3 > 0, 3, n, iif(n % 3 = 1, 2e6, null), iif(n % 3 = 0, n, null), iif(n % 3 = 0, n, null), 60
+        from number
+        """,
+        {"tasks": tasks},
+    )
+    conn.execute(
+        "insert into chunk (task, number, state) select seq, 0, iif(waiting, 'waiting', 'done') from task"
+    )
+    if analyzed:
+        conn.execute("analyze")
+    return conn
+
+
+@pytest.fixture(params=[False, True], ids=["as made", "analyzed"])
+def conn(request):
+    with closing(a_database(1000, analyzed=request.param)) as conn:
+        yield conn
+
+
+def plans(conn, verb, *args):
+    """The statements that a verb sends, each with its plan."""
+    conn.plans = []
+    try:
+        verb(conn, *args)
+        return conn.plans
+    finally:
+        conn.plans = None
+
+
+def walks(plans):
+    """The steps of the plans that go over a whole table of tasks."""
+    wrong = re.compile(r"SCAN (task|chunk|idempotency|place)\b")
+    return [(sql, step) for sql, plan in plans for step in plan if wrong.match(step)]
+
+
+def sorts(plans):
+    return [(sql, step) for sql, plan in plans for step in plan if "TEMP B-TREE" in step]
+
+
+def plan_of(plans, start):
+    """The plan of the statement that begins so."""
+    (plan,) = [" / ".join(plan) for sql, plan in plans if sql.startswith(start)]
+    return plan
+
+
+def a_plan(chunks=3):
+    cuts = tuple(Cut(pieces=(Piece(0, 16_000),)) for _ in range(chunks))
+    return Plan(fingerprint="f", cuts=cuts, duration=10.0, language="en")
+
+
+# --- the claim ---
+
+
+@pytest.mark.parametrize("order", ["lifo", "fifo"])
+def test_the_claim_searches_the_line_and_sorts_nothing(conn, order):
+    found = plans(conn, claims.claim, Rules(order=order), NOW)
+
+    assert walks(found) == []
+    assert [sql for sql, _ in sorts(found) if " task " in sql or " chunk " in sql] == []
+    assert "SEARCH task USING INDEX task_line (priority=?)" in plan_of(found, "select seq from task")
+    assert "task_delayed (run_at>? AND run_at<?)" in plan_of(found, "update task set run_at = null")
+    assert "SEARCH chunk USING INDEX chunk_waiting (task=?)" in plan_of(found, "update chunk")
+
+
+@pytest.mark.parametrize("order", ["lifo", "fifo"])
+def test_the_claim_past_tenants_at_their_limit_searches_by_tenant(conn, order):
+    rules = Rules(order=order, tenant_limit=lambda tenant: 1)
+    claims.claim(conn, rules, NOW)
+    found = plans(conn, claims.claim, rules, NOW)
+
+    assert walks(found) == []
+    plan = plan_of(found, "with free")
+    assert "SEARCH task USING INDEX task_tenant_line (tenant=? AND priority=?)" in plan
+    assert "SEARCH task USING INDEX task_started_line (priority=?)" in plan
+
+
+@pytest.mark.parametrize("order", ["lifo", "fifo"])
+def test_a_claim_that_finds_nothing_asks_only_for_the_next_time(conn, order):
+    conn.execute("update task set run_at = 2e6 where state = 'queued'")
+    found = plans(conn, claims.claim, Rules(order=order), NOW)
+
+    assert walks(found) == []
+    assert "task_delayed" in plan_of(found, "select min(run_at)")
+
+
+# --- looking ---
+
+
+@pytest.mark.parametrize("order", ["lifo", "fifo"])
+def test_a_position_is_read_off_the_counts_and_one_block_of_tasks(conn, order):
+    found = plans(conn, questions.position, "t500", order)
+
+    assert walks(found) == []
+    assert sorts(found) == []
+    steps = plan_of(found, "select (select coalesce")
+    assert "SEARCH place USING PRIMARY KEY (priority=? AND level=? AND block>? AND block<?)" in steps
+    assert re.search(r"SEARCH task USING INDEX \w+ \((priority|state)=\? AND seq>\? AND seq<\?\)", steps)
+
+
+@pytest.mark.parametrize("before", [None, 600])
+@pytest.mark.parametrize("states", [{State.FAILED}, {State.QUEUED, State.FAILED}, set(State)])
+def test_a_list_by_state_is_read_off_the_index_in_its_order(conn, states, before):
+    found = plans(conn, questions.list_tasks, ListQuery(states=frozenset(states), before=before))
+
+    assert walks(found) == []
+    assert sorts(found) == []
+
+
+def test_the_statistics_look_at_no_more_tasks_than_they_name(conn):
+    found = plans(conn, questions.stats, NOW)
+
+    assert walks(found) == []
+    assert sorts(found) == []
+    assert "task_state (state=?)" in plan_of(found, "select created_at")
+    assert "task_finished (finished_at>?)" in plan_of(found, "select finished_at")
+    assert "task_finished (finished_at>?)" in plan_of(found, "select started_at - created_at")
+
+
+# --- moving, cleaning up ---
+
+
+def test_a_life_is_searches_only(conn):
+    found = plans(conn, live, 1)
+
+    assert walks(found) == []
+    assert sorts(found) == []
+
+
+def live(conn, number):
+    """Every verb that a task meets."""
+    new = a_task(priority=50, idempotency_key=f"key {number}")
+    task, _ = moves.submit(conn, new, Rules(), NOW)
+    moves.submit(conn, new, Rules(), NOW)  # its key again
+    plan_chunk = claimed(conn, task)
+    moves.plan(conn, plan_chunk, a_plan(), NOW)
+    chunks = [claimed(conn, task) for _ in range(3)]
+    moves.beat(conn, chunks[0], NOW)
+    moves.finish(conn, chunks[0], [Segment(start=0, end=1, text="one")], NOW)
+    moves.fail(conn, chunks[1], Problem("worker_crashed", "boom"), 0.0, False, NOW)
+    moves.replan(conn, chunks[2])
+    moves.plan(conn, claimed(conn, task), a_plan(), NOW)
+    moves.release(conn, claimed(conn, task))
+    moves.cancel(conn, task.id, NOW)
+    questions.segments(conn, task.id, Mark())
+    questions.states(conn, [task.id])
+    moves.retry(conn, task.id)
+
+
+def claimed(conn, task):
+    """A chunk of the task; the claim has a test of its own."""
+    plans, conn.plans = conn.plans, None
+    chunk = claims.claim(conn, Rules(), NOW)
+    conn.plans = plans
+    assert chunk.task.id == task.id
+    return chunk
+
+
+def test_the_sweep_and_the_recovery_look_only_at_what_runs(conn):
+    for verb, args in [(rescue.sweep, (NOW + 1, [], Rules(), NOW)), (rescue.recover, (NOW,))]:
+        claims.claim(conn, Rules(), NOW)
+        found = plans(conn, verb, *args)
+
+        assert walks(found) == []
+        assert "chunk_running (beat_at<?)" in plan_of(found, "select * from chunk where state = 'running'")
+
+
+def test_pruning_goes_from_the_oldest_on_and_finds_what_belongs_to_a_task(conn):
+    found = plans(conn, moves.prune, 500.0, 200.0, 10, NOW - 86_400)
+
+    assert walks(found) == []
+    assert sorts(found) == []
+    plan = plan_of(found, "delete from task")
+    assert "task_finished (finished_at<?)" in plan
+    assert "SEARCH chunk USING COVERING INDEX sqlite_autoindex_chunk_1 (task=?)" in plan
+    assert "idempotency_age (created_at<?)" in plan_of(found, "delete from idempotency")
+
+
+# --- what it costs, triggers and cascades included ---
+
+
+def cost(conn, verb, *args):
+    """SQLite's own count of the steps that a verb takes, in units of SPEND; the verb is undone."""
+    ticks = 0
+
+    def tick():
+        nonlocal ticks
+        ticks += 1
+        return 0
+
+    conn.execute("savepoint before")
+    conn.set_progress_handler(tick, SPEND)
+    verb(conn, *args)
+    conn.set_progress_handler(None, 0)
+    conn.execute("rollback to before")
+    conn.execute("release before")
+    return ticks
+
+
+LIMITED = Rules(tenant_limit=lambda tenant: 1)
+VERBS = {
+    "claim": (claims.claim, Rules(), NOW),
+    "claim, fifo": (claims.claim, Rules(order="fifo"), NOW),
+    "claim, with a tenant at its limit": (claims.claim, LIMITED, NOW),
+    "position": (questions.position, "t500", "lifo"),
+    "list": (questions.list_tasks, ListQuery(limit=10)),
+    "list by state": (questions.list_tasks, ListQuery(states=frozenset({State.FAILED}), limit=10)),
+    "list by states": (questions.list_tasks, ListQuery(states=frozenset(State), limit=10)),
+    "stats": (questions.stats, NOW),
+    "a life": (live, 1),
+    "sweep": (rescue.sweep, NOW + 1, [], Rules(), NOW),
+    "recover": (rescue.recover, NOW),
+    "prune": (moves.prune, 100.0, 100.0, 10, NOW - 86_400),
+}
+
+
+@pytest.fixture(scope="module")
+def small_and_large():
+    with closing(a_database(1_000)) as small, closing(a_database(30_000)) as large:
+        for conn in (small, large):
+            claims.claim(conn, LIMITED, NOW)
+        yield small, large
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_thirty_times_the_tasks_cost_about_the_same(small_and_large, name):
+    verb, *args = VERBS[name]
+    small, large = (cost(conn, verb, *args) for conn in small_and_large)
+
+    assert large <= 1.5 * small + 20
+
+
+def test_tasks_that_are_started_and_wait_cost_a_claim_nothing():
+    """Newest first, under load: every task gets its plan and is then overtaken."""
+    costs = []
+    for n in (300, 9_000):
+        with closing(a_database(n)) as conn:
+            conn.execute("update task set state = 'processing' where state = 'queued' and run_at is null")
+            rules = Rules(tenant_limit=lambda tenant: int(tenant == "tenant1"))
+            costs.append(cost(conn, claims.claim, rules, NOW))
+
+    assert costs[1] <= costs[0] + 2
+
+
+def test_tenants_that_are_gone_cost_nothing():
+    def come_and_go(conn, n):
+        for number in range(n):
+            task, _ = moves.submit(conn, a_task(tenant=f"passing {number}"), Rules(), NOW)
+            moves.cancel(conn, task.id, NOW)
+        moves.prune(conn, NOW + 1, NOW + 1, n, NOW)
+
+    costs = []
+    for n in (1, 300):
+        with closing(a_database(10)) as conn:
+            come_and_go(conn, n)
+            costs.append(cost(conn, claims.claim, Rules(), NOW) + cost(conn, questions.stats, NOW))
+
+    assert costs[1] <= costs[0] + 2

@@ -1,0 +1,627 @@
+"""The queue against the model of it: whatever is done, in whatever order, both say the same.
+
+After every step each number that the queue keeps is compared with what the model derives by counting.
+"""
+
+import asyncio
+import os
+import sqlite3
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from tests.conftest import Clock, a_task
+from tests.queue_model import Item, Part, WithoutJitter
+from whisperd.db import Database
+from whisperd.events import Events
+from whisperd.queue import SqliteQueue
+from whisperd.sql import questions
+from whisperd.task import (
+    FINAL,
+    PLAN,
+    Change,
+    Chunk,
+    Cut,
+    IdempotencyConflict,
+    ListQuery,
+    LostClaim,
+    Mark,
+    Piece,
+    Plan,
+    Problem,
+    QueueFull,
+    Segment,
+    State,
+    TaskNotFound,
+    WrongState,
+)
+
+MEMORY = "/dev/shm"  # thousands of commits, and what a disk does to them is not the point here
+MAX_WAITING = 6
+KEY_SECONDS = 1000.0
+TENANT_LIMITS = {"one": 1, "two": 2}  # "free" has none
+PRIORITIES = st.sampled_from([-100, 0, 0, 0, 7, 100])
+MOMENTS = st.sampled_from([None, None, -5.0, 0.0, 5.0, 70.0])  # seconds from now
+AGES = st.sampled_from([0.0, 10.0, 500.0])  # seconds
+SAME = "same"
+PLANS = st.sampled_from([SAME, SAME, SAME, (0, "f"), (2, "f"), (4, "f"), (2, "g")])  # cuts, audio
+AFTER = st.sampled_from([0.0, 0.0, 0.0, 5.0, 10.0, 70.0, 1001.0, -30.0])  # seconds; clocks may be set back
+LATE = ("beat", "finish", "fail", "fail for good", "release", "replan")
+PICK = st.integers(0, 7)  # one of what there is, modulo how many there are
+BOOM = Problem("worker_crashed", "boom")
+
+
+class QueueMachine(RuleBasedStateMachine):
+    @initialize(
+        order=st.sampled_from(["lifo", "fifo"]),
+        retry_delay=st.sampled_from([0.0, 10.0]),
+        at_work=st.none() | st.integers(0, 2),
+    )
+    def start(self, order, retry_delay, at_work):
+        self.folder = TemporaryDirectory(dir=MEMORY if os.access(MEMORY, os.W_OK) else None)
+        self.runner = asyncio.Runner()
+        self.clock = Clock()
+        self.rules = WithoutJitter(
+            order=order,
+            retry_delay_seconds=retry_delay,
+            max_waiting=MAX_WAITING,
+            idempotency_seconds=KEY_SECONDS,
+            tenant_limit=lambda tenant: TENANT_LIMITS.get(tenant, 0),
+        )
+        self.items = {}
+        self.keys = {}  # (tenant, key) -> body, task id, time
+        self.claims = []  # every chunk ever handed out
+        self.last_seq = self.tries = 0
+        self.open()
+        if at_work is not None:
+            self.submit(0, "free", None, at_work, None, "x", None, 0.0)
+            self.claim(0.0, 3, SAME)
+
+    def open(self):
+        path = Path(self.folder.name) / "q.db"
+        self.db = self.do(Database(path).__aenter__())
+        self.looking = sqlite3.connect(path)  # a third connection, without a thread to wait for
+        self.looking.row_factory = sqlite3.Row
+        self.events = Events()
+        self.queue = SqliteQueue(self.db, self.events, self.rules, self.clock)
+        self.listening = self.events.subscribe()
+        self.heard = self.listening.__enter__()
+        self.told = {name: item.state for name, item in self.items.items()}
+
+    def close(self):
+        self.looking.close()
+        self.listening.__exit__(None, None, None)
+        self.do(self.db.__aexit__(None, None, None))
+
+    def teardown(self):
+        if hasattr(self, "db"):
+            self.close()
+            self.runner.close()
+            self.folder.cleanup()
+
+    def do(self, verb):
+        return self.runner.get_loop().run_until_complete(verb)
+
+    # --- what the rules may pick from ---
+
+    @property
+    def held(self):
+        """Which claims still own their chunk: claim -> its task."""
+        return {
+            part.holder: item
+            for item in self.items.values()
+            for part in item.parts.values()
+            if part.holder is not None
+        }
+
+    # --- submitting ---
+
+    @rule(
+        priority=PRIORITIES,
+        tenant=st.sampled_from(["free", "free", "one", "two"]),
+        moment=MOMENTS,
+        max_retries=st.integers(0, 2),
+        key=st.sampled_from([None, None, None, "k", "l"]),
+        body=st.sampled_from(["x", "x", "y"]),
+        seq=st.sampled_from([None, None, (127, 128), (0, 128), (16_383, 16_384), (0, 16_384)]),
+        after=AFTER,
+    )
+    def submit(self, priority, tenant, moment, max_retries, key, body, seq, after):
+        self.clock.now += after
+        if seq:
+            self.others_came_and_went(*seq)
+        now = self.clock.now
+        new = a_task(
+            priority=priority,
+            tenant=tenant,
+            run_at=None if moment is None else now + moment,
+            max_retries=max_retries,
+            idempotency_key=key,
+            body_sha256=body,
+        )
+        first_body, first, at = self.keys.get((tenant, key), (None, None, 0.0))
+        if first and at >= now - KEY_SECONDS:
+            if first_body != body:
+                with pytest.raises(IdempotencyConflict):
+                    self.do(self.queue.submit(new))
+            else:
+                task, created = self.do(self.queue.submit(new))
+                assert (task.id, created) == (first, False)
+        elif sum(item.state == State.QUEUED for item in self.items.values()) >= MAX_WAITING:
+            with pytest.raises(QueueFull):
+                self.do(self.queue.submit(new))
+        else:
+            task, created = self.do(self.queue.submit(new))
+            self.last_seq += 1
+            assert (task.id, task.seq, created) == (new.id, self.last_seq, True)
+            run_at = now + moment if moment is not None and moment > 0 else None
+            self.items[new.id] = Item(self.last_seq, priority, tenant, max_retries, now, run_at)
+            if key:
+                self.keys[tenant, key] = (body, new.id, now)
+
+    def others_came_and_went(self, place, block):
+        """Only their places in the order stay used; the next is at `place` in a block of positions."""
+        skipped = (place - self.last_seq - 1) % block
+
+        def skip(conn):
+            conn.execute("delete from sqlite_sequence where name = 'task'")
+            conn.execute("insert into sqlite_sequence values ('task', ?)", (self.last_seq + skipped,))
+
+        self.do(self.db.write(skip))
+        self.last_seq += skipped
+
+    # --- working ---
+
+    @precondition(lambda self: any(item.on_offer for item in self.items.values()))
+    @rule(after=AFTER, workers=st.integers(1, 3), then=st.none() | PLANS)
+    def claim(self, after, workers, then):
+        """Workers take what is most urgent; `then`: a plan is made at once, as chunks go on to be taken."""
+        self.clock.now += after
+        for _ in range(workers):
+            claimed = self.claim_one()
+            if claimed is not None and self.claims[claimed].number == PLAN and then is not None:
+                self.make_plan(claimed, then)
+
+    def claim_one(self):
+        now = self.clock.now
+        for item in self.items.values():
+            if item.run_at is not None and item.run_at <= now:
+                item.run_at = None
+        found = self.do(self.queue._claim_now())
+        name = self.most_urgent()
+        if name is None:
+            later = [item.run_at - now for item in self.items.values() if item.run_at is not None]
+            assert found == pytest.approx(min([60.0, *later]))
+            return None
+        item = self.items[name]
+        number = item.on_offer[0]
+        assert isinstance(found, Chunk)
+        assert (found.task.id, found.number, found.claimed_at) == (name, number, now)
+        part = item.parts[number]
+        assert (found.failures, found.cut.samples if found.cut else 0) == (part.failures, part.samples)
+        item.state = State.PROCESSING
+        item.started_at = now if item.started_at is None else item.started_at
+        part.state, part.holder, part.beat_at = "running", len(self.claims), now
+        self.claims.append(found)
+        return part.holder
+
+    def most_urgent(self):
+        at_work = [item.tenant for item in self.items.values() if item.state == State.PROCESSING]
+        blocked = {tenant for tenant, limit in TENANT_LIMITS.items() if at_work.count(tenant) >= limit}
+        ready = [
+            name
+            for name, item in self.items.items()
+            if item.on_offer
+            and item.run_at is None
+            and (item.state == State.PROCESSING or item.tenant not in blocked)
+        ]
+        return min(ready, key=self.rank) if ready else None
+
+    def rank(self, name):
+        item = self.items[name]
+        return (-item.priority, item.seq if self.rules.order == "fifo" else -item.seq)
+
+    def pick(self, pick):
+        """A chunk that is owned: the claim, the task and the chunk in the model."""
+        claim = sorted(self.held)[pick % len(self.held)]
+        item = self.held[claim]
+        return self.claims[claim], item, item.parts[self.claims[claim].number]
+
+    @precondition(lambda self: self.held)
+    @rule(pick=PICK, plan=PLANS)
+    def finish(self, pick, plan):
+        chunk, item, part = self.pick(pick)
+        if chunk.number == PLAN:
+            self.make_plan(part.holder, plan)
+            return
+        text = f"claim {part.holder}"
+        self.do(self.queue.finish(chunk, [Segment(start=0, end=1, text=text)]))
+        part.let_go("done")
+        part.text = text
+        item.advance()
+        item.settle(self.clock.now)
+
+    def make_plan(self, claim, plan):
+        item = self.held[claim]
+        cuts, audio = (item.planned or (3, "f")) if plan == SAME else plan
+        made = a_plan(cuts, audio)
+        self.do(self.queue.plan(self.claims[claim], made))
+        item.parts[PLAN].let_go("done")
+        item.seconds = made.duration
+        if item.planned != (cuts, audio):
+            item.planned = (cuts, audio)
+            new = {number: Part(cut.samples) for number, cut in enumerate(made.cuts, start=1)}
+            item.parts = {PLAN: item.parts[PLAN], **new}
+        item.advance()
+        item.settle(self.clock.now)
+
+    @precondition(lambda self: self.held)
+    @rule(after=AFTER, pick=PICK)
+    def beat(self, after, pick):
+        self.clock.now += after
+        chunk, _, part = self.pick(pick)
+        self.do(self.queue.beat(chunk))
+        part.beat_at = self.clock.now
+
+    @precondition(lambda self: self.held)
+    @rule(pick=PICK, final=st.sampled_from([False, False, False, True]))
+    def fail(self, pick, final):
+        chunk, item, part = self.pick(pick)
+        delay = self.rules.delay(part.failures)
+        self.do(self.queue.fail(chunk, BOOM, final=final))
+        item.fail(chunk.number, BOOM.code, delay, final, self.clock.now)
+
+    @precondition(lambda self: self.held)
+    @rule(pick=PICK)
+    def release(self, pick):
+        chunk, item, part = self.pick(pick)
+        self.do(self.queue.release(chunk))
+        item.hand_back(part)
+
+    @precondition(lambda self: self.held)
+    @rule(pick=PICK)
+    def replan(self, pick):
+        """The decoded audio is gone, as one holder of a chunk finds after another."""
+        chunk, item, part = self.pick(pick)
+        if chunk.number != PLAN:
+            self.do(self.queue.replan(chunk))
+            item.hand_back(part)
+            if item.parts[PLAN].state == "done":
+                item.parts[PLAN].let_go("waiting")
+
+    # --- what anyone may do ---
+
+    @precondition(lambda self: self.items)
+    @rule(
+        pick=PICK,
+        verb=st.sampled_from(["cancel", "retry", "change", "change"]),
+        priority=st.none() | PRIORITIES,
+        moment=MOMENTS,
+    )
+    def anyone(self, pick, verb, priority, moment):
+        names = list(self.items)
+        name = names[pick % len(names)]
+        item = self.items[name]
+        match verb:
+            case "cancel":
+                self.allowed(self.queue.cancel(name), item.state not in FINAL, item.cancel)
+            case "retry":
+                verb = self.queue.retry(name)
+                self.allowed(verb, item.state in (State.FAILED, State.CANCELLED), item.retry)
+            case "change":
+                run_at = None if moment is None else self.clock.now + moment
+                verb = self.queue.change(name, Change(priority=priority, run_at=run_at))
+                self.allowed(verb, item.state == State.QUEUED, partial(item.change, priority, run_at))
+
+    def allowed(self, verb, allowed, move):
+        if allowed:
+            self.do(verb)
+            move(self.clock.now)
+        else:
+            with pytest.raises(WrongState):
+                self.do(verb)
+
+    # --- time, rescue, retention ---
+
+    @precondition(lambda self: self.held)
+    @rule(after=AFTER, silent_seconds=st.sampled_from([0.0, 4.0, 50.0, None]), certain=st.integers(0, 3))
+    def workers_are_lost(self, after, silent_seconds, certain):
+        self.clock.now += after
+        if silent_seconds is None:
+            self.die_and_start_again()
+        else:
+            self.sweep(self.clock.now - silent_seconds, self.claims[:certain] if certain else [])
+
+    def sweep(self, older_than, certain):
+        silent = [
+            (item.seq, number, item)
+            for item in self.items.values()
+            for number, part in item.parts.items()
+            if part.state == "running" and part.beat_at < older_than and part.holder >= len(certain)
+        ]
+        self.do(self.queue.sweep(older_than, certain))
+        self.lose(silent, "worker_lost", self.rules.delay)
+
+    def die_and_start_again(self):
+        self.close()
+        lost = [(item.seq, number, item) for item in self.items.values() for number in item.running]
+        self.open()
+        recovered = self.do(self.queue.recover())
+        self.lose(lost, "interrupted", lambda failures: 0.0)
+        went_on = {name for name, item in self.items.items() if item.state == State.PROCESSING}
+        for name in went_on:
+            self.items[name].state = State.QUEUED
+        self.told = {name: item.state for name, item in self.items.items()}  # nobody listens yet
+        assert {task.id for task in recovered} >= went_on
+
+    def lose(self, lost, code, delay):
+        for _, number, item in sorted(lost, key=lambda found: found[:2]):
+            if item.state not in FINAL:
+                item.fail(number, code, delay(item.parts[number].failures), False, self.clock.now)
+
+    @precondition(lambda self: sum(item.state in FINAL for item in self.items.values()) > 1)
+    @rule(completed=AGES, others=AGES, limit=st.integers(1, 3))
+    def prune(self, completed, others, limit):
+        now = self.clock.now
+        gone = self.do(self.queue.prune(now - completed, now - others, limit))
+        self.keys = {key: kept for key, kept in self.keys.items() if kept[2] >= now - KEY_SECONDS}
+        old = {
+            name: item.finished_at
+            for name, item in self.items.items()
+            if item.state in FINAL
+            and item.finished_at < now - (completed if item.state == State.COMPLETED else others)
+        }
+        assert set(gone) <= old.keys()
+        assert sorted(old[name] for name in gone) == sorted(old.values())[:limit]  # the oldest first
+        for name in gone:
+            del self.items[name]
+            with pytest.raises(TaskNotFound):
+                self.do(self.queue.get(name))
+        self.keys = {key: kept for key, kept in self.keys.items() if kept[1] in self.items}
+
+    # --- what always holds ---
+
+    @invariant()
+    def a_stale_holder_changes_nothing(self):
+        """Tried with another verb after each step; what it changed would be seen below."""
+        stale = [chunk for claim, chunk in enumerate(self.claims) if claim not in self.held][-6:]
+        self.tries += 1
+        refusals = self.do(self.all_late(stale, LATE[self.tries % len(LATE)]))
+        assert all(type(refusal) is LostClaim for refusal in refusals)
+
+    async def all_late(self, stale, verb):
+        return await asyncio.gather(*(self.late(chunk, verb) for chunk in stale), return_exceptions=True)
+
+    def late(self, chunk, verb):
+        match verb:
+            case "beat":
+                return self.queue.beat(chunk)
+            case "finish" | "replan" if chunk.number == PLAN:
+                return self.queue.plan(chunk, a_plan(1, "f"))
+            case "finish":
+                return self.queue.finish(chunk, [Segment(start=0, end=1, text="late")])
+            case "fail":
+                return self.queue.fail(chunk, BOOM)
+            case "fail for good":
+                return self.queue.fail(chunk, BOOM, final=True)
+            case "release":
+                return self.queue.release(chunk)
+            case "replan":
+                return self.queue.replan(chunk)
+
+    @invariant()
+    def the_queue_and_the_model_agree(self):
+        found = look(self.looking, self.rules.order)
+        tasks = {task.id: task for task in found["tasks"]}
+        line = sorted((name for name, item in self.items.items() if item.in_line), key=self.rank)
+
+        assert list(tasks) == sorted(self.items, key=lambda name: -self.items[name].seq)
+        for name, item in self.items.items():
+            self.compare(item, tasks[name])
+            self.compare_chunks(item, found["counters"][name], found["chunks"][name])
+            assert found["positions"][name] == (line.index(name) + 1 if name in line else None)
+            assert [(mark, s.text) for mark, s in found["segments"][name]] == item.segments
+        assert found["orphans"] == 0
+        assert found["kept"] == found["counted"]
+        self.compare_stats(questions.stats(self.looking, self.clock.now))
+        self.compare_told(self.do(self.news()))
+
+    async def news(self):
+        events = []
+        with suppress(TimeoutError):
+            while True:
+                events.append(await self.heard.next(0))
+        return events
+
+    def compare(self, item, task):
+        said = (task.state, task.priority, task.attempt, task.run_at, task.started_at, task.finished_at)
+        assert said == (
+            item.state,
+            item.priority,
+            item.attempt,
+            item.run_at,
+            item.started_at,
+            item.finished_at,
+        )
+        assert (task.error and task.error.code) == item.error
+        assert task.progress == pytest.approx(item.progress)
+        assert 0.0 <= task.progress <= 1.0
+
+    def compare_chunks(self, item, counters, chunks):
+        """The counters of a task are what counting its chunks gives; and 0 once it is over."""
+        assert counters == (len(item.on_offer), len(item.running))
+        assert chunks == [
+            (number, part.state, part.failures, part.beat_at, part.samples)
+            for number, part in sorted(item.parts.items())
+        ]
+
+    def compare_stats(self, stats):
+        items = sorted(self.items.values(), key=lambda item: item.seq)
+        queued = [item for item in items if item.state == State.QUEUED]
+        ended = [item for item in items if item.finished_at is not None]
+
+        assert stats.by_state == {state: sum(item.state == state for item in items) for state in State}
+        assert stats.delayed == sum(item.run_at is not None for item in queued)
+        assert stats.oldest_queued_at == (queued[0].created_at if queued else None)
+        assert sorted(stats.waits) == sorted(
+            item.started_at - item.created_at for item in ended if item.started_at is not None
+        )
+        assert sorted(stats.finished) == sorted(
+            (item.finished_at, item.seconds)
+            for item in ended
+            if item.state == State.COMPLETED and item.finished_at > self.clock.now - 60
+        )
+
+    def compare_told(self, events):
+        """Every change of a state was told, after its commit."""
+        for event in events:
+            if event.kind == "task":
+                self.told[event.task.id] = event.task.state
+        for name, item in self.items.items():
+            assert self.told[name] == item.state
+
+
+def a_plan(cuts, audio):
+    scale = 16_000 if audio == "f" else 8_000
+    made = tuple(Cut(pieces=(Piece(0, scale * (number + 1)),)) for number in range(cuts))
+    return Plan(fingerprint=f"{audio}{cuts}", cuts=made, duration=float(cuts), language="en")
+
+
+def look(conn, order):
+    """Everything that can be asked about every task, at one moment."""
+    tasks = questions.list_tasks(conn, ListQuery(limit=1000))
+    counters = {row["id"]: (row["waiting"], row["running"]) for row in conn.execute("select * from task")}
+    chunks = {task.id: [] for task in tasks}
+    for row in conn.execute(
+        """
+        select id, number, chunk.state, failures, beat_at, chunk.samples
+        from chunk join task on seq = task order by task, number
+        """
+    ):
+        chunks[row[0]].append(tuple(row)[1:])
+    (orphans,) = conn.execute(
+        "select count(*) from chunk where task not in (select seq from task)"
+    ).fetchone()
+    return {
+        "tasks": tasks,
+        "counters": counters,
+        "chunks": chunks,
+        "positions": {task.id: questions.position(conn, task.id, order) for task in tasks},
+        "segments": {task.id: questions.segments(conn, task.id, Mark()) for task in tasks},
+        "orphans": orphans,
+        **dict(zip(("kept", "counted"), count(conn), strict=True)),
+    }
+
+
+def count(conn):
+    kept = conn.execute(
+        """
+        select 'tally', state, delayed, tenant, priority, n from tally
+        union all select 'place', null, level, priority, block, n from place
+        order by 1, 2, 3, 4, 5
+        """
+    )
+    counted = conn.execute(
+        """
+        with line as (select priority, seq from task where state = 'queued' and run_at is null)
+        select 'tally', state, state = 'queued' and run_at is not null, tenant, priority, count(*)
+          from task group by 1, 2, 3, 4, 5
+        union all select 'place', null, 1, priority, seq / 128, count(*) from line group by 1, 2, 3, 4, 5
+        union all select 'place', null, 2, priority, seq / 16384, count(*) from line group by 1, 2, 3, 4, 5
+        order by 1, 2, 3, 4, 5
+        """
+    )
+    return [tuple(row) for row in kept], [tuple(row) for row in counted]
+
+
+QueueMachine.TestCase.settings = settings(
+    max_examples=80,
+    stateful_step_count=50,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    phases=set(Phase) - {Phase.explain},  # it traces every line: minutes before a failure is shown
+)
+TestQueueMachine = pytest.mark.timeout(600)(QueueMachine.TestCase)  # a failure takes time to be made small
+
+
+# --- what it has found ---
+
+
+async def with_chunks_held(queue, n):
+    """A task, and all of its n chunks with a worker each."""
+    task, _ = await queue.submit(a_task())
+    await queue.plan(await queue.claim(), a_plan(n, "f"))
+    return task, [await queue.claim() for _ in range(n)]
+
+
+def test_two_holders_may_find_the_decoded_audio_gone_one_after_the_other(with_queue):
+    async def body(queue):
+        _, (first, second) = await with_chunks_held(queue, 2)
+        await queue.replan(first)
+        remaking = await queue.claim()
+        await queue.replan(second)  # the plan is being made already
+
+        await queue.plan(remaking, a_plan(2, "f"))
+        assert [(await queue.claim()).number for _ in range(2)] == [1, 2]
+
+    with_queue(body)
+
+
+def test_no_old_chunk_is_handed_out_while_the_plan_is_made_again(with_queue):
+    async def body(queue):
+        _, (first, second) = await with_chunks_held(queue, 2)
+        await queue.replan(first)
+        await queue.release(second)
+
+        assert (await queue.claim()).number == PLAN
+        assert isinstance(await queue._claim_now(), float)
+
+    with_queue(body)
+
+
+def test_what_was_owned_under_an_old_plan_does_not_fit_a_chunk_of_the_new_one(with_queue):
+    async def body(queue):
+        task, (first, second) = await with_chunks_held(queue, 2)
+        await queue.replan(second)
+        await queue.plan(await queue.claim(), a_plan(2, "g"))
+        await queue.claim()  # the new chunk 1, claimed as often as the old one
+
+        with pytest.raises(LostClaim):
+            await queue.finish(first, [Segment(start=0, end=1, text="of the old plan")])
+        assert list(await queue.segments(task.id)) == []
+
+    with_queue(body)
+
+
+def test_a_task_that_goes_on_with_any_chunk_is_told_to_be_processing(with_queue):
+    async def body(queue):
+        _, held = await with_chunks_held(queue, 1)
+        await queue.release(*held)
+        with queue._events.subscribe() as told:
+            await queue.claim()
+
+            assert (await told.next(1)).task.state == State.PROCESSING
+
+    with_queue(body)
+
+
+def test_progress_does_not_go_back_when_another_plan_begins_anew(with_queue):
+    async def body(queue):
+        _, (first, second) = await with_chunks_held(queue, 2)
+        await queue.finish(first, [])
+        replanned = await queue.replan(second)
+        task = await queue.plan(await queue.claim(), a_plan(4, "g"))
+
+        assert task.progress == replanned.progress > 0
+        task = await queue.finish(await queue.claim(), [])  # a smaller share than that of the old plan
+        assert task.progress == replanned.progress
+        cancelled = await queue.cancel(task.id)
+        assert (await queue.retry(cancelled.id)).progress == 0  # another attempt
+
+    with_queue(body)
