@@ -121,6 +121,7 @@ def _whole(context: object, samples: np.ndarray, beams: int) -> str:
     sampling = cpp.whisper_sampling_strategy
     greedy, beam = sampling.WHISPER_SAMPLING_GREEDY, sampling.WHISPER_SAMPLING_BEAM_SEARCH
     params = cpp.whisper_full_default_params(beam if beams > 1 else greedy)
+    params.greedy = {"best_of": 5}
     params.n_threads = 1
     params.language = "en"
     params.print_progress = params.print_realtime = params.print_timestamps = False

@@ -15,7 +15,7 @@ def chunk_rows(daemon):
 
 
 def test_after_kill_9_a_task_goes_on_from_its_last_finished_chunk(new_daemon, minutes_of_speech):
-    audio = minutes_of_speech(4)
+    audio = minutes_of_speech(2)
     undisturbed = new_daemon().start()
     task_id = undisturbed.queued(audio)
     undisturbed.finished(task_id)
@@ -23,7 +23,7 @@ def test_after_kill_9_a_task_goes_on_from_its_last_finished_chunk(new_daemon, mi
     undisturbed.http.delete(f"/tasks/{task_id}")
 
     again = undisturbed.queued(audio)
-    undisturbed.until(lambda: chunks_done(undisturbed, again) >= 3, 60)
+    undisturbed.until(lambda: chunks_done(undisturbed, again) >= 2, 60)
     undisturbed.kill()
     before = {row[0]: row for row in done_rows(undisturbed, again)}
     undisturbed.start()
@@ -54,7 +54,7 @@ def test_children_do_not_outlive_a_killed_daemon(new_daemon):
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGSTOP])
 def test_a_worker_that_dies_or_hangs_costs_one_retry_of_one_chunk(new_daemon, minutes_of_speech, number):
     daemon = new_daemon(WORKERS__SILENCE_SECONDS=3, QUEUE__RETRY_DELAY_MS=50).start()
-    task_id = daemon.queued(minutes_of_speech(2))
+    task_id = daemon.queued(minutes_of_speech(1), beam_size="1")
     victim = daemon.until(lambda: at_work(daemon), 30)
     os.kill(victim["pid"], number)
     task = daemon.finished(task_id)
@@ -62,7 +62,7 @@ def test_a_worker_that_dies_or_hangs_costs_one_retry_of_one_chunk(new_daemon, mi
     assert task["status"] == "completed"
     assert sum(failures for _, _, _, failures, _ in chunk_rows(daemon)) == 1
     assert daemon.get("/health")["status"] == "ok"
-    assert len(words(daemon.result(task_id))) == 10 * len(JFK.split())
+    assert len(words(daemon.result(task_id))) == 5 * len(JFK.split())
 
 
 def at_work(daemon):
@@ -91,7 +91,7 @@ def test_a_task_that_kills_each_worker_fails_with_the_cause_and_the_pool_goes_on
 
 def test_sigterm_lets_running_chunks_finish_and_hands_the_rest_back(new_daemon, minutes_of_speech):
     daemon = new_daemon().start()
-    task_id = daemon.queued(minutes_of_speech(5))
+    task_id = daemon.queued(minutes_of_speech(5), beam_size="1")
     daemon.until(lambda: chunks_done(daemon, task_id) >= 1, 60)
     pids = daemon.worker_pids()
 
@@ -103,7 +103,7 @@ def test_sigterm_lets_running_chunks_finish_and_hands_the_rest_back(new_daemon, 
 
 def test_a_second_signal_ends_it_at_once_and_nothing_is_lost(new_daemon, minutes_of_speech):
     daemon = new_daemon(SHUTDOWN__GRACE_SECONDS=60).start()
-    task_id = daemon.queued(minutes_of_speech(5))
+    task_id = daemon.queued(minutes_of_speech(5), beam_size="1")
     daemon.until(lambda: chunks_done(daemon, task_id) >= 1, 60)
     daemon.process.send_signal(signal.SIGTERM)
     daemon.process.send_signal(signal.SIGSTOP)  # let both arrive as two

@@ -68,7 +68,7 @@ def test_split_channels_give_each_speaker_his_words(daemon, corpus):
 
 
 def test_events_tell_the_whole_transcript_in_order(daemon, minutes_of_speech):
-    task_id = daemon.queued(minutes_of_speech(1.5))
+    task_id = daemon.queued(minutes_of_speech(1))
     heard = []
     with daemon.http.stream("GET", f"/tasks/{task_id}/events") as stream:
         for line in stream.iter_lines():

@@ -2,8 +2,6 @@
 
 import json
 import re
-import socket
-import threading
 
 import jiwer
 import pytest
@@ -22,28 +20,6 @@ CANARY = re.compile(r"root:x:|never been surpassed|canary", re.IGNORECASE)
 
 
 @pytest.fixture(scope="module")
-def connections():
-    """Who connects to the address that the files name."""
-    seen = []
-    with socket.create_server(("127.0.0.1", 18999)) as listener:
-        listener.settimeout(0.2)
-        stop = threading.Event()
-
-        def listen():
-            while not stop.is_set():
-                try:
-                    seen.append(listener.accept()[1])
-                except TimeoutError:
-                    continue
-
-        thread = threading.Thread(target=listen)
-        thread.start()
-        yield seen
-        stop.set()
-        thread.join()
-
-
-@pytest.fixture(scope="module")
 def outcomes(daemon, corpus, connections):
     """Each file's answer: a refusal, or the finished task with its text."""
     answers = {entry["file"]: daemon.submit(corpus / "hostile" / entry["file"]) for entry in FILES}
@@ -53,7 +29,7 @@ def outcomes(daemon, corpus, connections):
 def outcome(daemon, answer):
     if answer.status_code != 202:
         return {"status": answer.status_code, **answer.json()["error"], "body": answer.text}
-    task = daemon.finished(answer.json()["task_id"])
+    task = daemon.finished(answer.json()["task_id"], 300)  # the first one sent is the last to run
     if task["status"] == "completed":
         text = daemon.result(task["task_id"])
         return {"status": "completed", "text": text, "body": text, "warnings": task["warnings"]}
@@ -91,7 +67,7 @@ def test_no_answer_names_a_path_or_a_traceback(outcomes):
 
 def test_afterwards_the_pool_is_well_and_no_refused_file_is_kept(daemon, outcomes):
     assert daemon.get("/health")["status"] == "ok"
-    assert [worker["restarts"] for worker in daemon.get("/workers")["workers"]] == [0, 0]
+    assert all(worker["restarts"] == 0 for worker in daemon.get("/workers")["workers"])
     kept = {row[0] for row in daemon.rows("select id from task where state = 'completed'")}
     daemon.until(lambda: {name.split(".")[0] for name in daemon.spool()} <= kept)
     assert all(name.endswith(".audio") for name in daemon.spool())

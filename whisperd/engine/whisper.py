@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from whisperd.task import SAMPLE_RATE, Options, Segment, Word
 
 Token: TypeAlias = cpp.whisper_token_data  # id, p (probability), plog, t0 and t1 (centiseconds), …
+BEST_OF = 5  # tries at each temperature above 0, as whisper.cpp's own command line does
 _FALLBACKS = re.compile(r"fallbacks = +(\d+) p / +(\d+) h")
 
 
@@ -98,6 +99,7 @@ class Whisper:
         params = cpp.whisper_full_default_params(
             sampling.WHISPER_SAMPLING_BEAM_SEARCH if beams else sampling.WHISPER_SAMPLING_GREEDY
         )
+        params.greedy = {"best_of": BEST_OF}
         if beams:
             params.beam_search = {"beam_size": options.beam_size, "patience": -1.0}
         params.n_threads = self._threads
