@@ -188,7 +188,9 @@ class Worker:
 
     def _model(self, path: str) -> Whisper:
         if self._whisper is None or self._whisper.path != path:
-            self._whisper = None  # freed first: two large models may not fit
+            if self._whisper is not None:
+                self._whisper.close()  # first: two large models may not fit
+            self._whisper = None
             self._whisper = Whisper(path, threads=self._settings.threads, gpu=self._settings.gpu)
         return self._whisper
 

@@ -41,7 +41,7 @@ def test_every_result_format_has_the_words_with_sane_times(daemon, jfk):
 def test_a_task_starts_within_10_ms_on_an_idle_daemon(daemon, jfk):
     waits = []
     for _ in range(5):
-        task_id = daemon.queued(jfk)
+        task_id = daemon.queued(jfk, beam_size="1")
         daemon.finished(task_id)
         waits += daemon.rows("select started_at - created_at from task where id = ?", task_id)[0]
 

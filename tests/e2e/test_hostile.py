@@ -22,7 +22,7 @@ CANARY = re.compile(r"root:x:|never been surpassed|canary", re.IGNORECASE)
 @pytest.fixture(scope="module")
 def outcomes(daemon, corpus, connections):
     """Each file's answer: a refusal, or the finished task with its text."""
-    answers = {entry["file"]: daemon.submit(corpus / "hostile" / entry["file"]) for entry in FILES}
+    answers = {entry["file"]: daemon.submit(corpus / "hostile" / entry["file"], beam_size="1") for entry in FILES}
     return {name: outcome(daemon, answer) for name, answer in answers.items()}
 
 

@@ -20,6 +20,7 @@ from whisperd.task import SAMPLE_RATE, Options, Segment, Word
 
 Token: TypeAlias = cpp.whisper_token_data  # id, p (probability), plog, t0 and t1 (centiseconds), …
 BEST_OF = 5  # tries at each temperature above 0, as whisper.cpp's own command line does
+_ERROR = 4  # GGML_LOG_LEVEL_ERROR
 _FALLBACKS = re.compile(r"fallbacks = +(\d+) p / +(\d+) h")
 
 
@@ -44,9 +45,10 @@ class Whisper:
         self.path = path
         self._threads = threads
         self._gpu = gpu
-        self._log: list[str] = []
+        self._log: list[tuple[int, str]] = []  # what whisper.cpp said lately: level, text
         self._used_random = False
-        cpp.whisper_log_set(lambda level, text: self._log.append(text))
+        self._context: cpp.whisper_context | None = None
+        cpp.whisper_log_set(lambda level, text: self._log.append((level, text)))
         self._load()
 
     def transcribe(
@@ -83,15 +85,23 @@ class Whisper:
             raise WhisperFailed(f"whisper_lang_auto_detect returned {found}")
         return str(cpp.whisper_lang_str(found))
 
+    def close(self) -> None:
+        """Free the model: the binding does not when its object goes."""
+        if self._context is not None:
+            cpp.whisper_free(self._context)
+        self._context = None
+
     def _load(self) -> None:
-        self._context = None  # freed first: two large models may not fit
+        self.close()  # first: two large models may not fit
         settings = cpp.whisper_context_default_params()
         settings.use_gpu = self._gpu
+        self._log.clear()
         self._context = cpp.whisper_init_from_file_with_params(self.path, settings)
-        if self._context is None:
+        # The binding wraps the NULL of a failure in an object like any other: only the log tells.
+        if any(level == _ERROR and "failed" in text for level, text in self._log):
+            self._context = None
             raise WhisperFailed("whisper.cpp could not load the model")
         self._used_random = False
-        self._log.clear()
 
     def _params(self, options: Options, language: str) -> cpp.whisper_full_params:
         sampling = cpp.whisper_sampling_strategy
@@ -117,7 +127,7 @@ class Whisper:
         self._log.clear()
         cpp.whisper_print_timings(self._context)
         cpp.whisper_reset_timings(self._context)
-        found = _FALLBACKS.search("".join(self._log))
+        found = _FALLBACKS.search("".join(text for _, text in self._log))
         return found is None or found.groups() != ("0", "0")
 
     def _segments(self, seconds: float, options: Options) -> Iterator[Segment]:
