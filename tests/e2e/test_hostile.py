@@ -22,7 +22,8 @@ CANARY = re.compile(r"root:x:|never been surpassed|canary", re.IGNORECASE)
 @pytest.fixture(scope="module")
 def outcomes(daemon, corpus, connections):
     """Each file's answer: a refusal, or the finished task with its text."""
-    answers = {entry["file"]: daemon.submit(corpus / "hostile" / entry["file"], beam_size="1") for entry in FILES}
+    names = [entry["file"] for entry in FILES]
+    answers = {name: daemon.submit(corpus / "hostile" / name, beam_size="1") for name in names}
     return {name: outcome(daemon, answer) for name, answer in answers.items()}
 
 

@@ -7,41 +7,30 @@ folder. Whatever is wrong with it raises before anything is acknowledged, and le
 from __future__ import annotations
 
 import hashlib
-import os
 import re
-import stat
-import unicodedata
-from collections.abc import AsyncIterator, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator
 from datetime import datetime
-from functools import partial
-from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
-from urllib.parse import unquote_to_bytes
 
-import aiofiles
 import msgspec
-from aiofiles.threadpool.binary import AsyncBufferedReader
 from msgspec import Meta, Struct
-from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, parse_options_header
+from python_multipart.multipart import parse_options_header
 from starlette.requests import Request
 
 from whisperd import sniff
 from whisperd.config import Config
 from whisperd.routes.errors import Refusal
-from whisperd.spool import Incoming, TooLarge
+from whisperd.routes.form import MAX_FIELD_BYTES, MAX_FIELDS, read_form
+from whisperd.routes.local_file import copy_local
+from whisperd.spool import Incoming
 from whisperd.task import Audio, NewTask, Options
 from whisperd.transcript import language_code
 
-MAX_FIELDS = 64
-MAX_FIELD_BYTES = 64 * 1024
 MAX_JSON_BYTES = 256 * 1024
 MAX_KEY_LENGTH = 255  # of an Idempotency-Key, in characters
 MAX_METADATA_BYTES = 16 * 1024
 MAX_METADATA_DEPTH = 32  # levels; a task with more than some 900 could be stored and never be shown
 LAST_YEAR = 9000  # of a run_at: near the end of the calendar a time in UTC can be one that nothing shows
-READ_BYTES = 256 * 1024
 _LATER = {  # options of the contract that this version does not have yet
     "audio_url": "send the file itself",
     "callback_url": "poll the task, or follow its events",
@@ -96,11 +85,14 @@ async def receive(request: Request, incoming: Incoming, config: Config) -> tuple
         if not parameters.get(b"boundary"):
             raise Refusal(400, "malformed_multipart", "its Content-Type names no boundary")
         body = _counted(request, _longest_form(config), "file")
-        fields, name = await _form(incoming, parameters[b"boundary"], body)
+        fields, name = await read_form(incoming, parameters[b"boundary"], body)
+        check_audio(incoming.head, "file")
         return _checked(fields, strict=False), name
     if kind == b"application/json":
         submission = _checked(_json_object(await _small_body(request)), strict=True)
-        return submission, await _copy(submission.audio_path, incoming, config)
+        name = await copy_local(submission.audio_path, incoming, config)
+        check_audio(incoming.head, "audio_path")
+        return submission, name
     raise Refusal(
         415, "unsupported_content_type", "send multipart/form-data with a file, or application/json"
     )
@@ -163,138 +155,6 @@ async def _counted(request: Request, limit: int, param: str | None) -> AsyncIter
         if size > limit:
             raise Refusal(413, "too_large", f"the body has more than {limit} bytes", param)
         yield data
-
-
-async def _form(
-    incoming: Incoming, boundary: bytes, body: AsyncIterator[bytes]
-) -> tuple[dict[str, str], str]:
-    """The fields, and the name of the file, which is written to `incoming`. Raises Refusal."""
-    try:
-        fields, name = await _Form(incoming, boundary).read(body)
-    except FormParserError:
-        raise Refusal(400, "malformed_multipart", "the multipart body cannot be read") from None
-    if "audio_path" in fields:
-        raise Refusal(422, "invalid_field", "a form sends the file; JSON may name one", "audio_path")
-    check_audio(incoming.head, "file")
-    return fields, name
-
-
-class _Form:
-    """A multipart form on its way in: fields are gathered, the one file goes to `incoming`.
-
-    The parser's callbacks only note what they find, since they cannot wait; `_take` works it off after
-    each piece of the body.
-    """
-
-    def __init__(self, incoming: Incoming, boundary: bytes) -> None:
-        self._incoming = incoming
-        self._found: list[tuple[str, bytes]] = []
-        self._parser = MultipartParser(
-            boundary,
-            {
-                "on_part_begin": lambda: self._found.append(("part", b"")),
-                "on_part_data": self._noting("data"),
-                "on_header_field": self._noting("header_field"),
-                "on_header_value": self._noting("header_value"),
-                "on_header_end": lambda: self._found.append(("header_end", b"")),
-                "on_headers_finished": lambda: self._found.append(("headers", b"")),
-                "on_part_end": lambda: self._found.append(("part_end", b"")),
-                "on_end": lambda: self._found.append(("end", b"")),
-            },
-        )
-        self._header_name = self._header_value = b""
-        self._disposition = b""
-        self._name = ""
-        self._value: bytearray | None = None  # of the field at hand; None in the file
-        self._fields: dict[str, str] = {}
-        self._file_name: str | None = None
-        self._ended = False
-
-    async def read(self, stream: AsyncIterator[bytes]) -> tuple[dict[str, str], str]:
-        """The fields, and the name of the file. Raises Refusal, FormParserError."""
-        async for data in stream:
-            self._parser.write(data)
-            for what, piece in self._found:
-                await self._take(what, piece)
-            self._found.clear()
-        if not self._ended:
-            raise Refusal(400, "malformed_multipart", "the multipart body ends too early")
-        if self._file_name is None:
-            raise Refusal(422, "missing_field", "send the audio as a form field named file", "file")
-        return self._fields, self._file_name
-
-    def _noting(self, what: str) -> Any:
-        return lambda data, start, end: self._found.append((what, data[start:end]))
-
-    async def _take(self, what: str, piece: bytes) -> None:
-        match what:
-            case "data" if self._value is None:
-                await self._incoming.write(piece)
-            case "data":
-                self._gather(piece)
-            case "part":
-                self._disposition = b""
-            case "header_field":
-                self._header_name += piece
-            case "header_value":
-                self._header_value += piece
-            case "header_end":
-                self._end_header()
-            case "headers":
-                self._begin()
-            case "part_end":
-                self._end_part()
-            case "end":
-                self._ended = True
-
-    def _end_header(self) -> None:
-        if self._header_name.lower() == b"content-disposition":
-            self._disposition = self._header_value
-        self._header_name = self._header_value = b""
-
-    def _begin(self) -> None:
-        _, parameters = parse_options_header(self._disposition)
-        self._name = parameters.get(b"name", b"").decode(errors="replace")
-        if self._name == "file":
-            if self._file_name is not None:
-                raise Refusal(422, "duplicate_field", "send one file a request", "file")
-            self._file_name = file_name(_encoded_name(self._disposition) or parameters.get(b"filename", b""))
-            self._value = None
-            return
-        if self._name in self._fields or len(self._fields) >= MAX_FIELDS:
-            raise Refusal(422, "duplicate_field", "a field stands twice, or there are too many", self._name)
-        self._value = bytearray()
-
-    def _gather(self, piece: bytes) -> None:
-        assert self._value is not None
-        self._value += piece
-        if len(self._value) > MAX_FIELD_BYTES:
-            raise Refusal(422, "field_too_long", f"at most {MAX_FIELD_BYTES} bytes", self._name)
-
-    def _end_part(self) -> None:
-        if self._value is None:
-            return
-        try:
-            self._fields[self._name] = self._value.decode()
-        except UnicodeDecodeError:
-            raise Refusal(422, "invalid_field", "must be UTF-8", self._name) from None
-
-
-def _encoded_name(disposition: bytes) -> bytes | None:
-    """The name in `filename*=UTF-8''na%C3%AFve.wav` (RFC 8187), which says more than the plain one beside it.
-
-    RFC 7578 wants none in a form, so the parser ignores it; some programs send it and nothing else.
-    """
-    unquoted = re.sub(rb'"(?:[^"\\]|\\.)*"', b'""', disposition)  # a plain name may look like it
-    found = re.search(rb";\s*filename\*\s*=\s*utf-8'[^']*'([^;\s]*)", unquoted, re.IGNORECASE)
-    return found and unquote_to_bytes(found[1])
-
-
-def file_name(raw: bytes) -> str:
-    """The sender's file name, as data to show: the last part of its path, no control characters, short."""
-    name = re.split(r"[/\\]", raw.decode(errors="replace"))[-1]
-    name = "".join(char for char in name if unicodedata.category(char) not in ("Cc", "Cf", "Cs", "Co", "Cn"))
-    return name.strip()[:255] or "audio"
 
 
 def checked(fields: dict[str, Any], kind: type[Body], *, strict: bool = True) -> Body:
@@ -380,56 +240,6 @@ def _json_object(body: bytes) -> dict[str, Any]:
 async def json_body(request: Request) -> dict[str, Any]:
     """A small JSON object. Raises Refusal."""
     return _json_object(await _small_body(request))
-
-
-async def _copy(path: str | None, incoming: Incoming, config: Config) -> str:
-    """Copy a file of this machine into the spool; it may change or go away later. Returns its name."""
-    if path is None:
-        raise Refusal(422, "missing_field", "send a file, or name one with audio_path", "audio_path")
-    if "\0" in path:  # open() itself would raise
-        raise _no_such_file()
-    opener = partial(_open_below, config.http.allowed_roots)
-    try:
-        async with aiofiles.open(path, "rb", opener=opener) as file:
-            while data := await _read(file):
-                await incoming.write(data)
-    except TooLarge as error:
-        raise Refusal(413, "too_large", str(error), "audio_path") from None
-    check_audio(incoming.head, "audio_path")
-    return file_name(os.fsencode(path))
-
-
-async def _read(file: AsyncBufferedReader) -> bytes:
-    try:
-        return await file.read(READ_BYTES)
-    except OSError:
-        raise Refusal(422, "invalid_field", "the file cannot be read", "audio_path") from None
-
-
-def _open_below(roots: Sequence[str], path: str, flags: int) -> int:
-    """An opener for open(): of a regular file below a root. One answer for every other case.
-
-    The descriptor that is looked at holds the file, so whatever its path leads to a moment later makes no
-    difference; and by itself it opens nothing: no device notices it, no FIFO waits.
-    """
-    with suppress(OSError):  # gone, not to be read by us, a loop of links
-        held = os.open(path, os.O_PATH | os.O_CLOEXEC)
-        try:
-            if _is_file_below(roots, held):
-                return os.open(f"/proc/self/fd/{held}", flags | os.O_NONBLOCK)
-        finally:
-            os.close(held)
-    raise _no_such_file()
-
-
-def _no_such_file() -> Refusal:
-    return Refusal(422, "invalid_field", "no such file below http.allowed_roots", "audio_path")
-
-
-def _is_file_below(roots: Sequence[str], held: int) -> bool:
-    place = Path(os.readlink(f"/proc/self/fd/{held}"))  # without links and dots
-    below = any(place.is_relative_to(os.path.realpath(root)) for root in roots)  # one may be unmounted
-    return below and stat.S_ISREG(os.fstat(held).st_mode)
 
 
 def check_audio(head: bytes, param: str) -> None:
