@@ -41,8 +41,11 @@ class Kind(StrEnum):
     RISK_DETECTION = "risk_detection"
 
 
-class Options(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What decides the transcript, besides the audio and the model. Part of the plan's fingerprint."""
+class Options(Struct, frozen=True, kw_only=True):
+    """What decides the transcript, besides the audio and the model. Part of the plan's fingerprint.
+
+    Stored whole: a later version may have other defaults, and a waiting task keeps those of its day.
+    """
 
     language: str = "auto"  # ISO 639-1 code, or "auto"
     translate: bool = False  # into English
