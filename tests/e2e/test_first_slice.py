@@ -3,6 +3,7 @@
 import json
 import re
 import time
+import wave
 
 import pytest
 
@@ -97,17 +98,26 @@ def test_a_cancelled_task_frees_its_worker_within_two_seconds(daemon, minutes_of
     daemon.until(lambda: f"{task_id}.pcm" not in daemon.spool())
 
 
-def test_an_urgent_clip_does_not_wait_for_a_long_file(daemon, corpus, jfk):
-    long = daemon.queued(corpus / "hostile" / "i02_25min_speech.opus")
+def test_an_urgent_clip_of_5_s_does_not_wait_for_a_file_of_30_minutes(
+    daemon, minutes_of_speech, tmp_path, jfk
+):
+    long = daemon.queued(minutes_of_speech(30))
     daemon.until(lambda: chunks_done(daemon, long) >= 2, 60)
     before = chunks_done(daemon, long)
-    urgent = daemon.queued(jfk, priority="10")
+    urgent = daemon.queued(first_seconds(jfk, 5, tmp_path / "clip.wav"), priority="10")
     daemon.finished(urgent)
     since = chunks_done(daemon, long) - before
 
     assert since <= 2 * len(daemon.worker_pids())
     assert daemon.task(long)["status"] == "processing"
     daemon.http.delete(f"/tasks/{long}")
+
+
+def first_seconds(source, seconds, target):
+    with wave.open(str(source)) as clip, wave.open(str(target), "wb") as part:
+        part.setparams(clip.getparams())
+        part.writeframes(clip.readframes(seconds * clip.getframerate()))
+    return target
 
 
 def done(daemon, path, **options):
