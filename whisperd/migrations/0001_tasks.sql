@@ -37,15 +37,13 @@ create table task (
   check (state in ('queued', 'processing') or (waiting = 0 and running = 0 and run_at is null))
 ) strict;
 
--- The claim: the most urgent task that has a chunk to hand out.
+-- The claim: the most urgent task that has a chunk to hand out. Position: those in line next to a given one.
 create index task_line on task (priority, seq) where waiting > 0 and run_at is null;
 -- The claim while a tenant is at its limit: the most urgent task of each other tenant.
 create index task_tenant_line on task (tenant, priority, seq) where state = 'queued' and run_at is null;
 -- The same: the most urgent task that is started and may go on.
 create index task_started_line on task (priority, seq)
   where state = 'processing' and waiting > 0 and run_at is null;
--- Position: the tasks in line next to a given one.
-create index task_in_line on task (priority, seq) where state = 'queued' and run_at is null;
 -- Promotion of what was delayed, and the time of the next one.
 create index task_delayed on task (run_at) where run_at is not null;
 -- Lists by state, the oldest that waits.

@@ -48,7 +48,7 @@ _AHEAD = """
       + (select coalesce(sum(n), 0) from place where priority = :p and level = 2 and block {ahead} :seq >> 14)
       + (select coalesce(sum(n), 0) from place where priority = :p and level = 1 and block {ahead} :seq >> 7
          and block between (:seq >> 14) << 7 and ((:seq >> 14) << 7) + 127)
-      + (select count(*) from task where state = 'queued' and run_at is null and priority = :p
+      + (select count(*) from task where state = 'queued' and waiting > 0 and run_at is null and priority = :p
          and seq {ahead} :seq and seq between (:seq >> 7) << 7 and ((:seq >> 7) << 7) + 127)
 """
 
