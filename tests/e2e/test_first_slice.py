@@ -39,14 +39,12 @@ def test_every_result_format_has_the_words_with_sane_times(daemon, jfk):
     assert times[-1] <= 11.0
 
 
-def test_a_task_starts_within_10_ms_on_an_idle_daemon(daemon, jfk):
-    waits = []
-    for _ in range(5):
-        task_id = daemon.queued(jfk, beam_size="1")
-        daemon.finished(task_id)
-        waits += daemon.rows("select started_at - created_at from task where id = ?", task_id)[0]
+def test_a_task_on_an_idle_daemon_starts_at_once_and_waits_for_no_look_at_the_clock(daemon, jfk):
+    task_id = daemon.queued(jfk, beam_size="1")
+    daemon.finished(task_id)
+    ((wait,),) = daemon.rows("select started_at - created_at from task where id = ?", task_id)
 
-    assert sorted(waits)[2] <= 0.010, waits
+    assert wait < 1  # a hundred times what `python -m benchmarks.start` prints; a poll would show
 
 
 def test_silence_and_noise_give_no_text(daemon, corpus):
