@@ -23,7 +23,7 @@ import websockets.asyncio.client
 from starlette.types import ASGIApp
 
 from whisperd.config import Config, Http, Storage
-from whisperd.daemon import ModelStore
+from whisperd.model_store import ModelStore
 from whisperd.db import Database
 from whisperd.events import Events
 from whisperd.http import build_app

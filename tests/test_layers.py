@@ -43,11 +43,18 @@ ALLOWED = {
     "routes": {"task", "config", "events", "spool", "sniff", "transcript", "worker_pool"},
     "http": {"config", "routes"},
     # the composition root
-    "daemon": {
-        *("task", "config", "logs", "db", "events", "spool", "queue", "models", "worker_pool"),
-        *("engine", "routes", "http"),
+    "model_store": {"task", "config", "models", "worker_pool"},
+    "housekeeping": {"task", "config", "events", "queue", "spool"},
+    "machine": {
+        *("task", "config", "db", "events", "spool", "queue", "worker_pool", "engine"),
+        *("housekeeping", "model_store"),
     },
-    "embedded": {"task", "config", "transcript", "worker_pool", "daemon"},
+    "listening": {"config", "routes", "http"},
+    "daemon": {
+        *("task", "config", "logs", "models", "db", "worker_pool", "routes"),
+        *("housekeeping", "listening", "machine"),
+    },
+    "embedded": {"task", "config", "transcript", "worker_pool", "machine"},
     # the commands
     "batch": {"task", "config", "logs", "client", "terminal", "transcript", "embedded"},
     "monitor": {"client", "terminal"},
@@ -66,7 +73,7 @@ ONLY = {
     "aiosqlite": {"db"},
     "starlette": {"routes", "http"},
     "python_multipart": {"routes"},
-    "uvicorn": {"daemon"},
+    "uvicorn": {"listening"},
     "apscheduler": {"daemon"},
     "httpx": {"client"},
     "huggingface_hub": {"hub"},

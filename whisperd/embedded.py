@@ -13,7 +13,7 @@ import msgspec
 from ulid import ULID
 
 from whisperd.config import Config
-from whisperd.daemon import Machine, machine
+from whisperd.machine import Machine, machine
 from whisperd.task import FINAL, Audio, ModelUnusable, NewTask, Options, Task
 from whisperd.transcript import Transcript, language_refusal
 from whisperd.worker_pool import PoolFailed

@@ -1,0 +1,53 @@
+"""What is done again and again beside the work: retention, and the tidying of the spool."""
+
+from __future__ import annotations
+
+import asyncio
+from time import time
+
+import structlog
+
+from whisperd.config import Retention
+from whisperd.events import Events
+from whisperd.queue import SqliteQueue
+from whisperd.spool import Spool
+from whisperd.task import FINAL, Task
+
+log = structlog.get_logger(__name__)
+# What a task failed with when its audio is of no use to anyone: it is not kept for a retry.
+_HOPELESS = frozenset({"unsupported_media", "no_audio", "audio_too_long"})
+
+
+async def clean_spool(queue: SqliteQueue, spool: Spool) -> None:
+    """Remove the files of no task (an upload cut off by a crash), and the PCM of tasks that are over."""
+    found = await asyncio.to_thread(lambda: sorted(spool.owners()))
+    states = await queue.states(found)
+    for task_id in found:
+        if task_id not in states:
+            await asyncio.to_thread(spool.remove, task_id)
+        elif states[task_id] in FINAL:
+            await asyncio.to_thread(spool.remove_pcm, task_id)
+
+
+async def prune(queue: SqliteQueue, spool: Spool, keep: Retention) -> None:
+    """Forget the finished tasks that are too old, and their audio."""
+    while gone := await queue.prune(time() - keep.job_hours * 3600, time() - keep.failed_job_hours * 3600):
+        for task_id in gone:
+            await asyncio.to_thread(spool.remove, task_id)
+
+
+async def tidy(events: Events, spool: Spool) -> None:
+    """Remove at once what a task that is over does not need. A hint missed here is made up for at start."""
+    while not events.closed:
+        with events.subscribe() as subscription:
+            async for event in subscription:
+                if event.task.state in FINAL:
+                    await _remove_leftovers(spool, event.task)
+
+
+async def _remove_leftovers(spool: Spool, task: Task) -> None:
+    hopeless = task.error is not None and task.error.code in _HOPELESS
+    try:
+        await asyncio.to_thread(spool.remove if hopeless else spool.remove_pcm, task.id)
+    except OSError as error:
+        log.error("a file of the spool cannot be removed", task_id=task.id, error=error.strerror)

@@ -1,0 +1,70 @@
+"""The listening socket and the HTTP server on it: uvicorn, without its ways that do not fit a daemon."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import Iterator
+from ipaddress import ip_address
+
+import uvicorn
+
+from whisperd.config import Http
+from whisperd.http import build_app
+from whisperd.routes import Services
+
+HTTP_GRACE_SECONDS = 1  # for answers under way
+
+
+def bind(config: Http) -> socket.socket:
+    """The listening socket. Without keys it must be one that only this machine can reach."""
+    info = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM)[0]
+    if not ip_address(info[4][0]).is_loopback:
+        raise OSError(
+            f"refusing to listen on {config.host}: without keys whisperd serves only this machine "
+            "(set http.host to 127.0.0.1)"
+        )
+    # With its protocol named: asyncio sets TCP_NODELAY only then, and answers would wait 40 ms (Nagle).
+    listening = socket.socket(info[0], info[1], info[2])
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind(info[4])
+    except OSError as error:
+        listening.close()
+        raise OSError(f"cannot listen on {config.host}:{config.port}: {error.strerror}") from None
+    listening.listen(2048)
+    return listening
+
+
+def announce(listening: socket.socket) -> None:
+    host, port = listening.getsockname()[:2]
+    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    print(f"whisperd is ready on {url}", flush=True)
+    example = os.environ.get("WHISPERD_EXAMPLE", "talk.mp3")  # `make run` names a clip that is there
+    print(f"Try it: curl -F file=@{example} {url}/tasks/transcription", flush=True)
+
+
+def http_server(services: Services) -> uvicorn.Server:
+    return _Server(
+        uvicorn.Config(
+            build_app(services),
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            lifespan="off",
+            http="h11",  # the limits below are its own
+            timeout_graceful_shutdown=HTTP_GRACE_SECONDS,
+            ws="websockets-sansio",
+            ws_max_size=2**20,
+            h11_max_incomplete_event_size=2**16,
+        )
+    )
+
+
+class _Server(uvicorn.Server):
+    """Leave signals to the daemon: uvicorn would raise them again after it has shut down."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield

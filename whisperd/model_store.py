@@ -1,0 +1,70 @@
+"""The installed models as the daemon sees them: found by name, checked before anything loads them."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from pathlib import Path
+
+import structlog
+
+from whisperd import models
+from whisperd.config import Config
+from whisperd.task import ModelUnusable
+from whisperd.worker_pool import Model
+
+log = structlog.get_logger(__name__)
+
+
+class ModelStore:
+    """Finds models for the pool and the routes, checked against their hash before anything loads them."""
+
+    def __init__(self, config: Config) -> None:
+        self._folder = config.models_dir
+        self._sound: dict[tuple[str, int, int], Model] = {}
+
+    async def find(self, name: str) -> Model:
+        """The model file, as it was when it came here. Raises ModelUnusable."""
+        return await asyncio.to_thread(self._find, name)
+
+    async def multilingual(self, name: str) -> bool:
+        """Whether the model knows more than English. Raises ModelUnusable."""
+        return (await asyncio.to_thread(self._look, name)).multilingual
+
+    def _look(self, name: str) -> models.ModelFile:
+        try:
+            return self._installed(name)
+        except models.NotInstalled as error:
+            raise ModelUnusable(str(error)) from error
+        except (models.ModelError, OSError) as error:
+            raise ModelUnusable(f"the model {name} cannot be used: see `whisperd models list`") from error
+
+    def _installed(self, name: str) -> models.ModelFile:
+        try:
+            return models.find(name, self._folder)
+        except models.NotInstalled:
+            if name != models.DEFAULT:
+                raise
+        models.ensure_default(self._folder)
+        return models.find(name, self._folder)
+
+    def _find(self, name: str) -> Model:
+        path = self._look(name).path
+        try:
+            stat = path.stat()
+            seen = (name, stat.st_size, stat.st_mtime_ns)
+            if seen not in self._sound:
+                self._sound[seen] = Model(str(path), self._checked(name, path))
+        except OSError as error:
+            raise ModelUnusable(f"the model {name} cannot be read: {error.strerror}") from error
+        return self._sound[seen]
+
+    def _checked(self, name: str, path: Path) -> str:
+        verdict = models.verify(path)
+        if verdict is models.Verdict.UNKNOWN:
+            log.warning("a model of unknown origin is used as it is", model=name)
+            with suppress(OSError):  # a folder that may only be read keeps no record of it
+                models.trust(path)
+        elif verdict is not models.Verdict.OK:
+            raise ModelUnusable(f"the model {name} is damaged: `whisperd models verify` says more")
+        return models.sha256(path)
