@@ -313,3 +313,13 @@ def test_removing_the_decoded_audio_keeps_what_was_sent(spool, folder):
     spool.remove_pcm("t1")
 
     assert left_in(folder) == ["t1.audio"]
+
+
+def test_what_is_still_coming_belongs_to_nobody_else(spool):
+    async def look():
+        async with spool.receive("t1") as incoming:
+            await incoming.write(SOUND)
+            return set(spool.owners())
+
+    assert asyncio.run(look()) == set()
+    assert set(spool.owners()) == {"t1"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from time import time
 
 import structlog
@@ -18,15 +19,23 @@ log = structlog.get_logger(__name__)
 _HOPELESS = frozenset({"unsupported_media", "no_audio", "audio_too_long"})
 
 
-async def clean_spool(queue: SqliteQueue, spool: Spool) -> None:
-    """Remove the files of no task (an upload cut off by a crash), and the PCM of tasks that are over."""
+async def clean_spool(
+    queue: SqliteQueue, spool: Spool, sure: Callable[[str], bool] = lambda task_id: True
+) -> set[str]:
+    """Remove the files of no task (an upload cut off by a crash), and the PCM of tasks that are over.
+
+    Returns the ids of no task whose files stay, since `sure` said no: while the daemon takes submissions the
+    row of a file may be about to be committed, so only what was such an orphan at the last look too may go.
+    """
     found = await asyncio.to_thread(lambda: sorted(spool.owners()))
     states = await queue.states(found)
+    orphans = {task_id for task_id in found if task_id not in states}
+    for task_id in filter(sure, orphans):
+        await asyncio.to_thread(spool.remove, task_id)
     for task_id in found:
-        if task_id not in states:
-            await asyncio.to_thread(spool.remove, task_id)
-        elif states[task_id] in FINAL:
+        if states.get(task_id) in FINAL:
             await asyncio.to_thread(spool.remove_pcm, task_id)
+    return {task_id for task_id in orphans if not sure(task_id)}
 
 
 async def prune(queue: SqliteQueue, spool: Spool, keep: Retention) -> None:

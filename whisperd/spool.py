@@ -75,6 +75,7 @@ class Spool:
         self._folder = folder
         self._max_bytes = max_bytes
         self._min_free_bytes = min_free_bytes
+        self._arriving: set[str] = set()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def audio(self, task_id: str) -> Path:
@@ -99,7 +100,7 @@ class Spool:
         """
         self.check_room(min(declared, self._max_bytes))
         part = self._part(task_id)
-        with _full_disk(), _created(part) as file:
+        with _member(self._arriving, task_id), _full_disk(), _created(part) as file:
             incoming = Incoming(file, self._max_bytes, self.check_room)
             yield incoming
             await incoming.flush()
@@ -118,11 +119,20 @@ class Spool:
         shutil.rmtree(self._folder / f"{task_id}{_PARTS}", ignore_errors=True)
 
     def owners(self) -> Iterable[str]:
-        """The ids that files are kept for, in no order."""
-        return {name.split(".", 1)[0] for name in os.listdir(self._folder)}
+        """The ids that files are kept for, in no order, without those whose audio is still coming."""
+        return {name.split(".", 1)[0] for name in os.listdir(self._folder)} - self._arriving
 
     def _part(self, task_id: str) -> Path:
         return self._folder / f"{task_id}{_PART}"
+
+
+@contextmanager
+def _member(of: set[str], name: str) -> Iterator[None]:
+    of.add(name)
+    try:
+        yield
+    finally:
+        of.discard(name)
 
 
 @contextmanager
