@@ -6,17 +6,34 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from contextlib import closing
-from pathlib import Path
+from contextlib import closing, contextmanager
 
 import aiosqlite
 import pytest
 
-from tests.trouble import files_end_at, on_a_small_disk
-from whisperd.db import LARGEST_BATCH, Database, DatabaseInUse, DatabaseTooNew, _hop, migrate, transaction
-from whisperd.task import StorageBusy, StorageFailed, StorageFull
-
-ROOT = Path(__file__).resolve().parents[1]
+from tests.notes import (
+    ROOT,
+    Held,
+    commits_seen,
+    count,
+    create,
+    insert,
+    numbers,
+    open_and_close,
+    pragma,
+    run_with_db,
+)
+from whisperd.db import (
+    LARGEST_BATCH,
+    Database,
+    DatabaseInUse,
+    DatabaseTooNew,
+    _hop,
+    migrate,
+    owned,
+    transaction,
+)
+from whisperd.task import StorageFailed, StorageReadOnly
 
 
 @pytest.fixture
@@ -26,65 +43,7 @@ def path(tmp_path):
 
 @pytest.fixture
 def with_db(path):
-    """Run an async test body against a database with a table; a second run finds what the first left."""
-
-    def run(body):
-        async def main():
-            async with Database(path) as db:
-                await db.write(create)
-                await body(db)
-
-        asyncio.run(main())
-
-    return run
-
-
-def create(conn):
-    conn.execute("create table if not exists note (n integer primary key, text text)")
-    conn.execute("create table if not exists reply (n references note deferrable initially deferred)")
-
-
-def insert(conn, n, text=""):
-    conn.execute("insert into note values (?, ?)", (n, text))
-    return n
-
-
-def count(conn):
-    return conn.execute("select count(*) from note").fetchone()[0]
-
-
-def numbers(conn):
-    return [row[0] for row in conn.execute("select n from note order by n")]
-
-
-def pragma(conn, name):
-    return conn.execute(f"pragma {name}").fetchone()[0]
-
-
-def wal_size(path):
-    return os.path.getsize(f"{path}-wal")
-
-
-def commits_seen(conn):
-    """A list that every commit of this connection is added to from now on."""
-    seen = []
-    conn.set_trace_callback(lambda sql: seen.append(sql) if sql == "commit" else None)
-    return seen
-
-
-class Held:
-    """A job that keeps the writer busy until it is let go."""
-
-    def __init__(self):
-        self.started = threading.Event()
-        self.go_on = threading.Event()
-
-    def __call__(self, conn):
-        self.started.set()
-        assert self.go_on.wait(10)
-
-    async def under_way(self):
-        await asyncio.to_thread(self.started.wait, 10)
+    return lambda body, **settings: run_with_db(path, body, **settings)
 
 
 # --- group commit ---
@@ -319,48 +278,63 @@ def other_ways(path):
     return [path, link, folder / path.name, path.parent / "folder" / ".." / path.parent.name / path.name]
 
 
-def test_a_second_database_on_the_file_is_refused_by_every_name_and_the_pid_is_named(path):
-    async def main():
-        async with Database(path):
-            for name in other_ways(path):
-                with pytest.raises(DatabaseInUse, match=f"pid {os.getpid()}$"):
-                    await Database(name).__aenter__()
-        async with Database(path):
-            pass
-
-    asyncio.run(main())
+def test_a_second_owner_of_the_file_is_refused_by_every_name_and_the_pid_is_named(path):
+    with owned(path):
+        for name in other_ways(path):
+            with pytest.raises(DatabaseInUse, match=f"pid {os.getpid()}$"), owned(name):
+                pass
+    with owned(path):
+        pass
 
 
 HOLD = """
 import asyncio, sys
 from pathlib import Path
-from whisperd.db import Database
+from whisperd.db import Database, owned
 
 async def main():
-    async with Database(Path(sys.argv[1])):
-        print("open", flush=True)
-        await asyncio.to_thread(sys.stdin.readline)
+    with owned(Path(sys.argv[1])):
+        async with Database(Path(sys.argv[1])):
+            print("open", flush=True)
+            await asyncio.to_thread(sys.stdin.readline)
 
 asyncio.run(main())
 """
 
 
-def test_the_owner_may_be_another_process_and_its_death_frees_the_file(path):
+@contextmanager
+def another_process_holds(path):
     command = [sys.executable, "-P", "-c", HOLD, str(path)]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, env=env, stdin=-1, stdout=-1, stderr=-1, text=True) as owner:
         try:
             assert owner.stdout.readline() == "open\n"
-            with pytest.raises(DatabaseInUse, match=f"pid {owner.pid}$"):
-                asyncio.run(open_and_close(path))
+            yield owner.pid
         finally:
             owner.send_signal(signal.SIGKILL)
 
-    asyncio.run(open_and_close(path))
+
+def test_the_owner_may_be_another_process_and_its_death_frees_the_file(path):
+    with (
+        another_process_holds(path) as pid,
+        pytest.raises(DatabaseInUse, match=f"pid {pid}$"),
+        owned(path),
+    ):
+        pass
+
+    with owned(path):
+        asyncio.run(open_and_close(path))
 
 
-async def open_and_close(path):
-    async with Database(path):
+def test_a_hard_link_to_a_file_in_use_is_refused_too_and_leaves_no_trace(path, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    link = tmp_path / "elsewhere" / "other.db"
+    with another_process_holds(path) as pid:
+        link.hardlink_to(path)
+        with pytest.raises(DatabaseInUse, match=f"another name, by the process with pid {pid}$"), owned(link):
+            pass
+
+    with owned(link):
         pass
 
 
@@ -413,7 +387,7 @@ def test_a_file_that_is_no_database_is_refused_with_the_reason(path):
 
 def test_the_reading_connection_refuses_to_write(with_db):
     async def body(db):
-        with pytest.raises(StorageFailed, match="readonly"):
+        with pytest.raises(StorageReadOnly, match="readonly"):
             await db.read(insert, 1)
         assert await db.write(insert, 1) == 1  # which breaks nothing
 
@@ -454,123 +428,3 @@ def test_a_hop_runs_its_function_on_the_thread_and_the_connection_of_aiosqlite(p
             assert thread == (await _hop(conn, where))[1]
 
     asyncio.run(main())
-
-
-# --- trouble with the disk ---
-
-
-def test_a_full_disk_refuses_the_write_and_keeps_the_rest_until_there_is_room(with_db):
-    async def body(db):
-        await db.write(insert, 1)
-
-        def pages(conn, n):
-            conn.execute(f"pragma max_page_count = {n}")
-
-        await db.write(pages, await db.write(pragma, "page_count") + 2)
-        answers = await asyncio.gather(
-            db.write(insert, 2), db.write(insert, 3, "x" * 100_000), return_exceptions=True
-        )
-        assert [type(answer) for answer in answers] == [StorageFull] * 2  # they shared the transaction
-        assert await db.read(numbers) == [1]
-        assert await db.write(insert, 2) == 2  # there is room for a small one
-        assert db.broken is None
-
-        await db.write(pages, 1_000_000)
-        assert await db.write(insert, 3, "x" * 100_000) == 3
-        assert await db.read(numbers) == [1, 2, 3]
-
-    with_db(body)
-
-
-def test_a_database_that_another_program_holds_is_busy_and_free_again_after_it(with_db, path):
-    async def body(db):
-        await db.write(lambda conn: conn.execute("pragma busy_timeout = 10") and None)
-        with closing(sqlite3.connect(path, isolation_level=None)) as other:
-            other.execute("begin immediate")
-            with pytest.raises(StorageBusy):
-                await db.write(insert, 1)
-            other.execute("rollback")
-
-        assert db.broken is None
-        assert await db.write(insert, 1) == 1
-        assert await db.read(numbers) == [1]
-
-    with_db(body)
-
-
-FILL = """
-import asyncio, sys
-from pathlib import Path
-from whisperd.db import Database
-from whisperd.task import StorageFull
-
-def insert(conn, n):
-    conn.execute("insert into note values (?, zeroblob(50000))", (n,))
-
-def numbers(conn):
-    return [row[0] for row in conn.execute("select n from note order by n")]
-
-async def main(folder):
-    ballast = folder / "ballast"
-    ballast.write_bytes(bytes(500_000))
-    async with Database(folder / "q.db") as db:
-        await db.write(lambda conn: conn.execute("create table note (n integer primary key, text)") and None)
-        kept = []
-        try:
-            while True:
-                await db.write(insert, len(kept))
-                kept.append(len(kept))
-        except StorageFull:
-            ballast.unlink()
-        await db.write(insert, len(kept))
-        print(len(kept), await db.read(numbers) == [*kept, len(kept)])
-
-asyncio.run(main(Path(sys.argv[1])))
-"""
-
-
-def test_a_disk_that_was_really_full_takes_writes_again_once_there_is_room(tmp_path):
-    kept, nothing_lost = on_a_small_disk(tmp_path, FILL, megabytes=1).split()
-
-    assert int(kept) > 0
-    assert nothing_lost == "True"
-
-
-def test_after_an_io_error_nothing_is_written_until_a_restart(with_db, path):
-    async def body(db):
-        await db.write(insert, 1)
-        with files_end_at(wal_size(path) + 20_000), pytest.raises(StorageFailed, match="I/O"):
-            await db.write(insert, 2, "x" * 100_000)
-
-        assert "I/O" in db.broken
-        with pytest.raises(StorageFailed, match="I/O"):
-            await db.write(insert, 3)
-        assert await db.read(numbers) == [1]
-
-    async def after_a_restart(db):
-        assert db.broken is None
-        await db.write(insert, 3)
-        assert await db.read(numbers) == [1, 3]
-
-    with_db(body)
-    with_db(after_a_restart)
-
-
-def test_what_waited_behind_an_io_error_is_not_written_either(with_db, path):
-    async def body(db):
-        held = Held()
-        first = asyncio.create_task(db.write(held))
-        await held.under_way()
-        fails = [asyncio.create_task(db.write(insert, n, "x" * 1000)) for n in range(LARGEST_BATCH)]
-        waits = asyncio.create_task(db.write(insert, 1000))  # in the batch after that of `fails`
-        await asyncio.sleep(0)
-        with files_end_at(wal_size(path) + 20_000):
-            held.go_on.set()
-            await asyncio.wait([first, *fails])
-        await asyncio.wait([waits])
-
-        assert first.exception() is None
-        assert {type(write.exception()) for write in (*fails, waits)} == {StorageFailed}
-        assert await db.read(count) == 0
-
-    with_db(body)

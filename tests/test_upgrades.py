@@ -1,0 +1,174 @@
+"""Every schema there was, with data in it, becomes today's."""
+
+import asyncio
+import hashlib
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import a_task
+from tests.notes import marked_clean, pragma
+from whisperd.db import NEWEST_SCHEMA, SCRIPTS, Database, DatabaseTooNew, migrate
+from whisperd.events import Events
+from whisperd.queue import SqliteQueue
+from whisperd.task import PLAN, START, State
+
+DATA = Path(__file__).parent / "data" / "schema"
+OLDER = range(1, NEWEST_SCHEMA)
+BROKEN = "create table half (n); insert into half values (1); create table task (mine);"
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "q.db"
+
+
+def build(path, schema):
+    """A database as a whisperd of that schema left it, with tasks in every state."""
+    with opened(path) as conn:
+        conn.execute("pragma journal_mode = wal")
+        for number in range(1, schema + 1):
+            migrate(conn, SCRIPTS[:number])
+            if (data := DATA / f"{number:04}.sql").exists():
+                conn.executescript(data.read_text())
+
+
+def opened(path):
+    return closing(sqlite3.connect(path, isolation_level=None))
+
+
+def columns(conn):
+    """Every table's columns."""
+    tables = conn.execute("select name from sqlite_schema where type = 'table' and name not like 'sqlite_%'")
+    return {
+        name: [row[1] for row in conn.execute(f"pragma table_info({name})")] for (name,) in tables.fetchall()
+    }
+
+
+def rows(conn, wanted):
+    return {
+        table: conn.execute(f"select {', '.join(names)} from {table} order by 1, 2").fetchall()
+        for table, names in wanted.items()
+    }
+
+
+def everything(conn):
+    return list(conn.iterdump()), pragma(conn, "user_version")
+
+
+@pytest.mark.parametrize("schema", OLDER)
+def test_an_older_database_has_a_task_in_every_state(path, schema):
+    build(path, schema)
+
+    with opened(path) as conn:
+        assert pragma(conn, "user_version") == schema
+        states = {state for (state,) in conn.execute("select state from task")}
+        assert states == set(State)
+        assert {state for (state,) in conn.execute("select state from chunk")} == {
+            "waiting",
+            "running",
+            "done",
+        }
+
+
+@pytest.mark.parametrize("schema", OLDER)
+def test_an_older_database_becomes_todays_with_every_row_as_it_was(path, schema):
+    build(path, schema)
+    with opened(path) as conn:
+        wanted = columns(conn)
+        before = rows(conn, wanted)
+        migrate(conn)
+
+        assert rows(conn, wanted) == before
+        assert pragma(conn, "user_version") == NEWEST_SCHEMA
+        assert pragma(conn, "integrity_check") == "ok"
+        assert conn.execute("pragma foreign_key_check").fetchall() == []
+        assert schema_of(conn) == schema_of_a_new_one()
+
+
+def schema_of(conn):
+    return conn.execute("select type, name, sql from sqlite_schema order by type, name").fetchall()
+
+
+def schema_of_a_new_one():
+    with opened(":memory:") as conn:
+        migrate(conn)
+        return schema_of(conn)
+
+
+@pytest.mark.parametrize("schema", OLDER)
+def test_the_queue_goes_on_where_the_older_one_stopped(path, schema):
+    build(path, schema)
+
+    async def main():
+        async with Database(path) as db:
+            queue = SqliteQueue(db, Events(), now=lambda: 2000.0)
+            await queue.recover()
+            assert [str(mark) for mark, _ in await queue.segments("t-again", START)] == ["1.1"]
+
+            new, _ = await queue.submit(a_task())
+            ids, chunks = [], []
+            for _ in range(5):
+                chunks.append(await queue.claim())
+                ids.append(chunks[-1].task.id)
+            assert ids == [
+                "t-urgent",
+                new.id,
+                "t-processing",
+                "t-processing",
+                "t-again",
+            ]  # priority, then LIFO
+            assert chunks[0].number == PLAN
+            assert [chunk.number for chunk in chunks[2:]] == [2, 3, 2]
+
+    asyncio.run(main())
+    with opened(path) as conn:
+        assert marked_clean(conn) == 1
+
+
+@pytest.mark.parametrize("schema", [*OLDER, NEWEST_SCHEMA])
+def test_a_migration_that_fails_in_the_middle_leaves_the_version_before_it_whole(path, schema):
+    build(path, schema)
+    with opened(path) as conn:
+        before = everything(conn)
+        with pytest.raises(sqlite3.OperationalError, match="table task already exists"):
+            migrate(conn, [*SCRIPTS[:schema], BROKEN])
+
+        assert everything(conn) == before
+        assert not conn.in_transaction
+
+    with opened(path) as conn:  # nor is anything left for the next one who opens it
+        assert everything(conn) == before
+
+
+def test_migrations_that_went_well_before_one_that_fails_are_kept(path):
+    build(path, 1)
+    with opened(path) as conn:
+        with pytest.raises(sqlite3.OperationalError):
+            migrate(conn, [*SCRIPTS, BROKEN])
+
+        assert pragma(conn, "user_version") == NEWEST_SCHEMA
+        assert schema_of(conn) == schema_of_a_new_one()
+
+
+def test_a_database_of_a_newer_whisperd_is_refused_with_what_to_do(path):
+    build(path, NEWEST_SCHEMA)
+    with opened(path) as conn:
+        conn.execute(f"pragma user_version = {NEWEST_SCHEMA + 1}")
+        before = everything(conn)
+        known = f"schema {NEWEST_SCHEMA + 1}, this whisperd knows {NEWEST_SCHEMA}: upgrade it"
+        with pytest.raises(DatabaseTooNew, match=known):
+            migrate(conn)
+
+        assert everything(conn) == before
+
+
+# What is out in the world stays as it is: a file that was changed would never run where it has run already.
+RELEASED = {1: "71c319f6f2dd9f2c35cd2367044da1c27da7e00263bd91fc6cb07816148a34a9"}
+
+
+@pytest.mark.parametrize("number", RELEASED)
+def test_a_migration_that_was_released_never_changes(number):
+    assert hashlib.sha256(SCRIPTS[number - 1].encode()).hexdigest() == RELEASED[number]
