@@ -1,0 +1,187 @@
+"""Copies of backups in S3, or in what speaks like it: optional, and never in the way of the local ones.
+
+Needs obstore (`pip install 'whisperd[s3]'`). What the service says in an error may quote keys and signatures:
+nothing of it is passed on. An upload shows under its name whole or not at all; parts of one that was cut off
+stay hidden in the bucket until its lifecycle rules remove them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from time import time
+from typing import TYPE_CHECKING
+
+import structlog
+
+from whisperd import archive, durable
+from whisperd.archive import BackupError
+from whisperd.backup import Backup, Entry, Keep, doomed, time_of
+from whisperd.config import S3
+
+if TYPE_CHECKING:
+    from obstore.store import S3Config, S3Store
+
+log = structlog.get_logger(__name__)
+FIRST_DELAY, LONGEST_DELAY = 5.0, 600.0  # seconds between two tries
+_PART_BYTES = 8 * 2**20  # of an upload, and held in memory
+
+
+class OffsiteError(BackupError):
+    """The service cannot be reached, refuses us, or has no such backup."""
+
+
+@dataclass(frozen=True, slots=True)
+class Remote:
+    name: str
+    bytes: int
+    taken_at: float  # Unix seconds, UTC
+
+
+class Offsite:
+    """Copies what it is offered, one after the other, in `run`, with a growing pause after each failure.
+
+    Of what is offered while an upload runs or fails, only the newest is kept: it holds all that the older
+    ones hold, save for what was deleted since. `last` is the newest copy, `trouble` why the latest try
+    failed, or None.
+    """
+
+    def __init__(self, settings: S3, keep: Keep, first_delay: float = FIRST_DELAY) -> None:
+        """Connects to nothing yet. Raises OffsiteError where obstore is missing."""
+        self._store = _connected(settings)
+        self._where = f"bucket {settings.bucket} at {settings.endpoint or 'Amazon S3'}"
+        self._keep = keep
+        self._first_delay = first_delay
+        self._pending: Backup | None = None
+        self._offered = asyncio.Event()
+        self.last: str | None = None
+        self.last_at: float | None = None  # Unix seconds, UTC
+        self.trouble: str | None = None
+
+    def offer(self, backup: Backup) -> None:
+        """Have it copied, soon. Returns at once."""
+        self._pending = backup
+        self._offered.set()
+
+    async def run(self) -> None:
+        """Copy what is offered, until cancelled. Raises nothing else."""
+        delay = self._first_delay
+        while True:
+            await self._offered.wait()
+            backup = self._pending
+            assert backup is not None
+            if await self._tried(backup):
+                delay = self._first_delay
+                if self._pending is backup:  # nothing newer came meanwhile
+                    self._offered.clear()
+            else:
+                await asyncio.sleep(delay)
+                delay = min(2 * delay, LONGEST_DELAY)
+
+    async def copy(self, backup: Backup) -> None:
+        """Upload it, make sure that it is there, and let the old copies go. Raises OffsiteError, OSError."""
+        import obstore
+
+        if not backup.path.exists():
+            raise FileNotFoundError(f"{backup.name} is gone")
+        with self._troubles():
+            await obstore.put_async(
+                self._store, backup.name, backup.path, chunk_size=_PART_BYTES, max_concurrency=2
+            )
+            found = await obstore.head_async(self._store, backup.name)
+        if found["size"] != backup.bytes:
+            raise OffsiteError(f"{backup.name} has {found['size']} bytes in the {self._where}")
+        self.last, self.last_at, self.trouble = backup.name, time(), None
+        await self._prune()
+
+    async def list(self) -> Sequence[Remote]:
+        """The copies, newest first. Raises OffsiteError."""
+        import obstore
+
+        with self._troubles():
+            found = await obstore.list(self._store).collect_async()
+        copies = [(meta["path"], meta["size"], time_of(meta["path"])) for meta in found]
+        remotes = [Remote(name, size, taken_at) for name, size, taken_at in copies if taken_at is not None]
+        return sorted(remotes, key=lambda remote: remote.name, reverse=True)
+
+    async def fetch(self, name: str, target: Path) -> Path:
+        """Download a copy to the new file `target`, and compare its hash: to restore from, on a new box.
+
+        Nothing is left if it fails. Raises OffsiteError, BackupError, StorageFull, OSError.
+        """
+        import obstore
+
+        if time_of(name) is None:
+            raise OffsiteError(f"{name!r} is not the name of a backup: see `whisperd restore --list`")
+        with durable.full_disk(), durable.new_file(target) as file, durable.gone_if_it_fails(target):
+            with self._troubles(name):
+                result = await obstore.get_async(self._store, name)
+                async for block in result.stream(_PART_BYTES):
+                    await asyncio.to_thread(file.write, memoryview(block))
+            file.flush()
+            await asyncio.to_thread(archive.verify, target)
+        return target
+
+    async def _tried(self, backup: Backup) -> bool:
+        try:
+            await self.copy(backup)
+        except FileNotFoundError:
+            log.warning("backup_gone_before_it_was_copied", backup=backup.name)
+        except (OffsiteError, OSError) as error:
+            self.trouble = str(error)
+            log.warning("backup_not_copied", backup=backup.name, reason=str(error))
+            return False
+        return True
+
+    async def _prune(self) -> None:
+        import obstore
+
+        entries = [Entry(remote.name, remote.taken_at) for remote in await self.list()]
+        for name in doomed(entries, self._keep):
+            with self._troubles():
+                await obstore.delete_async(self._store, name)
+
+    @contextmanager
+    def _troubles(self, name: str = "") -> Iterator[None]:
+        """In our words: see the module."""
+        from obstore import exceptions as theirs
+
+        try:
+            yield
+        except (theirs.UnauthenticatedError, theirs.PermissionDeniedError) as error:
+            raise OffsiteError(f"the {self._where} refuses the access key") from error
+        except (FileNotFoundError, theirs.NotFoundError) as error:  # which of them: the version decides
+            raise OffsiteError(f"there is no {name + ' in the ' if name else ''}{self._where}") from error
+        except theirs.BaseError as error:
+            raise OffsiteError(f"the {self._where} cannot be reached, or answers with an error") from error
+
+
+def _connected(settings: S3) -> S3Store:
+    try:
+        from obstore.store import S3Store
+    except ImportError as error:
+        raise OffsiteError("copies to S3 need a library more: pip install 'whisperd[s3]'") from error
+    config: S3Config = {
+        "region": settings.region,
+        "virtual_hosted_style_request": not settings.path_style,
+    }
+    if settings.endpoint:
+        config["endpoint"] = settings.endpoint
+    if settings.access_key_id:  # else obstore looks at AWS_ACCESS_KEY_ID and its like
+        config["access_key_id"] = settings.access_key_id
+        config["secret_access_key"] = settings.secret_access_key
+    return S3Store(
+        settings.bucket,
+        prefix=settings.prefix.strip("/") or None,
+        config=config,
+        client_options={
+            "allow_http": settings.endpoint.startswith("http://"),
+            "connect_timeout": timedelta(seconds=10),
+            "timeout": timedelta(seconds=120),  # of a request, so of one part
+        },
+        retry_config={"max_retries": 2, "retry_timeout": timedelta(seconds=120)},
+    )
