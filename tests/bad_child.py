@@ -1,12 +1,20 @@
-"""A child that misbehaves as its first argument says, once for each request, and else answers well."""
+"""A child that misbehaves as its first argument says, and else answers well.
+
+It does so at the first request to any child, or with "always" behind it at each; the marker file has a byte
+for each time. With "in company" it does so whenever another child of its parent is alive.
+"""
 
 import json
 import os
+import resource
 import signal
 import sys
 import time
+from pathlib import Path
 
 how, marker = sys.argv[1:3]
+how, _, when = how.partition(", ")
+kept = []
 
 
 def say(**message):
@@ -37,12 +45,50 @@ def misbehave():  # noqa: C901  # one case a way to misbehave
             say(type="ready")
         case "wrong answer":
             say(type="transcribed", segments=[], seconds=0.1)
-        case "silence":
+        case "eats its address space":  # ends with a MemoryError
+            resource.setrlimit(resource.RLIMIT_AS, (2**28, 2**28))
+            kept.append(bytearray(2**29))
+        case "bad_alloc":
+            os.write(2, b"terminate called after throwing an instance of 'std::bad_alloc'\n")
+            os.abort()
+        case "refuses":
+            say(type="refused", code="out_of_memory", message="the worker ran out of memory")
+        case "eats the machine's memory":
+            while True:
+                kept.append(bytearray(2**24))
+        case "grows at work":
+            while True:
+                kept.append(b"x" * 2**24)
+                say(type="alive")
+                time.sleep(0.01)
+        case "grows":
+            kept.append(b"x" * 2**26)
+        case "complains and goes on":
+            os.write(2, b"failed to allocate\n")
+        case "uses up its processor time":
+            os.kill(os.getpid(), signal.SIGXCPU)
+        case "alive for ever":
+            while True:
+                say(type="alive")
+        case "waits":  # for a file to appear, which lets all go on
+            while not os.path.exists(os.path.join(os.path.dirname(marker), "go on")):
+                time.sleep(0.005)
+        case "silence" | "deaf":
             time.sleep(3600)
         case "busy for ever":
             while True:
                 pass
     sys.stdout.flush()
+
+
+def misbehaves():
+    match when:
+        case "always":
+            return True
+        case "in company":
+            siblings = Path(f"/proc/{os.getppid()}/task/{os.getppid()}/children").read_text()
+            return len(siblings.split()) > 1
+    return how == "waits" or (how != "well" and not os.path.exists(marker))
 
 
 say(type="ready")
@@ -51,14 +97,17 @@ for line in sys.stdin:
     if request["type"] == "abort":
         say(type="aborted")
         continue
-    if how != "well" and (how == "deaf" or not os.path.exists(marker)):
-        open(marker, "a").close()
+    if misbehaves():
+        with open(marker, "a") as file:
+            file.write("x")
         misbehave()
-        if how == "deaf":
-            time.sleep(3600)
+        if how == "refuses":
+            continue
     if request["type"] == "plan":
         cuts = [{"pieces": [[0, 16000]]}, {"pieces": [[16000, 32000]]}]
         say(type="planned", plan={"fingerprint": "f", "cuts": cuts, "duration": 2.0, "language": "en"})
     else:
         start = request["cut"]["pieces"][0][0] / 16000
-        say(type="transcribed", segments=[{"start": start, "end": start + 1, "text": "x"}], seconds=0.1)
+        segments = [{"start": start, "end": start + 1, "text": "x"}]
+        warnings = ["repetition"] if how == "warns" else []
+        say(type="transcribed", segments=segments, seconds=0.1, warnings=warnings)

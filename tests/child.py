@@ -33,7 +33,12 @@ class Child:
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 bufsize=0,
-                env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_WAIT_POLICY": "passive"},
+                env={
+                    **os.environ,
+                    "PYTHONPATH": str(ROOT),
+                    "OMP_WAIT_POLICY": "passive",
+                    "GGML_NO_BACKTRACE": "1",
+                },
             )
         self._said = b""
 
@@ -54,7 +59,7 @@ class Child:
         self.process.stdin.close()
         self.process.stdout.close()
 
-    def plan(self, audio, pcm, options=FAST, max_seconds=86_400.0):
+    def plan(self, audio, pcm, options=FAST, max_seconds=86_400.0, cpu_seconds=0.0):
         """Send the request and do not wait for its answer."""
         self.number += 1
         self.send(
@@ -67,6 +72,7 @@ class Child:
                 audio_sha256="a",
                 options=options,
                 max_seconds=max_seconds,
+                cpu_seconds=cpu_seconds,
             )
         )
 

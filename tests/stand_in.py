@@ -50,6 +50,9 @@ class StandIn:
         self.submitted = []  # (file name, bytes, form fields, headers)
         self.health = {"status": "ok", "uptime_seconds": 5.0, "version": "0.1.0", "checks": {}}
         self.workers = [dict(WORKER)]
+        self.paused = False
+        self.backup = {"name": "b", "path": "/backups/b", "tasks": 3, "bytes": 4096, "seconds": 0.25}
+        self.cleared = []  # (states, hours)
         self.die_on_wait = False  # hang up in the middle of an answer
 
     def add(self, name="talk.mp3", status="queued", **changes):
@@ -103,7 +106,7 @@ class StandIn:
             "wait_seconds": {"p50": 0.004, "p95": 2.5},
             "workers": self.workers,
             "oldest_queued_seconds": 61.0,
-            "paused": False,
+            "paused": self.paused,
         }
 
 
@@ -176,6 +179,26 @@ class Handlers:
     async def workers(self, request: Request) -> Response:
         return JSONResponse({"workers": self.state.workers})
 
+    async def back_up(self, request: Request) -> Response:
+        if self.state.backup is None:
+            return refusal(503, "backup_failed", "the disk gave back something else")
+        return JSONResponse(self.state.backup)
+
+    async def backups(self, request: Request) -> Response:
+        return JSONResponse({"backups": [self.state.backup]})
+
+    async def sweep(self, request: Request) -> Response:
+        return JSONResponse({"requeued": 2, "failed": 1})
+
+    async def clear(self, request: Request) -> Response:
+        body = await request.json()
+        self.state.cleared.append((body["status"], body["older_than_hours"]))
+        return JSONResponse({"deleted": 12})
+
+    async def pause(self, request: Request) -> Response:
+        self.state.paused = request.url.path.endswith("pause")
+        return JSONResponse({"paused": self.state.paused})
+
     async def health(self, request: Request) -> Response:
         return JSONResponse(self.state.health, 503 if self.state.health["status"] == "down" else 200)
 
@@ -193,6 +216,12 @@ def build_app(stand_in):
         Route("/stats", handlers.stats),
         Route("/workers", handlers.workers),
         Route("/health", handlers.health),
+        Route("/admin/backup", handlers.back_up, methods=["POST"]),
+        Route("/admin/backups", handlers.backups),
+        Route("/admin/cleanup-stuck-tasks", handlers.sweep, methods=["POST"]),
+        Route("/admin/clear", handlers.clear, methods=["POST"]),
+        Route("/admin/pause", handlers.pause, methods=["POST"]),
+        Route("/admin/resume", handlers.pause, methods=["POST"]),
     ]
     app = Starlette(routes=routes)
 

@@ -9,6 +9,8 @@ import pytest
 
 from tests.child import Child, silence, until
 from tests.trouble import on_a_small_disk
+from whisperd.child import MOST_FILES, OVERHEAD
+from whisperd.engine import memory
 from whisperd.engine.protocol import Aborted, Planned, Transcribed
 from whisperd.spool import Spool
 from whisperd.task import Cut, Options, Piece
@@ -209,6 +211,56 @@ def test_a_limit_that_is_lower_already_stays(new_child):
     child = new_child(before=("prlimit", "--fsize=1000000"), max_file_bytes=2**30)
 
     assert resource.prlimit(child.process.pid, resource.RLIMIT_FSIZE) == (1_000_000, 1_000_000)
+
+
+def test_a_loop_that_never_ends_is_ended_by_the_kernel_though_nobody_watches(new_child, spool, tmp_path):
+    child = new_child()
+    child.plan(silence(tmp_path / "long.wav", HOURS), spool.pcm("t1"), cpu_seconds=0.1)
+
+    assert child.process.wait(20) == -signal.SIGXCPU
+
+
+def test_each_request_has_its_own_processor_time(new_child, spool, jfk):
+    child = new_child()
+    rations = []
+    for _ in range(2):
+        child.plan(jfk, spool.pcm("t1"), cpu_seconds=100.0)
+        assert isinstance(child.answer(), Planned)
+        rations.append(resource.prlimit(child.process.pid, resource.RLIMIT_CPU))
+
+    assert all(100 <= soft <= 130 and hard == resource.RLIM_INFINITY for soft, hard in rations)
+
+
+def test_by_itself_it_may_address_what_the_machine_holds_and_a_longest_file(new_child):
+    child = new_child(max_file_bytes=2**30)
+
+    expected = memory.total_bytes() + 2**30 + OVERHEAD
+    assert resource.prlimit(child.process.pid, resource.RLIMIT_AS) == (expected, expected)
+    assert resource.prlimit(child.process.pid, resource.RLIMIT_NOFILE)[0] <= MOST_FILES
+
+
+def test_memory_that_runs_out_is_said_on_stderr_before_it_dies(tmp_path, weights):
+    starved = Child(tmp_path, weights / "ggml-tiny.en.bin", max_memory_bytes=600 * 2**20)
+    with pytest.raises(AssertionError), starved:
+        pass
+
+    assert memory.lacking((tmp_path / "stderr").read_text())
+
+
+def test_a_model_that_cannot_be_loaded_is_the_fault_of_no_audio_and_no_retry_mends_it(
+    child, spool, jfk, tmp_path
+):
+    (tmp_path / "ggml-bad.bin").write_bytes(b"no model")
+    child.plan(jfk, spool.pcm("t1"))
+    cut = child.answer().plan.cuts[0]
+    good, child.model = child.model, str(tmp_path / "ggml-bad.bin")
+    child.transcribe(spool.pcm("t1"), cut)
+    refused = child.answer()
+    child.model = good
+    child.transcribe(spool.pcm("t1"), cut)
+
+    assert (refused.code, refused.then) == ("model_unusable", "fail")
+    assert isinstance(child.answer(), Transcribed)
 
 
 FULL = """

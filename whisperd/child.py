@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import hashlib
+import math
 import os
 import resource
 import shutil
@@ -17,6 +18,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -27,6 +29,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from whisperd.engine import features, memory
 from whisperd.engine.audio import AudioError, Decoded, Limits, decode
 from whisperd.engine.protocol import (
     Abort,
@@ -43,9 +46,11 @@ from whisperd.engine.protocol import (
     Transcribed,
 )
 from whisperd.engine.speech import plan_cuts, to_source_time, window
-from whisperd.engine.whisper import Whisper, WhisperFailed, WhisperStopped
+from whisperd.engine.whisper import ModelBroken, Whisper, WhisperFailed, WhisperStopped, system_info
 from whisperd.task import SAMPLE_RATE, Cut, Options, Plan, Segment
 
+OVERHEAD = 2**31  # bytes of address space that take no memory: libraries, stacks, arenas; 1 GB was seen
+MOST_FILES = 1024
 PULSE = 0.5  # seconds between two signs of life, at least
 PARTS = ".parts"  # the folder of half decoded audio, beside the pcm; the spool knows it by this name too
 _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38  # linux/prctl.h
@@ -70,8 +75,13 @@ def main() -> None:
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     settings = msgspec.json.decode(sys.argv[1], type=Settings)
-    _confine(settings)
-    Worker(settings, out).run()
+    try:
+        _confine(settings)
+        Worker(settings, out).run()
+    except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)  # at once: to end in order would abort, with the listening thread in the way
 
 
 class Worker:
@@ -105,6 +115,7 @@ class Worker:
         self._out.flush()
 
     def _answer(self, request: MakePlan | Transcribe) -> Answer:
+        _ration(request.cpu_seconds)
         try:
             return self._plan(request) if isinstance(request, MakePlan) else self._transcribe(request)
         except (Stopped, WhisperStopped):
@@ -116,9 +127,11 @@ class Worker:
         except AudioMissing:
             return Refused("audio_missing", "the submitted audio is not kept any more")
         except MemoryError:
-            return Refused("out_of_memory", "the worker ran out of memory", "retry")
+            return Refused("out_of_memory", "the worker ran out of memory")
         except OSError as error:
             return _disk_trouble(error)
+        except ModelBroken as error:
+            return Refused("model_unusable", str(error))
         except WhisperFailed as error:
             return Refused("engine_error", str(error), "retry")
 
@@ -172,9 +185,9 @@ class Worker:
             return self._aborted >= request.number
 
         whisper = self._model(request.model)
-        segments = whisper.transcribe(window(pcm, cut), request.options, request.language, stop)
+        segments, warnings = whisper.transcribe(window(pcm, cut), request.options, request.language, stop)
         placed = [_placed(segment, cut, request.options) for segment in segments]
-        return Transcribed(placed, time.monotonic() - began)
+        return Transcribed(placed, time.monotonic() - began, warnings)
 
     def _pulse(self, number: int) -> None:
         """For long work to call: raises Stopped after an abort, else shows a sign of life."""
@@ -288,11 +301,36 @@ def _confine(settings: Settings) -> None:
     _limit(resource.RLIMIT_CORE, 0)
     if settings.max_file_bytes:  # beyond it a write fails with EFBIG: Python ignores SIGXFSZ
         _limit(resource.RLIMIT_FSIZE, settings.max_file_bytes)
-    if settings.max_memory_bytes:
-        _limit(resource.RLIMIT_AS, settings.max_memory_bytes)
+    _limit(resource.RLIMIT_NOFILE, MOST_FILES)
+    if most := _address_space(settings):
+        _limit(resource.RLIMIT_AS, most)
     with suppress(OSError):
         os.nice(settings.nice)
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+
+
+def _address_space(settings: Settings) -> int:
+    """In bytes, 0 = no limit. By itself what could fit into the machine's memory, and the mapped PCM.
+
+    None with a GPU: CUDA reserves hundreds of GB of addresses, whatever memory there is.
+    """
+    if settings.max_memory_bytes or (settings.gpu and features.names_gpu(system_info())):
+        return settings.max_memory_bytes
+    return memory.total_bytes() + settings.max_file_bytes + OVERHEAD
+
+
+def _ration(cpu_seconds: float) -> None:
+    """Have the kernel end this process (SIGXCPU) if it uses more from here on; 0 = no limit.
+
+    Should the daemon be stuck too, a loop that never ends would use a core for good.
+    """
+    if cpu_seconds:
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+        most = math.ceil(used.ru_utime + used.ru_stime + cpu_seconds)
+        resource.setrlimit(
+            resource.RLIMIT_CPU, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard)
+        )
 
 
 def _limit(what: int, most: int) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import sys
 from asyncio.subprocess import PIPE, Process
@@ -20,6 +21,7 @@ import msgspec
 import structlog
 from msgspec import Struct
 
+from whisperd.engine import memory
 from whisperd.engine.protocol import (
     Abort,
     Aborted,
@@ -38,6 +40,9 @@ from whisperd.task import Problem
 log = structlog.get_logger(__name__)
 LONGEST_LINE = 64 * 2**20  # bytes; a plan is one line, and asyncio's default is 64 KiB
 START_SECONDS = 180.0  # to import and to load a large model from a slow disk
+OUT_OF_MEMORY = "out_of_memory"  # the code of its problem
+LAST_WORDS = 2000  # bytes
+NEAR = 0.9  # of its address space, from which on a crash is put down to it
 COMMAND = (sys.executable, "-P", "-m", "whisperd.child")  # then its Settings, as JSON
 _ANSWERS: msgspec.json.Decoder[Answer] = msgspec.json.Decoder(Answer)
 _INHERITED = ("PATH", "HOME", "LANG", "TMPDIR", "TZ", "VIRTUAL_ENV")
@@ -61,14 +66,21 @@ class Limits(Struct, frozen=True, kw_only=True):
     silence_seconds: float  # without any sign of life
     look_seconds: float  # between two looks at it, at most
     task_ends: float | None = None
+    rss_bytes: int = 0  # memory; 0 = no limit
 
 
 class Child:
     """A child that has said Ready. Alive while it speaks or uses the processor."""
 
-    def __init__(self, process: Process) -> None:
+    def __init__(self, process: Process, stderr: IO[bytes]) -> None:
         self._process = process
+        self._stderr = stderr
+        self._words_from = 0  # where what it says on stderr of the present request begins
+        self._killed_for: Problem | None = None
+        self._kernel_kills = memory.kernel_kills()
+        self._crowded = False  # its address space was nearly used up when it was last looked at
         self.pid = process.pid
+        self.has_worked = False
 
     @property
     def ended(self) -> bool:
@@ -82,7 +94,35 @@ class Child:
         """Why it ended; it has."""
         code = self._process.returncode or 0
         how = f"was killed by signal {-code}" if code < 0 else f"exited with {code}"
+        if self._killed_for is not None:
+            return self._killed_for
+        if code == -signal.SIGXCPU:
+            return Problem("worker_hung", f"child {self.pid} used up its processor time")
+        if self._ran_out_of_memory(code):
+            return Problem(OUT_OF_MEMORY, f"child {self.pid} ran out of memory: it {how}")
         return Problem("worker_crashed", f"child {self.pid} {how}")
+
+    def _ran_out_of_memory(self, code: int) -> bool:
+        """Said so, was killed for it by the kernel, or crashed with its address space nearly used up.
+
+        A weakness: the kernel counts its kills by control group, so a child that somebody else killed in the
+        same moment is taken for one of them.
+        """
+        if code == -signal.SIGKILL:
+            return memory.kernel_kills() > self._kernel_kills
+        return code != 0 and (self._crowded or memory.lacking(self.last_words()))
+
+    def last_words(self) -> str:
+        """The end of what it said on stderr about the present request."""
+        self._stderr.seek(max(self._words_from, self._stderr.seek(0, os.SEEK_END) - LAST_WORDS))
+        return self._stderr.read().decode(errors="replace").strip()
+
+    def look(self) -> None:
+        """Note what its death would be judged by: once it is dead it cannot be asked."""
+        self._kernel_kills = memory.kernel_kills()
+        with suppress(OSError):
+            most, _ = resource.prlimit(self.pid, resource.RLIMIT_AS)
+            self._crowded = most != resource.RLIM_INFINITY and self._memory()[0] > NEAR * most
 
     async def until_ready(self) -> None:
         try:
@@ -92,6 +132,7 @@ class Child:
             raise ChildDied(problem) from None
         if not isinstance(message, Ready):
             raise self._nonsense()
+        self.look()
 
     def send(self, message: MakePlan | Transcribe | Abort) -> None:
         assert self._process.stdin is not None
@@ -102,27 +143,33 @@ class Child:
         self, request: MakePlan | Transcribe, limits: Limits
     ) -> AsyncGenerator[Alive | Outcome, None]:
         """Send the request; yield signs of life, then the last word. Raises ChildDied at any limit."""
+        self._words_from = self._stderr.seek(0, os.SEEK_END)
+        self.look()
         self.send(request)
         began = alive_at = monotonic()
         while True:
-            used = self.cpu_ticks()
+            used, message = self.cpu_ticks(), None
             with suppress(TimeoutError):
-                message = await self._hear(_patience(limits, began))
-                alive_at = monotonic()
-                yield (message := self._fitting(request, message))
-                if not isinstance(message, Alive):
-                    return
-                continue
-            busy = self.cpu_ticks() > used
-            alive_at = monotonic() if busy else alive_at
+                message = self._fitting(request, await self._hear(_patience(limits, began)))
+            if message is not None and not isinstance(message, Alive):
+                if isinstance(message, Refused) and message.code == OUT_OF_MEMORY:
+                    raise ChildDied(Problem(OUT_OF_MEMORY, f"child {self.pid} ran out of memory"))
+                self.has_worked = True
+                yield message
+                return
+            self.look()
+            alive = message is not None or self.cpu_ticks() > used
+            alive_at = monotonic() if alive else alive_at
             if problem := self._overdue(limits, began, alive_at):
                 raise ChildDied(problem)
-            if busy:
+            if alive:
                 yield Alive()
 
-    def kill(self) -> None:
+    def kill(self, reason: Problem | None = None) -> None:
+        """End it at once; whoever waits for its answer is told the reason."""
         # Not Process.kill: it polls first, which reaps a zombie before asyncio can learn its status.
         if not self.ended:
+            self._killed_for = reason or self._killed_for
             with suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
 
@@ -137,10 +184,16 @@ class Child:
 
     def rss_bytes(self) -> int | None:
         try:
-            with open(f"/proc/{self.pid}/statm") as statm:
-                return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-        except (OSError, IndexError):
+            return self._memory()[1]
+        except OSError:
             return None
+
+    def _memory(self) -> tuple[int, int]:
+        """Address space and resident memory, in bytes: size and resident of /proc/PID/statm (proc(5))."""
+        with open(f"/proc/{self.pid}/statm") as statm:
+            pages = statm.read().split()
+        size = os.sysconf("SC_PAGE_SIZE")
+        return int(pages[0]) * size, int(pages[1]) * size
 
     async def _hear(self, seconds: float) -> Answer:
         """Its next message. Raises ChildDied, TimeoutError."""
@@ -183,6 +236,9 @@ class Child:
         if now - alive_at >= limits.silence_seconds:
             seconds = limits.silence_seconds
             return Problem("worker_hung", f"child {self.pid} gave no sign of life for {seconds:.0f} s")
+        if limits.rss_bytes and (self.rss_bytes() or 0) > limits.rss_bytes:
+            most = limits.rss_bytes // 2**20
+            return Problem(OUT_OF_MEMORY, f"child {self.pid} took more than {most} MiB of memory")
         return None
 
     def _nonsense(self) -> ChildDied:
@@ -200,12 +256,13 @@ def _patience(limits: Limits, began: float) -> float:
 async def started(settings: Settings, command: tuple[str, ...] = COMMAND) -> AsyncIterator[Child]:
     """A child, ready for requests; killed at the end of the block. Raises ChildDied."""
     with _stderr() as stderr:
-        child = Child(await _spawn((*command, msgspec.json.encode(settings).decode()), settings, stderr))
+        process = await _spawn((*command, msgspec.json.encode(settings).decode()), settings, stderr)
+        child = Child(process, stderr)
         try:
             await child.until_ready()
             yield child
         except ChildDied:
-            log.info("last words of the worker", pid=child.pid, stderr=_last_words(stderr))
+            log.info("last words of the worker", pid=child.pid, stderr=child.last_words())
             raise
         finally:
             child.kill()
@@ -221,8 +278,9 @@ def _stderr() -> IO[bytes]:
 
 
 async def _spawn(command: tuple[str, ...], settings: Settings, stderr: IO[bytes]) -> Process:
-    try:
-        return await asyncio.create_subprocess_exec(
+    """Safe to cancel: asyncio by itself would leave a process that nobody waits for, and its pipes open."""
+    starting = asyncio.ensure_future(
+        asyncio.create_subprocess_exec(
             *command,
             stdin=PIPE,
             stdout=PIPE,
@@ -231,8 +289,16 @@ async def _spawn(command: tuple[str, ...], settings: Settings, stderr: IO[bytes]
             env=_environment(settings),
             start_new_session=True,  # a signal to our group is ours to handle: a chunk may finish
         )
+    )
+    try:
+        return await asyncio.shield(starting)
     except OSError as error:
         raise _cannot_start(error) from error
+    except asyncio.CancelledError:
+        process = await starting
+        process.kill()
+        await process.wait()
+        raise
 
 
 def _cannot_start(error: OSError) -> ChildDied:
@@ -250,9 +316,5 @@ def _environment(settings: Settings) -> dict[str, str]:
         if name in _INHERITED or name.startswith(_INHERITED_PREFIXES)
     }
     threads = {"OMP_NUM_THREADS": str(settings.threads), "OMP_WAIT_POLICY": "passive"}
-    return {**kept, **threads, "OPENBLAS_NUM_THREADS": "1"}
-
-
-def _last_words(stderr: IO[bytes]) -> str:
-    stderr.seek(max(0, stderr.seek(0, os.SEEK_END) - 2000))
-    return stderr.read().decode(errors="replace").strip()
+    # Else ggml calls a debugger when it aborts, whose output hides the cause and which takes a second.
+    return {**kept, **threads, "OPENBLAS_NUM_THREADS": "1", "GGML_NO_BACKTRACE": "1"}

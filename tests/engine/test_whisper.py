@@ -6,18 +6,29 @@ import sys
 
 import pytest
 
-PREPARE = """
-import json, os, sys, wave
-import numpy as np
-from whisperd.engine.whisper import Whisper, WhisperFailed, WhisperStopped
-from whisperd.task import Options
+from whisperd.engine.whisper import MOST_COMPRESSIBLE, _compression
+from whisperd.task import Segment
 
-model, clip = sys.argv[1:]
+PREPARE = """
+import io, json, os, sys, wave
+import numpy as np
+from whisperd.engine.audio import Limits, decode
+from whisperd.engine.speech import plan_cuts, window
+from whisperd.engine.whisper import ModelBroken, Whisper, WhisperStopped, _compression
+from whisperd.task import Options, Segment
+
+model, clip = sys.argv[1:3]
 with wave.open(clip) as file:
     speech = np.frombuffer(file.readframes(file.getnframes()), np.int16).astype(np.float32) / 32768
 
 def hear(whisper, samples=speech, **options):
-    return whisper.transcribe(samples, Options(**options), "en", lambda: False)
+    return whisper.transcribe(samples, Options(**options), "en", lambda: False)[0]
+
+def first_window(path):
+    with open(path, "rb") as source, io.BytesIO() as target:
+        decode(source, target, split=False, limits=Limits(), tick=lambda seconds: None)
+        pcm = np.frombuffer(target.getvalue(), np.int16).reshape(-1, 1)
+    return window(pcm, plan_cuts(pcm, vad=True, tick=lambda seconds: None)[0])
 
 def rss_mb():
     return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE") // 2**20
@@ -32,8 +43,8 @@ def tell(value):
 def told(weights, jfk):
     """What a script tells that runs after PREPARE."""
 
-    def run(script, model=weights / "ggml-tiny.en.bin"):
-        command = [sys.executable, "-c", PREPARE + script, str(model), str(jfk)]
+    def run(script, model=weights / "ggml-tiny.en.bin", args=()):
+        command = [sys.executable, "-c", PREPARE + script, str(model), str(jfk), *args]
         out = subprocess.run(command, capture_output=True, text=True, timeout=60)
         assert out.returncode == 0, out.stderr
         return json.loads(out.stdout)
@@ -76,7 +87,7 @@ def test_a_model_that_cannot_be_loaded_is_an_error_and_not_a_crash(told, tmp_pat
     script = """
     try:
         Whisper(model, threads=1, gpu=False)
-    except WhisperFailed as error:
+    except ModelBroken as error:
         tell(str(error))
     """
 
@@ -93,6 +104,58 @@ def test_a_run_that_is_told_to_stop_does(told):
     """
 
     assert told(_unindented(script)) == 2
+
+
+def test_speech_of_another_language_goes_round_is_decoded_again_and_marked_always_alike(told, corpus):
+    """Spanish, for a model that knows English only: "We are going to be a good one …" over and over."""
+    script = """
+    samples, loops = first_window(sys.argv[3]), []
+    first, second = (Whisper(model, threads=1, gpu=False) for _ in range(2))
+    decode_once = first._decode
+    first._decode = lambda *args, **how: loops.append(decode_once(*args, **how)) or loops[-1]
+    fresh = first.transcribe(samples, Options(beam_size=1), "en", lambda: False)
+    hear(second, speech[:16000], temperature=0.7)
+    again = second.transcribe(samples, Options(beam_size=1), "en", lambda: False)
+    tell([str(fresh) == str(again), _compression(loops[0]) > 2.4 > _compression(fresh[0]), fresh[1]])
+    """
+    clip = corpus / "speech" / "mfa" / "mls_es_13697_11991_000000.opus"
+
+    assert told(_unindented(script), args=[str(clip)]) == [True, True, ["repetition"]]
+
+
+def test_rhetoric_that_repeats_itself_is_no_loop():
+    """The most compressible text of all clean English clips."""
+    text = (
+        "It was the best of times, it was the worst of times, it was the age of wisdom, it was the age of "
+        "foolishness, it was the epoch of belief, it was the epoch of incredulity, it was the season of "
+        "light, it was the season of darkness, it was the spring of hope, it was the winter of despair."
+    )
+
+    assert 1.8 < _compression([Segment(start=0, end=1, text=text)]) < MOST_COMPRESSIBLE
+
+
+@pytest.mark.parametrize(
+    ("second", "options", "kept"),
+    [
+        ("It was said once.", {}, "second"),
+        ("no no no no no no no no no no no no no no no", {}, "second"),  # goes round too, but less
+        ("", {"vad": False}, "second"),
+        ("", {}, "first"),  # where speech was heard
+        ("hot garbage", {}, "first"),
+    ],
+)
+def test_of_two_tries_the_better_one_is_kept(told, second, options, kept):
+    script = f"""
+    first = [Segment(start=0, end=1, text="no " * 40, tokens=(1,), avg_logprob=-0.1)]
+    said, likely = {second!r}, -1.5 if "garbage" in {second!r} else -0.2
+    second = [Segment(start=0, end=1, text=said, tokens=(1,), avg_logprob=likely)] if said else []
+    whisper = Whisper(model, threads=1, gpu=False)
+    whisper._decode = lambda *args, context=True: first if context else second
+    kept, warnings = whisper.transcribe(speech, Options(**{options!r}), "en", lambda: False)
+    tell([("first", "second")[kept is second], warnings])
+    """
+
+    assert told(_unindented(script)) == [kept, ["repetition"]]
 
 
 def test_words_follow_one_another_inside_their_segment(told):

@@ -25,7 +25,11 @@ def system_info() -> str:
 
 def gpu_build() -> bool:
     """Whether it can use a GPU: a backend stands before a colon in the line."""
-    return bool(_GPU & set(re.findall(r"(\w+) :", system_info())))
+    return names_gpu(system_info())
+
+
+def names_gpu(system_info: str) -> bool:
+    return bool(_GPU & set(re.findall(r"(\w+) :", system_info)))
 
 
 def voice_weights() -> Path:

@@ -20,7 +20,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     threads: int
     gpu: bool = True
     nice: int = 10
-    max_memory_bytes: int = 0  # address space; 0 = no limit
+    max_memory_bytes: int = 0  # address space; 0 = by the machine's memory, or no limit with a GPU
     max_file_bytes: int = 0  # of any file it writes, so of the decoded audio; 0 = no limit
 
 
@@ -35,6 +35,7 @@ class MakePlan(Struct, frozen=True, kw_only=True, tag="plan"):
     audio_sha256: str
     options: Options
     max_seconds: float  # of decoded audio
+    cpu_seconds: float = 0.0  # processor time for this request, of all threads; 0 = no limit
 
 
 class Transcribe(Struct, frozen=True, kw_only=True, tag="transcribe"):
@@ -44,6 +45,7 @@ class Transcribe(Struct, frozen=True, kw_only=True, tag="transcribe"):
     options: Options
     language: str
     cut: Cut
+    cpu_seconds: float = 0.0
 
 
 class Abort(Struct, frozen=True, tag="abort"):
@@ -67,6 +69,7 @@ class Planned(Struct, frozen=True, tag="planned"):
 class Transcribed(Struct, frozen=True, tag="transcribed"):
     segments: list[Segment]
     seconds: float  # it took
+    warnings: tuple[str, ...] = ()  # "repetition"
 
 
 class Refused(Struct, frozen=True, tag="refused"):

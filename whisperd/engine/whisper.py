@@ -7,29 +7,46 @@ ffmpeg program on it. Success is proven by the code and by what came out.
 from __future__ import annotations
 
 import math
+import os
 import re
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
-from typing import TypeAlias
+from typing import NoReturn, TypeAlias
 
 import _pywhispercpp as cpp
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from whisperd.engine import memory
 from whisperd.task import SAMPLE_RATE, Options, Segment, Word
 
 Token: TypeAlias = cpp.whisper_token_data  # id, p (probability), plog, t0 and t1 (centiseconds), …
+REPETITION = "repetition"  # the warning
+# As OpenAI's whisper/transcribe.py: compression_ratio_threshold, logprob_threshold.
+MOST_COMPRESSIBLE, LEAST_LIKELY = 2.4, -1.0
+HOTTER = 0.4  # the temperature of a second try without a prompt to blame
 BEST_OF = 5  # tries at each temperature above 0, as whisper.cpp's own command line does
 _ERROR = 4  # GGML_LOG_LEVEL_ERROR
 _FALLBACKS = re.compile(r"fallbacks = +(\d+) p / +(\d+) h")
 
 
 class WhisperFailed(Exception):
-    """whisper.cpp returned an error code, or could not load the model."""
+    """whisper.cpp returned an error code."""
+
+
+class ModelBroken(WhisperFailed):
+    """whisper.cpp could not load the model, with memory enough."""
 
 
 class WhisperStopped(Exception):
     """The run was stopped because `stop` said so."""
+
+
+def system_info() -> str:
+    """As features.system_info(), here where whisper.cpp is loaded anyway."""
+    return str(cpp.whisper_print_system_info())
 
 
 class Whisper:
@@ -41,26 +58,50 @@ class Whisper:
     """
 
     def __init__(self, path: str, *, threads: int, gpu: bool) -> None:
-        """Load the ggml model at `path`. Raises WhisperFailed."""
+        """Load the ggml model at `path`. Raises ModelBroken, MemoryError."""
         self.path = path
         self._threads = threads
         self._gpu = gpu
         self._log: list[tuple[int, str]] = []  # what whisper.cpp said lately: level, text
         self._used_random = False
         self._context: cpp.whisper_context | None = None
-        cpp.whisper_log_set(lambda level, text: self._log.append((level, text)))
+        cpp.whisper_log_set(self._heard)
         self._load()
 
     def transcribe(
         self, window: NDArray[np.float32], options: Options, language: str, stop: Callable[[], bool]
-    ) -> list[Segment]:
-        """Segments of `window` (mono, 16 kHz, shape (n,), at most 30 s), their times in seconds in it.
+    ) -> tuple[list[Segment], tuple[str, ...]]:
+        """Segments of `window` (mono, 16 kHz, shape (n,), at most 30 s), times in seconds in it; warnings.
 
-        `stop` is asked often, from another thread. Raises WhisperStopped, WhisperFailed.
+        A text that repeats itself is decoded again, without context and with other searches; the best is
+        kept, and REPETITION warns of it either way: real refrains compress as well as loops do. `stop` is
+        asked often, from another thread. Raises WhisperStopped, WhisperFailed, MemoryError.
         """
+        best = self._decode(window, options, language, stop)
+        if not _repeats(best):
+            return best, ()
+        for other in _second_tries(options):
+            found = self._decode(window, other, language, stop, context=False)
+            if _likelihood(found) >= LEAST_LIKELY and _compression(found) < _compression(best):
+                best = found if found or not options.vad else best  # where speech was heard there is some
+            if not _repeats(best):
+                break
+        return best, (REPETITION,)
+
+    def _decode(
+        self,
+        window: NDArray[np.float32],
+        options: Options,
+        language: str,
+        stop: Callable[[], bool],
+        *,
+        context: bool = True,
+    ) -> list[Segment]:
         if self._used_random:
             self._load()
         params = self._params(options, language)
+        if not context:
+            params.n_max_text_ctx = 0  # nor that of what it has just decoded of the same window
         cpp.assign_abort_callback(params, stop)
         try:
             code = cpp.whisper_full(self._context, params, window, len(window))
@@ -70,7 +111,7 @@ class Whisper:
         if stop():
             raise WhisperStopped
         if code != 0:
-            raise WhisperFailed(f"whisper.cpp returned {code}")
+            self._fail(WhisperFailed(f"whisper.cpp returned {code}"))
         return list(self._segments(len(window) / SAMPLE_RATE, options))
 
     def detect_language(self, window: NDArray[np.float32]) -> str:
@@ -100,8 +141,19 @@ class Whisper:
         # The binding wraps the NULL of a failure in an object like any other: only the log tells.
         if any(level == _ERROR and "failed" in text for level, text in self._log):
             self._context = None
-            raise WhisperFailed("whisper.cpp could not load the model")
+            self._fail(ModelBroken("whisper.cpp could not load the model"))
         self._used_random = False
+
+    def _heard(self, level: int, text: str) -> None:
+        self._log.append((level, text))
+        if level == _ERROR:  # it may be followed by an abort of the process: these are the words to judge by
+            os.write(2, text.encode(errors="replace"))
+
+    def _fail(self, error: WhisperFailed) -> NoReturn:
+        """Raise it, or MemoryError if that was the cause."""
+        if memory.lacking("".join(text for _, text in self._log)):
+            raise MemoryError from error
+        raise error
 
     def _params(self, options: Options, language: str) -> cpp.whisper_full_params:
         sampling = cpp.whisper_sampling_strategy
@@ -173,6 +225,30 @@ class Whisper:
 
     def _bytes(self, token: Token) -> bytes:
         return bytes(cpp.whisper_token_to_bytes(self._context, token.id))
+
+
+def _repeats(segments: Sequence[Segment]) -> bool:
+    return _compression(segments) > MOST_COMPRESSIBLE
+
+
+def _compression(segments: Sequence[Segment]) -> float:
+    """How many times shorter zlib makes the text, as OpenAI's whisper/utils.py; below 1 for a short one."""
+    text = " ".join(segment.text for segment in segments).encode()
+    return len(text) / len(zlib.compress(text))
+
+
+def _likelihood(segments: Sequence[Segment]) -> float:
+    """Mean log probability of the text tokens."""
+    tokens = max(1, sum(len(segment.tokens) for segment in segments))
+    return math.fsum(segment.avg_logprob * len(segment.tokens) for segment in segments) / tokens
+
+
+def _second_tries(options: Options) -> Iterator[Options]:
+    if options.prompt:
+        yield msgspec.structs.replace(options, prompt=None)
+    yield msgspec.structs.replace(
+        options, prompt=None, beam_size=1, temperature=max(HOTTER, options.temperature)
+    )
 
 
 def _draws(options: Options) -> bool:

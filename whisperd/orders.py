@@ -1,0 +1,100 @@
+"""What a child is told: how to run, what to do with a chunk, and how long that may take.
+
+Pure: from settings, a chunk and a model to messages and limits.
+"""
+
+from __future__ import annotations
+
+import os
+from time import monotonic
+
+from msgspec import Struct
+
+from whisperd import children
+from whisperd.children import Limits
+from whisperd.engine.protocol import MakePlan, Settings, Transcribe
+from whisperd.spool import Spool
+from whisperd.task import SAMPLE_RATE, Chunk
+
+PCM_BYTES = 2 * 2 * SAMPLE_RATE  # a second of decoded audio: at most two channels of 16 bits
+FILE_SLACK = 2**20  # bytes a child may write beyond the longest audio
+CPU_SLACK = 30.0  # seconds of processor time beyond those a chunk may take on all threads
+AT_WORK = 1.5  # times max_rss_bytes, which a child may have within a chunk
+
+
+class Model(Struct, frozen=True):
+    path: str
+    sha256: str
+
+
+class PoolSettings(Struct, frozen=True, kw_only=True):
+    workers: int
+    threads: int
+    gpu: bool = True
+    nice: int = 10
+    max_memory_bytes: int = 0  # address space of a child; 0 = by the machine, or none with a GPU
+    max_rss_bytes: int = 0  # above it a child is replaced after its chunk; 0 = no limit
+    max_seconds_per_chunk: float = 600.0
+    silence_seconds: float = 60.0
+    calm_seconds: float = 600.0  # without running out of memory, until one more worker works again
+    max_audio_seconds: float = 43_200.0
+    command: tuple[str, ...] = children.COMMAND
+
+    @property
+    def beat_seconds(self) -> float:
+        """Between two renewals of a lease."""
+        return min(5.0, self.silence_seconds / 4)
+
+
+def child_settings(model: Model, settings: PoolSettings) -> Settings:
+    return Settings(
+        model=model.path,
+        daemon_pid=os.getpid(),
+        threads=settings.threads,
+        gpu=settings.gpu,
+        nice=settings.nice,
+        max_memory_bytes=settings.max_memory_bytes,
+        max_file_bytes=int(settings.max_audio_seconds * PCM_BYTES) + FILE_SLACK,
+    )
+
+
+def limits(chunk: Chunk, settings: PoolSettings) -> Limits:
+    task, task_ends = chunk.task, None
+    if task.timeout_seconds is not None and task.started_at is not None:
+        used = max(0.0, chunk.claimed_at - task.started_at)  # of a clock that may be set back
+        task_ends = monotonic() + task.timeout_seconds - used
+    return Limits(
+        chunk_seconds=settings.max_seconds_per_chunk,
+        silence_seconds=settings.silence_seconds,
+        look_seconds=settings.beat_seconds,
+        task_ends=task_ends,
+        rss_bytes=int(settings.max_rss_bytes * AT_WORK),
+    )
+
+
+def request(
+    chunk: Chunk, number: int, model: Model, spool: Spool, settings: PoolSettings
+) -> MakePlan | Transcribe:
+    task, pcm = chunk.task, str(spool.pcm(chunk.task.id))
+    cpu_seconds = settings.max_seconds_per_chunk * settings.threads + CPU_SLACK
+    if chunk.cut is not None:
+        return Transcribe(
+            number=number,
+            pcm=pcm,
+            model=model.path,
+            options=task.options,
+            language=task.language or "en",
+            cut=chunk.cut,
+            cpu_seconds=cpu_seconds,
+        )
+    return MakePlan(
+        number=number,
+        audio=str(spool.audio(task.id)),
+        pcm=pcm,
+        model=model.path,
+        model_sha256=model.sha256,
+        audio_sha256=task.audio.sha256,
+        options=task.options,
+        max_seconds=settings.max_audio_seconds,
+        cpu_seconds=cpu_seconds,
+    )
