@@ -7,16 +7,19 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SUDO   := $(if $(filter-out 0,$(shell id -u)),sudo)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format lock clean
+.PHONY: help run test reliability lint format lock clean
 
 help:  ## this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
 
 run: $(VENV)/run  ## start the daemon on http://127.0.0.1:8002 with its defaults
 	@WHISPERD_EXAMPLE=tests/data/jfk.wav exec $(BIN)/whisperd serve
 
 test: $(VENV)/dev  ## run every test, with real audio and real weights
 	$(BIN)/python -m pytest $(ARGS)
+
+reliability: $(VENV)/dev  ## attack each promise for as long as it takes: crashes, full disks, long runs
+	$(BIN)/python -m pytest tests/reliability --long $(ARGS)
 
 lint: $(VENV)/dev  ## ruff, and mypy in strict mode
 	$(BIN)/ruff check .

