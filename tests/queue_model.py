@@ -38,6 +38,8 @@ class Item:
     max_retries: int
     created_at: float
     run_at: float | None
+    timed: bool = False  # it has a time limit
+    waits: bool = False  # run_at is the end of a wait between two attempts, and no time that a user chose
     state: State = State.QUEUED
     attempt: int = 1
     parts: dict[int, Part] = field(default_factory=lambda: {PLAN: Part()})
@@ -90,6 +92,7 @@ class Item:
         if not self.on_offer:
             self.state, self.finished_at, self.progress = State.COMPLETED, now, 1.0
             self.run_at = self.error = None
+            self.waits = False
         elif self.run_at is not None:
             self.state = State.QUEUED
 
@@ -103,7 +106,7 @@ class Item:
         self.attempt = max(self.attempt, part.failures + 1)
         self.error = code
         if delay > 0:
-            self.run_at = now + delay
+            self.run_at, self.waits = now + delay, True
         self.settle(now)
 
     def hand_back(self, part):
@@ -124,10 +127,25 @@ class Item:
     def change(self, priority, run_at, now):
         self.priority = self.priority if priority is None else priority
         if run_at is not None:
-            self.run_at = run_at if run_at > now else None
+            self.run_at, self.waits = (run_at if run_at > now else None), False
 
     def end(self, state, now, code=None):
         for part in self.parts.values():
             if part.state == "running":
                 part.let_go("waiting")
         self.state, self.finished_at, self.run_at, self.error = state, now, None, code
+        self.waits = False
+
+    def clock_jumped(self, seconds):
+        for part in self.parts.values():
+            part.beat_at = None if part.beat_at is None else part.beat_at + seconds
+        if self.waits:
+            self.run_at += seconds
+        if self.timed and self.started_at is not None and self.state not in FINAL:
+            self.started_at += seconds
+
+    def come_back_to_the_present(self, longest_wait, now):
+        if self.waits:
+            self.run_at = min(self.run_at, now + longest_wait)
+        if self.timed and self.started_at is not None and self.state not in FINAL:
+            self.started_at = min(self.started_at, now)

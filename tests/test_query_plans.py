@@ -16,6 +16,7 @@ from whisperd.sql import claims, moves, questions, rescue
 from whisperd.task import Cut, ListQuery, Mark, Piece, Plan, Problem, Rules, Segment, State
 
 NOW = 1_000_000.0
+RETENTION = {State.COMPLETED: 500.0, State.CANCELLED: 500.0, State.FAILED: 200.0}
 SPEND = 50  # SQLite's steps between two ticks of the meter
 
 
@@ -162,8 +163,8 @@ def test_the_statistics_look_at_no_more_tasks_than_they_name(conn):
     assert walks(found) == []
     assert sorts(found) == []
     assert "task_state (state=?)" in plan_of(found, "select created_at")
-    assert "task_finished (finished_at>?)" in plan_of(found, "select finished_at")
-    assert "task_finished (finished_at>?)" in plan_of(found, "select started_at - created_at")
+    assert "task_over (state=? AND finished_at>? AND finished_at<?)" in plan_of(found, "select finished_at")
+    assert "task_finished (finished_at>?)" in plan_of(found, "select max(0.0, started_at - created_at)")
 
 
 # --- moving, cleaning up ---
@@ -179,13 +180,13 @@ def test_a_life_is_searches_only(conn):
 def live(conn, number):
     """Every verb that a task meets."""
     new = a_task(priority=50, idempotency_key=f"key {number}")
-    task, _ = moves.submit(conn, new, Rules(), NOW)
-    moves.submit(conn, new, Rules(), NOW)  # its key again
+    task, _ = moves.submit(conn, new, Rules(), 0.0, NOW)
+    moves.submit(conn, new, Rules(), 0.0, NOW)  # its key again
     plan_chunk = claimed(conn, task)
     moves.plan(conn, plan_chunk, a_plan(), NOW)
     chunks = [claimed(conn, task) for _ in range(3)]
     moves.beat(conn, chunks[0], NOW)
-    moves.finish(conn, chunks[0], [Segment(start=0, end=1, text="one")], NOW)
+    moves.finish(conn, chunks[0], [Segment(start=0, end=1, text="one")], ["repetition"], NOW)
     moves.fail(conn, chunks[1], Problem("worker_crashed", "boom"), 0.0, False, NOW)
     moves.replan(conn, chunks[2])
     moves.plan(conn, claimed(conn, task), a_plan(), NOW)
@@ -206,7 +207,7 @@ def claimed(conn, task):
 
 
 def test_the_sweep_and_the_recovery_look_only_at_what_runs(conn):
-    for verb, args in [(rescue.sweep, (NOW + 1, [], Rules(), NOW)), (rescue.recover, (NOW,))]:
+    for verb, args in [(rescue.sweep, (NOW + 1, [], Rules(), NOW)), (rescue.recover, (Rules(), NOW))]:
         claims.claim(conn, Rules(), NOW)
         found = plans(conn, verb, *args)
 
@@ -214,13 +215,21 @@ def test_the_sweep_and_the_recovery_look_only_at_what_runs(conn):
         assert "chunk_running (beat_at<?)" in plan_of(found, "select * from chunk where state = 'running'")
 
 
+def test_a_clock_that_is_set_moves_only_what_waits_to_be_tried_again_or_runs(conn):
+    found = plans(conn, rescue.clock_jumped, 86_400.0)
+
+    assert "task_retry (retry_at>?)" in plan_of(found, "update task set run_at = run_at +")
+    assert "task_timed (started_at>?)" in plan_of(found, "update task set started_at")
+    assert "chunk_running" in plan_of(found, "update chunk set beat_at")  # which holds no other chunks
+
+
 def test_pruning_goes_from_the_oldest_on_and_finds_what_belongs_to_a_task(conn):
-    found = plans(conn, moves.prune, 500.0, 200.0, 10, NOW - 86_400)
+    found = plans(conn, moves.prune, RETENTION, NOW - 86_400, 10)
 
     assert walks(found) == []
     assert sorts(found) == []
     plan = plan_of(found, "delete from task")
-    assert "task_finished (finished_at<?)" in plan
+    assert "task_over (state=? AND finished_at<?)" in plan
     assert "SEARCH chunk USING COVERING INDEX sqlite_autoindex_chunk_1 (task=?)" in plan
     assert "idempotency_age (created_at<?)" in plan_of(found, "delete from idempotency")
 
@@ -258,8 +267,10 @@ VERBS = {
     "stats": (questions.stats, NOW),
     "a life": (live, 1),
     "sweep": (rescue.sweep, NOW + 1, [], Rules(), NOW),
-    "recover": (rescue.recover, NOW),
-    "prune": (moves.prune, 100.0, 100.0, 10, NOW - 86_400),
+    "recover": (rescue.recover, Rules(), NOW),
+    "prune": (moves.prune, RETENTION, NOW - 86_400, 10),
+    "clear of what is kept for long": (moves.clear, {State.FAILED: 5.0}, 10),
+    "a clock that is set": (rescue.clock_jumped, 86_400.0),
 }
 
 
@@ -294,9 +305,9 @@ def test_tasks_that_are_started_and_wait_cost_a_claim_nothing():
 def test_tenants_that_are_gone_cost_nothing():
     def come_and_go(conn, n):
         for number in range(n):
-            task, _ = moves.submit(conn, a_task(tenant=f"passing {number}"), Rules(), NOW)
+            task, _ = moves.submit(conn, a_task(tenant=f"passing {number}"), Rules(), 0.0, NOW)
             moves.cancel(conn, task.id, NOW)
-        moves.prune(conn, NOW + 1, NOW + 1, n, NOW)
+        moves.clear(conn, {State.CANCELLED: NOW + 1}, n)
 
     costs = []
     for n in (1, 300):

@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+from msgspec.structs import replace
 
 from tests.conftest import a_task
 from whisperd.task import (
@@ -17,6 +18,7 @@ from whisperd.task import (
     Plan,
     Problem,
     QueueFull,
+    Rules,
     Segment,
     State,
     TaskNotFound,
@@ -543,6 +545,96 @@ def test_pruning_takes_old_finished_tasks_and_their_chunks_only(with_queue, cloc
         assert orphans[0] == 0
 
     with_queue(body)
+
+
+def test_cancelled_tasks_are_kept_as_long_as_completed_ones(with_queue, clock):
+    async def body(queue):
+        cancelled = await queue.cancel((await queue.submit(a_task()))[0].id)
+        failed = await queue.submit(a_task())
+        await queue.fail(await queue.claim(), BOOM, final=True)
+
+        assert await queue.prune(clock.now + 1, clock.now) == [cancelled.id]
+        assert (await queue.get(failed[0].id)).state == State.FAILED
+
+    with_queue(body)
+
+
+def test_clearing_takes_the_oldest_of_the_states_that_are_named(with_queue, clock):
+    async def body(queue):
+        ids = []
+        for _ in range(3):
+            ids.append((await completed(queue)).id)
+            clock.now += 1
+            ids.append((await queue.cancel((await queue.submit(a_task()))[0].id)).id)
+            clock.now += 1
+        failed, _ = await queue.submit(a_task())
+        await queue.fail(await queue.claim(), BOOM, final=True)
+        done = (State.COMPLETED, State.CANCELLED)
+
+        assert set(await queue.clear(done, clock.now, limit=3)) == set(ids[:3])
+        assert await queue.clear(done, clock.now - 2, limit=3) == [ids[3]]
+        assert (await queue.states([*ids, failed.id])).keys() == {*ids[4:], failed.id}
+        assert await queue.clear((), clock.now) == []
+
+    with_queue(body)
+
+
+def test_what_is_not_over_is_never_cleared(with_queue, clock):
+    async def body(queue):
+        running = await planned(queue, 2)
+        waiting, _ = await queue.submit(a_task())
+
+        assert await queue.clear(State, clock.now + 1) == []
+        assert (await queue.states([running.id, waiting.id])).keys() == {running.id, waiting.id}
+
+    with_queue(body)
+
+
+# --- warnings ---
+
+
+def test_a_chunk_may_warn_of_its_transcript_each_warning_is_said_once(with_queue):
+    async def body(queue):
+        task, _ = await queue.submit(a_task())
+        plan = replace(a_plan(3), warnings=("partial_audio",))
+        await queue.plan(await queue.claim(), plan)
+        for warnings in ((), ("repetition",), ("repetition", "partial_audio")):
+            task = await queue.finish(await queue.claim(), said("la la la"), warnings)
+
+        assert (task.state, task.warnings) == (State.COMPLETED, ("partial_audio", "repetition"))
+
+    with_queue(body)
+
+
+@pytest.mark.parametrize(("fingerprint", "kept"), [("f", ("repetition",)), ("another", ())])
+def test_a_warning_stays_as_long_as_the_transcript_that_it_is_about(with_queue, fingerprint, kept):
+    async def body(queue):
+        await planned(queue, 2)
+        await queue.finish(await queue.claim(), said("la la la"), ["repetition"])
+        await queue.replan(await queue.claim())
+
+        assert (await queue.plan(await queue.claim(), a_plan(2, fingerprint))).warnings == kept
+
+    with_queue(body)
+
+
+# --- other rules ---
+
+
+def test_a_higher_limit_lets_the_workers_go_on_at_once(with_queue):
+    async def body(queue):
+        await planned(queue, 1)
+        await queue.submit(a_task())
+        await queue.claim()
+        claiming = asyncio.create_task(queue.claim())
+        await asyncio.sleep(0)
+        assert isinstance(await queue._claim_now(), float)  # by now the other one waits
+        queue.reload(Rules(tenant_limit=lambda tenant: 2))
+
+        async with asyncio.timeout(5):
+            assert (await claiming).number == PLAN
+
+    with_queue(body, tenant_limit=lambda tenant: 1)
 
 
 # --- restarts ---

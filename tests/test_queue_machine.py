@@ -52,6 +52,7 @@ AGES = st.sampled_from([0.0, 10.0, 500.0])  # seconds
 SAME = "same"
 PLANS = st.sampled_from([SAME, SAME, SAME, (0, "f"), (2, "f"), (4, "f"), (2, "g")])  # cuts, audio
 AFTER = st.sampled_from([0.0, 0.0, 0.0, 5.0, 10.0, 70.0, 1001.0, -30.0])  # seconds; clocks may be set back
+DAY = 86_400.0
 LATE = ("beat", "finish", "fail", "fail for good", "release", "replan")
 PICK = st.integers(0, 7)  # one of what there is, modulo how many there are
 BOOM = Problem("worker_crashed", "boom")
@@ -80,7 +81,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.last_seq = self.tries = 0
         self.open()
         if at_work is not None:
-            self.submit(0, "free", None, at_work, None, "x", None, 0.0)
+            self.submit(0, "free", None, at_work, False, None, "x", None, 0.0)
             self.claim(0.0, 3, SAME)
 
     def open(self):
@@ -127,12 +128,13 @@ class QueueMachine(RuleBasedStateMachine):
         tenant=st.sampled_from(["free", "free", "one", "two"]),
         moment=MOMENTS,
         max_retries=st.integers(0, 2),
+        timed=st.booleans(),
         key=st.sampled_from([None, None, None, "k", "l"]),
         body=st.sampled_from(["x", "x", "y"]),
         seq=st.sampled_from([None, None, (127, 128), (0, 128), (16_383, 16_384), (0, 16_384)]),
         after=AFTER,
     )
-    def submit(self, priority, tenant, moment, max_retries, key, body, seq, after):
+    def submit(self, priority, tenant, moment, max_retries, timed, key, body, seq, after):
         self.clock.now += after
         if seq:
             self.others_came_and_went(*seq)
@@ -142,6 +144,7 @@ class QueueMachine(RuleBasedStateMachine):
             tenant=tenant,
             run_at=None if moment is None else now + moment,
             max_retries=max_retries,
+            timeout_seconds=1000.0 if timed else None,
             idempotency_key=key,
             body_sha256=body,
         )
@@ -161,7 +164,7 @@ class QueueMachine(RuleBasedStateMachine):
             self.last_seq += 1
             assert (task.id, task.seq, created) == (new.id, self.last_seq, True)
             run_at = now + moment if moment is not None and moment > 0 else None
-            self.items[new.id] = Item(self.last_seq, priority, tenant, max_retries, now, run_at)
+            self.items[new.id] = Item(self.last_seq, priority, tenant, max_retries, now, run_at, timed)
             if key:
                 self.keys[tenant, key] = (body, new.id, now)
 
@@ -192,7 +195,7 @@ class QueueMachine(RuleBasedStateMachine):
         now = self.clock.now
         for item in self.items.values():
             if item.run_at is not None and item.run_at <= now:
-                item.run_at = None
+                item.run_at, item.waits = None, False
         found = self.do(self.queue._claim_now())
         name = self.most_urgent()
         if name is None:
@@ -353,12 +356,23 @@ class QueueMachine(RuleBasedStateMachine):
         lost = [(item.seq, number, item) for item in self.items.values() for number in item.running]
         self.open()
         recovered = self.do(self.queue.recover())
+        for item in self.items.values():
+            item.come_back_to_the_present(self.rules.max_retry_delay_seconds, self.clock.now)
         self.lose(lost, "interrupted", lambda failures: 0.0)
         went_on = {name for name, item in self.items.items() if item.state == State.PROCESSING}
         for name in went_on:
             self.items[name].state = State.QUEUED
         self.told = {name: item.state for name, item in self.items.items()}  # nobody listens yet
         assert {task.id for task in recovered} >= went_on
+
+    @precondition(lambda self: self.held or any(item.waits for item in self.items.values()))
+    @rule(seconds=st.sampled_from([-DAY, -3.0, 3.0, DAY]), back=st.booleans())
+    def the_clock_is_set(self, seconds, back):
+        for moved in (seconds, -seconds) if back else (seconds,):
+            self.clock.now += moved
+            self.do(self.queue.clock_jumped(moved))
+            for item in self.items.values():
+                item.clock_jumped(moved)
 
     def lose(self, lost, code, delay):
         for _, number, item in sorted(lost, key=lambda found: found[:2]):
@@ -375,7 +389,7 @@ class QueueMachine(RuleBasedStateMachine):
             name: item.finished_at
             for name, item in self.items.items()
             if item.state in FINAL
-            and item.finished_at < now - (completed if item.state == State.COMPLETED else others)
+            and item.finished_at < now - (others if item.state == State.FAILED else completed)
         }
         assert set(gone) <= old.keys()
         assert sorted(old[name] for name in gone) == sorted(old.values())[:limit]  # the oldest first
@@ -470,12 +484,12 @@ class QueueMachine(RuleBasedStateMachine):
         assert stats.delayed == sum(item.run_at is not None for item in queued)
         assert stats.oldest_queued_at == (queued[0].created_at if queued else None)
         assert sorted(stats.waits) == sorted(
-            item.started_at - item.created_at for item in ended if item.started_at is not None
+            max(0.0, item.started_at - item.created_at) for item in ended if item.started_at is not None
         )
         assert sorted(stats.finished) == sorted(
             (item.finished_at, item.seconds)
             for item in ended
-            if item.state == State.COMPLETED and item.finished_at > self.clock.now - 60
+            if item.state == State.COMPLETED and 0 <= self.clock.now - item.finished_at < 60
         )
 
     def compare_told(self, events):

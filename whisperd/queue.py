@@ -7,7 +7,7 @@ after its commit. Holds no state but the database's, save for the wake-up. Times
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from time import time
 
@@ -34,16 +34,30 @@ DEFAULT_RULES = Rules()
 
 
 class SqliteQueue:
-    """The TaskQueue in one SQLite file. Every verb is safe to cancel: it is done whole or not at all."""
+    """The TaskQueue in one SQLite file. Every verb is safe to cancel: it is done whole or not at all.
+
+    `now` is the time, `cautious` the time by which something may be forgotten; both see Clock.
+    """
 
     def __init__(
-        self, db: Database, events: Events, rules: Rules = DEFAULT_RULES, now: Callable[[], float] = time
+        self,
+        db: Database,
+        events: Events,
+        rules: Rules = DEFAULT_RULES,
+        now: Callable[[], float] = time,
+        cautious: Callable[[], float] | None = None,
     ) -> None:
         self._db = db
         self._events = events
         self._rules = rules
         self._now = now
+        self._cautious = cautious or now
         self._ready = asyncio.Event()
+
+    def reload(self, rules: Rules) -> None:
+        """Go by other rules from the next verb on; what runs already goes on, what waits is ordered anew."""
+        self._rules = rules
+        self._ready.set()  # a tenant may be under its limit now
 
     async def submit(self, new: NewTask) -> tuple[Task, bool]:
         """Queue the task and return it with True; or the first task of its idempotency key with False.
@@ -51,7 +65,12 @@ class SqliteQueue:
         Raises IdempotencyConflict, QueueFull, StorageFull, StorageFailed: then nothing was queued.
         """
         return await self._db.write(
-            moves.submit, new, self._rules, self._now(), then=lambda r: self._told(r[0])
+            moves.submit,
+            new,
+            self._rules,
+            self._keys_after(),
+            self._now(),
+            then=lambda submitted: self._told(submitted[0]),
         )
 
     async def get(self, task_id: str) -> Task:
@@ -97,15 +116,16 @@ class SqliteQueue:
                     await self._ready.wait()
 
     async def _claim_now(self) -> Chunk | float:
-        claiming = asyncio.ensure_future(
-            self._db.write(claims.claim, self._rules, self._now(), then=self._told_of_claim)
-        )
+        claiming = asyncio.ensure_future(self._take())
         try:
             return await asyncio.shield(claiming)
         except asyncio.CancelledError:
             if isinstance(chunk := await claiming, Chunk):
                 await self.release(chunk)
             raise
+
+    async def _take(self) -> Chunk | float:
+        return await self._db.write(claims.claim, self._rules, self._now(), then=self._told_of_claim)
 
     async def beat(self, chunk: Chunk) -> None:
         """Renew the lease. Raises LostClaim."""
@@ -115,8 +135,11 @@ class SqliteQueue:
         """Finish the plan: its chunks can be claimed. Finished chunks of an equal plan are kept."""
         return await self._db.write(moves.plan, chunk, plan, self._now(), then=self._told)
 
-    async def finish(self, chunk: Chunk, segments: Sequence[Segment]) -> Task:
-        """Commit a chunk's transcript; the last one completes the task. Raises LostClaim."""
+    async def finish(self, chunk: Chunk, segments: Sequence[Segment], warnings: Sequence[str] = ()) -> Task:
+        """Commit a chunk's transcript; the last one completes the task. Raises LostClaim.
+
+        `warnings` join those of the task, each once, and stay as long as the chunk's transcript does.
+        """
 
         def told(task: Task) -> None:
             self._events.publish(Event("segment", task, chunk.number, segments))
@@ -124,7 +147,7 @@ class SqliteQueue:
             if task.state != State.PROCESSING:
                 self._told(task)
 
-        return await self._db.write(moves.finish, chunk, segments, self._now(), then=told)
+        return await self._db.write(moves.finish, chunk, segments, warnings, self._now(), then=told)
 
     async def fail(self, chunk: Chunk, problem: Problem, *, final: bool = False) -> Task:
         """Count a failure: the chunk runs again after a growing delay, or the task has failed."""
@@ -149,18 +172,48 @@ class SqliteQueue:
         )
 
     async def recover(self) -> Sequence[Task]:
-        """At start, when no worker can be at work: queue again what a dead daemon was processing."""
-        return await self._db.write(rescue.recover, self._now(), then=self._told_all)
+        """At start, when no worker can be at work: queue again what a dead daemon was processing.
 
-    async def prune(self, completed_before: float, others_before: float, limit: int = 500) -> Sequence[str]:
-        """Delete up to `limit` finished tasks; returns their ids, whose audio has no owner any more."""
-        return await self._db.write(
-            moves.prune, completed_before, others_before, limit, self._now() - self._rules.idempotency_seconds
-        )
+        A wait between attempts that a clock set back would make longer than the longest is cut to that.
+        """
+        return await self._db.write(rescue.recover, self._rules, self._now(), then=self._told_all)
+
+    async def clock_jumped(self, seconds: float) -> None:
+        """Waits between attempts, leases and time limits go on as if the clock had not been set.
+
+        What a user chose as `run_at` is a time of day, and stays. Nothing is awaited before the database
+        has the order: verbs called before are in the old time, those called after in the new.
+        """
+        await self._db.write(rescue.clock_jumped, seconds, then=lambda _: self._ready.set())
+
+    async def clear(
+        self, states: Collection[State], finished_before: float, limit: int = 500
+    ) -> Sequence[str]:
+        """Delete up to `limit` tasks of these final states, the oldest first; other states are ignored.
+
+        Returns their ids, whose audio has no owner any more. Empty: there are none left.
+        """
+        before = dict.fromkeys(states, finished_before)
+        return await self._db.write(moves.clear, before, limit)
+
+    async def prune(self, done_before: float, failed_before: float, limit: int = 500) -> Sequence[str]:
+        """What retention asks for: old idempotency keys go, and tasks as with `clear`.
+
+        `done_before` is for what was completed or cancelled. Both times should be cautious ones.
+        """
+        before = {
+            State.COMPLETED: done_before,
+            State.CANCELLED: done_before,
+            State.FAILED: failed_before,
+        }
+        return await self._db.write(moves.prune, before, self._keys_after(), limit)
 
     async def states(self, ids: Sequence[str]) -> Mapping[str, State]:
         """The states of those of `ids` that are tasks."""
         return await self._db.read(questions.states, ids)
+
+    def _keys_after(self) -> float:
+        return self._cautious() - self._rules.idempotency_seconds
 
     def _told(self, task: Task) -> None:
         self._ready.set()  # whatever changed: a task in line, a tenant under its limit again

@@ -15,7 +15,7 @@ run and committed on its own. States and legal moves of a task:
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from enum import StrEnum
 from typing import Any, Literal, Protocol
 
@@ -254,12 +254,16 @@ class StorageFull(TaskError):
     """No disk space is left: nothing was accepted."""
 
 
+class StorageReadOnly(StorageFull):
+    """The database or its disk is read-only: nothing was accepted, a later try may go well."""
+
+
 class StorageBusy(TaskError):
     """Something else holds the database: nothing was written, a later try may go well."""
 
 
 class StorageFailed(TaskError):
-    """The database reported an I/O error: nothing more is acknowledged until a restart."""
+    """An I/O error: nothing was accepted. After one of the database nothing more is, until a restart."""
 
 
 class QueueFull(TaskError):
@@ -281,11 +285,16 @@ class TaskQueue(Protocol):
     async def claim(self) -> Chunk: ...  # waits; safe to cancel
     async def beat(self, chunk: Chunk) -> None: ...
     async def plan(self, chunk: Chunk, plan: Plan) -> Task: ...
-    async def finish(self, chunk: Chunk, segments: Sequence[Segment]) -> Task: ...
+    async def finish(
+        self, chunk: Chunk, segments: Sequence[Segment], warnings: Sequence[str] = ()
+    ) -> Task: ...
     async def fail(self, chunk: Chunk, problem: Problem, *, final: bool = False) -> Task: ...
     async def release(self, chunk: Chunk) -> Task: ...
     async def replan(self, chunk: Chunk) -> Task: ...
     async def sweep(self, older_than: float, held: Sequence[Chunk] = ()) -> Sequence[Task]: ...
+    async def clear(
+        self, states: Collection[State], finished_before: float, limit: int = 500
+    ) -> Sequence[str]: ...  # ids whose audio has no owner any more
 
 
 class ListQuery(Struct, frozen=True, kw_only=True):

@@ -42,7 +42,9 @@ def claim(conn: sqlite3.Connection, rules: Rules, now: float) -> Chunk | float:
 
 def _promote(conn: sqlite3.Connection, now: float) -> None:
     """Put into line what was delayed until now."""
-    conn.execute("update task set run_at = null where run_at is not null and run_at <= ?", (now,))
+    conn.execute(
+        "update task set run_at = null, retry_at = null where run_at is not null and run_at <= ?", (now,)
+    )
 
 
 _NEXT = {"lifo": "seq desc", "fifo": "seq"}  # within one priority; both walk the same index

@@ -6,8 +6,10 @@ Each public function is one verb and one transaction; the WHERE clause is the st
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
+
+import msgspec
 
 from whisperd.sql.questions import get
 from whisperd.sql.rows import to_json, to_task
@@ -28,8 +30,10 @@ from whisperd.task import (
 )
 
 
-def submit(conn: sqlite3.Connection, new: NewTask, rules: Rules, now: float) -> tuple[Task, bool]:
-    if new.idempotency_key and (first := _first_of_key(conn, new, now - rules.idempotency_seconds)):
+def submit(
+    conn: sqlite3.Connection, new: NewTask, rules: Rules, keys_after: float, now: float
+) -> tuple[Task, bool]:
+    if new.idempotency_key and (first := _first_of_key(conn, new, keys_after)):
         return first, False
     waiting = conn.execute("select coalesce(sum(n), 0) from tally where state = 'queued'").fetchone()[0]
     if waiting >= rules.max_waiting:
@@ -94,7 +98,10 @@ def beat(conn: sqlite3.Connection, chunk: Chunk, now: float) -> None:
 
 def plan(conn: sqlite3.Connection, chunk: Chunk, plan: Plan, now: float) -> Task:
     _own(conn, chunk, "state = 'done', beat_at = null", {})
-    if not _planned_so_before(conn, chunk, plan):
+    warnings: Sequence[str] = plan.warnings
+    if _planned_so_before(conn, chunk, plan):  # the finished chunks are kept, and what was said of them
+        warnings = _with_known_warnings(conn, chunk.task.seq, warnings)
+    else:
         _replace_chunks(conn, chunk.task.seq, plan)
     _move(
         conn,
@@ -114,7 +121,7 @@ def plan(conn: sqlite3.Connection, chunk: Chunk, plan: Plan, now: float) -> Task
         {
             "seconds": plan.duration,
             "language": plan.language,
-            "warnings": to_json(plan.warnings),
+            "warnings": to_json(warnings),
             "fingerprint": plan.fingerprint,
         },
     )
@@ -138,7 +145,19 @@ def _replace_chunks(conn: sqlite3.Connection, seq: int, plan: Plan) -> None:
     )
 
 
-def finish(conn: sqlite3.Connection, chunk: Chunk, segments: Sequence[Segment], now: float) -> Task:
+def _with_known_warnings(conn: sqlite3.Connection, seq: int, more: Sequence[str]) -> Sequence[str]:
+    """The task's warnings and `more`, each once, in the order in which they came."""
+    (known,) = conn.execute("select warnings from task where seq = ?", (seq,)).fetchone()
+    return list(dict.fromkeys([*msgspec.json.decode(known, type=list[str]), *more]))
+
+
+def finish(
+    conn: sqlite3.Connection,
+    chunk: Chunk,
+    segments: Sequence[Segment],
+    warnings: Sequence[str],
+    now: float,
+) -> Task:
     _own(conn, chunk, "state = 'done', beat_at = null, segments = :segments", {"segments": to_json(segments)})
     samples = chunk.cut.samples if chunk.cut else 0
     change = """
@@ -146,6 +165,9 @@ def finish(conn: sqlite3.Connection, chunk: Chunk, segments: Sequence[Segment], 
         progress = max(progress, (samples_done + :samples) * 1.0 / max(samples, 1))
     """
     _move(conn, chunk.task.seq, change, {"samples": samples})
+    if warnings:
+        known = to_json(_with_known_warnings(conn, chunk.task.seq, warnings))
+        _move(conn, chunk.task.seq, "warnings = :warnings", {"warnings": known})
     return _settled(conn, chunk.task.seq, now)
 
 
@@ -157,7 +179,8 @@ def fail(
         return _end(conn, chunk.task.seq, State.FAILED, problem, now)
     change = f"""
         {_BACK}, attempt = max(attempt, :attempt),
-        run_at = iif(:delay > 0, :now + :delay, run_at), error_code = :code, error_message = :message
+        run_at = iif(:delay > 0, :now + :delay, run_at), retry_at = iif(:delay > 0, :now + :delay, retry_at),
+        error_code = :code, error_message = :message
     """
     args = {"number": chunk.number, "attempt": failures + 1, "delay": delay, "now": now}
     _move(conn, chunk.task.seq, change, {**args, "code": problem.code, "message": problem.message})
@@ -225,6 +248,7 @@ def _settled(conn: sqlite3.Connection, seq: int, now: float) -> Task:
         finished_at = iif(running = 0 and waiting = 0, :now, null),
         progress = iif(running = 0 and waiting = 0, 1.0, progress),
         run_at = iif(running = 0 and waiting = 0, null, run_at),
+        retry_at = iif(running = 0 and waiting = 0, null, retry_at),
         error_code = iif(running = 0 and waiting = 0, null, error_code),
         error_message = iif(running = 0 and waiting = 0, null, error_message)
         """,
@@ -244,7 +268,7 @@ def _end(
         "update chunk set state = 'waiting', beat_at = null where task = ? and state = 'running'", (seq,)
     )
     change = """
-        state = :state, waiting = 0, running = 0, run_at = null, finished_at = :now,
+        state = :state, waiting = 0, running = 0, run_at = null, retry_at = null, finished_at = :now,
         error_code = :code, error_message = :message
     """
     code, message = (problem.code, problem.message) if problem else (None, None)
@@ -256,7 +280,8 @@ def change(conn: sqlite3.Connection, task_id: str, change: Change, now: float) -
         """
         update task set
           priority = coalesce(:priority, priority), metadata = coalesce(:metadata, metadata),
-          run_at = iif(:run_at is null, run_at, iif(:run_at > :now, :run_at, null))
+          run_at = iif(:run_at is null, run_at, iif(:run_at > :now, :run_at, null)),
+          retry_at = iif(:run_at is null, retry_at, null)
         where id = :id and state = 'queued' returning *
         """,
         {
@@ -302,18 +327,24 @@ def _refuse(conn: sqlite3.Connection, task_id: str, verb: str) -> Task:
 
 
 def prune(
-    conn: sqlite3.Connection, completed_before: float, others_before: float, limit: int, keys_before: float
+    conn: sqlite3.Connection, finished_before: Mapping[State, float], keys_before: float, limit: int
 ) -> Sequence[str]:
     conn.execute("delete from idempotency where created_at < ?", (keys_before,))
+    return clear(conn, finished_before, limit)
+
+
+def clear(conn: sqlite3.Connection, finished_before: Mapping[State, float], limit: int) -> Sequence[str]:
+    """Delete tasks of these final states that finished before the time of their state; the oldest first."""
+    if not finished_before:
+        return []
+    # A search for each state, merged: otherwise one that is kept for long is walked over for another's sake.
+    search = "select seq, finished_at from task where state = '{}' and finished_at < :{}"
+    old = " union all ".join(search.format(state, state) for state in sorted(finished_before))
     rows = conn.execute(
-        """
-        delete from task where seq in (
-          select seq from task
-          where finished_at < max(:completed, :others)
-            and finished_at < iif(state = 'completed', :completed, :others)
-          order by finished_at limit :limit
-        ) returning id
+        f"""
+        delete from task where seq in (select seq from ({old} order by finished_at limit :limit))
+        returning id
         """,
-        {"completed": completed_before, "others": others_before, "limit": limit},
+        {**{str(state): before for state, before in finished_before.items()}, "limit": limit},
     ).fetchall()
     return [row["id"] for row in rows]

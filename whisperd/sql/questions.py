@@ -93,7 +93,8 @@ def stats(conn: sqlite3.Connection, now: float) -> Stats:
     ).fetchone()
     waits = conn.execute(
         """
-        select started_at - created_at from task where finished_at is not null and started_at is not null
+        select max(0.0, started_at - created_at) from task
+        where finished_at is not null and started_at is not null
         order by finished_at desc limit ?
         """,
         (RECENT,),
@@ -101,9 +102,9 @@ def stats(conn: sqlite3.Connection, now: float) -> Stats:
     finished = conn.execute(
         """
         select finished_at, coalesce(audio_seconds, 0) from task
-        where finished_at > ? and +state = 'completed' limit 10000
-        """,  # the +: by the index of the last minute, not by that of all that was ever completed
-        (now - 60,),
+        where state = 'completed' and finished_at > ? and finished_at <= ? limit 10000
+        """,
+        (now - 60, now),
     ).fetchall()
     return Stats(
         by_state={str(state): by_state.get(state, 0) for state in State},

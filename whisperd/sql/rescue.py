@@ -1,4 +1,4 @@
-"""The rescue: chunks whose holder is gone, because its worker fell silent or the daemon died."""
+"""The rescue: chunks whose holder is gone, because its worker fell silent or the daemon died; clocks set."""
 
 from __future__ import annotations
 
@@ -27,13 +27,33 @@ def sweep(
     return swept
 
 
-def recover(conn: sqlite3.Connection, now: float) -> Sequence[Task]:
+def recover(conn: sqlite3.Connection, rules: Rules, now: float) -> Sequence[Task]:
+    _come_back_to_the_present(conn, rules, now)
     for chunk in _running(conn, float("inf")):
         # A task that takes the daemon down with it must end: an interruption counts, without a delay.
         with suppress(LostClaim):  # another chunk has just failed this task for good
             fail(conn, chunk, INTERRUPTED, 0.0, False, now)
     rows = conn.execute("update task set state = 'queued' where state = 'processing' returning *").fetchall()
     return [to_task(row) for row in rows]
+
+
+def _come_back_to_the_present(conn: sqlite3.Connection, rules: Rules, now: float) -> None:
+    """A clock that was set back while nobody looked: no wait between attempts may last a day for it."""
+    latest = now + rules.max_retry_delay_seconds
+    conn.execute("update task set run_at = :at, retry_at = :at where retry_at > :at", {"at": latest})
+    conn.execute(f"update task set started_at = :now where {_TIMED} and started_at > :now", {"now": now})
+
+
+def clock_jumped(conn: sqlite3.Connection, seconds: float) -> None:
+    """Move what only means a span of time; what a user chose stays, and so does the time of what happened."""
+    moved = {"seconds": seconds}
+    waits = "run_at = run_at + :seconds, retry_at = retry_at + :seconds"
+    conn.execute(f"update task set {waits} where retry_at is not null", moved)
+    conn.execute(f"update task set started_at = started_at + :seconds where {_TIMED}", moved)
+    conn.execute("update chunk set beat_at = beat_at + :seconds where state = 'running'", moved)
+
+
+_TIMED = "timeout_seconds is not null and started_at is not null and finished_at is null"
 
 
 def _running(conn: sqlite3.Connection, older_than: float) -> Sequence[Chunk]:
