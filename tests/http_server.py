@@ -22,11 +22,14 @@ import uvicorn
 import websockets.asyncio.client
 from starlette.types import ASGIApp
 
+from whisperd.arrival import Arrival
+from whisperd.backup import BackupStore
+from whisperd.condition import Condition
 from whisperd.config import Config, Http, Storage
-from whisperd.model_store import ModelStore
 from whisperd.db import Database
 from whisperd.events import Events
 from whisperd.http import build_app
+from whisperd.model_store import ModelStore
 from whisperd.queue import SqliteQueue
 from whisperd.routes import Services
 from whisperd.spool import Spool
@@ -37,6 +40,7 @@ SECOND = 16_000  # samples
 SOUND = b"RIFF\x24\x10\x00\x00WAVEfmt \x10\x00\x00\x00\x01\x00\x01\x00" + bytes(range(256)) * 8
 SUBMIT = "/tasks/transcription"
 NOTHING = {"files": [], "task": 0, "chunk": 0, "idempotency": 0}
+LEASE_SECONDS = 120.0
 DEADLINE = 10.0  # seconds; nothing here takes one
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # to make one for each client costs more than a request
 
@@ -269,8 +273,10 @@ async def a_server(stage, folder, *, http=None, storage=None, workers=0, now=tim
             min_free_bytes=config.storage.min_free_mb * 2**20,
         )
         store = ModelStore(config)
-        settings = PoolSettings(workers=workers, threads=1)
+        backups = BackupStore(folder / "backups", now=now)
+        settings = PoolSettings(workers=max(1, workers), threads=1)
         pool = WorkerPool(queue, events, spool, store.find, config.workers.model, settings)
+        del pool._slots[workers:]  # a pool has at least one
         services = Services(
             queue=queue,
             events=events,
@@ -279,6 +285,10 @@ async def a_server(stage, folder, *, http=None, storage=None, workers=0, now=tim
             config=config,
             check_model=store.multilingual,
             database_trouble=lambda: db.broken,
+            backups=backups,
+            back_up=lambda: backups.take(db, "manual"),
+            sweep=lambda: queue.sweep(now() - LEASE_SECONDS, pool.held()),
+            arrival=Arrival(Condition.CLEAN, "the database is whole", now()),
             now=now,
         )
         stage.app = build_app(services)

@@ -1,5 +1,4 @@
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -9,19 +8,10 @@ from typing import get_args
 import pytest
 
 from tests.stand_in import standing_in
-from tests.terminal import ENVIRONMENT, on_a_terminal
+from tests.terminal import ENVIRONMENT, command_line, on_a_terminal
 from whisperd import batch, cli, client, commands
 from whisperd.config import Config, to_toml
 from whisperd.transcript import FORMATS
-
-
-class Outcome:
-    def __init__(self, status, out, err):
-        self.status, self.out, self.err = status, out, err
-
-    @property
-    def lines(self):
-        return self.out.splitlines()
 
 
 @pytest.fixture(scope="module")
@@ -38,22 +28,10 @@ def daemon(server):
 
 @pytest.fixture
 def run(monkeypatch, capfd, tmp_path, server):
-    """The command line in this process, with its standard output and error in pipes."""
-    monkeypatch.chdir(tmp_path)
-    for name in os.environ.keys() - ENVIRONMENT.keys():
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "share"))
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "settings"))
+    command = command_line(monkeypatch, capfd, tmp_path)
 
     def run(*args, url=server.url):
-        monkeypatch.setenv("WHISPERD_URL", url)
-        monkeypatch.setattr(sys, "argv", ["whisperd", *map(str, args)])
-        try:
-            cli.main()
-            status = 0
-        except SystemExit as end:
-            status = int(end.code or 0)
-        return Outcome(status, *capfd.readouterr())
+        return command(*args, url=url)
 
     return run
 
@@ -183,6 +161,9 @@ def test_a_failed_file_does_not_stop_the_others(run, daemon, audio):
         (["transcribe", "--language", "Klingon", "a.mp3"], "--language 'Klingon': no language"),
         (["submit", "--language", "", "a.mp3"], "--language '': no language"),
         (["list", "--limit", "0"], "--limit"),
+        (["clear"], "--hours"),
+        (["clear", "--hours", "-1"], "--hours"),
+        (["clear", "--hours", "1", "--status", "queued"], "--status 'queued': must be one of completed"),
         (["nonsense"], "nonsense"),
         (["serve", "--port", "99999"], "expected a whole number from 0 to 65535"),
     ],
@@ -293,6 +274,36 @@ def test_stats_are_told_in_words(run, daemon):
     assert "speed       21.5 times real time" in lines
     assert "wait        4 ms; 95 % within 2 s" in lines
     assert json.loads(run("stats", "--json").out)["queued"] == 1
+
+
+def test_old_tasks_are_cleared_and_counted(run, daemon):
+    assert run("clear", "--hours", "24").lines == ["deleted 12 tasks"]
+    outcome = run("clear", "--hours", "0.5", "--status", "failed, cancelled,failed", "--json")
+
+    assert json.loads(outcome.out) == {"deleted": 12}
+    assert daemon.cleared == [(["completed"], 24), (["failed", "cancelled"], 0.5)]
+
+
+@pytest.mark.parametrize(("answer", "deleted"), [(b"y\n", True), (b"n\n", False), (b"\n", False)])
+def test_clearing_on_a_terminal_asks_first(daemon, answer, deleted):
+    drawn, status = on_a_terminal("clear", "--hours", "24", url=daemon.url, keys=answer, when="[y/N]")
+
+    assert "Delete all completed tasks that finished 24 hours ago or earlier" in drawn
+    assert (daemon.cleared == [(["completed"], 24)]) is deleted
+    assert (status == 0) is deleted
+
+
+def test_clearing_on_a_terminal_may_be_told_not_to_ask(daemon):
+    drawn, status = on_a_terminal("clear", "--hours", "24", "--yes", url=daemon.url)
+
+    assert (drawn.strip(), status) == ("deleted 12 tasks", 0)
+
+
+def test_the_daemon_is_paused_and_goes_on(run, daemon):
+    assert run("pause").lines == ["paused"]
+    assert "paused      yes" in run("stats").lines
+    assert json.loads(run("resume", "--json").out) == {"paused": False}
+    assert not daemon.paused
 
 
 def test_no_daemon_is_told_with_what_to_do(run):

@@ -144,6 +144,27 @@ def test_a_daemon_that_is_down_still_says_so(daemon, client):
     assert client.health()["status"] == "down"
 
 
+def test_a_backup_is_asked_for_and_listed(daemon, client):
+    assert client.backup()["tasks"] == 3
+    assert [backup["name"] for backup in client.backups()] == ["b"]
+
+
+def test_a_backup_that_failed_is_an_api_error(daemon, client):
+    daemon.backup = None
+
+    with pytest.raises(ApiError, match="the disk gave back something else"):
+        client.backup()
+
+
+def test_the_operator_sweeps_clears_pauses_and_resumes(daemon, client):
+    assert client.sweep() == {"requeued": 2, "failed": 1}
+    assert client.clear(("completed", "failed"), 24) == 12
+    assert daemon.cleared == [(["completed", "failed"], 24)]
+    assert client.pause()
+    assert client.stats()["paused"]
+    assert not client.resume()
+
+
 def test_events_are_followed_and_gone_on_with(daemon, client):
     daemon.add()
     events = list(client.events("01J001"))

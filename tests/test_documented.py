@@ -9,18 +9,12 @@ from msgspec.structs import fields
 from starlette.routing import Route, WebSocketRoute
 
 from whisperd.cli import app
-from whisperd.config import Config
+from whisperd.config import KEYS
 from whisperd.engine.audio import FORMATS
-from whisperd.routes import live, status, tasks
+from whisperd.http import ROUTES
 from whisperd.routes.submission import Submission
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
-KEYS = [
-    f"{section.name}.{key.encode_name}"
-    for section in fields(Config)
-    for key in fields(type(getattr(Config(), section.name)))
-]
-ROUTES = [*tasks.routes, *live.routes, *status.routes]
 
 
 @pytest.mark.parametrize("key", KEYS)

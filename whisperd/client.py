@@ -23,6 +23,8 @@ FINAL = ("completed", "failed", "cancelled")
 _LONG_POLL_SECONDS = 30.0
 _PROGRESS_SECONDS = 1.0  # how old the progress that is reported may be
 _PAGE = 100
+_BACKUP_SECONDS = 600.0  # a large database is read, checked and packed before the daemon answers
+_CLEAR_SECONDS = 600.0
 
 T = TypeVar("T")
 
@@ -64,6 +66,21 @@ class TaskJson(TypedDict):
     metadata: dict[str, Any]
 
 
+class BackupJson(TypedDict):
+    """A backup as the API shows it."""
+
+    name: str
+    path: str  # on the daemon's machine
+    taken_at: str  # RFC 3339
+    bytes: int
+    tasks: int | None  # None: it is broken
+    reason: str | None  # what it was taken for
+    verified: bool
+    restored: bool  # it has been used by a restore
+    problem: str | None  # why it is not verified
+    seconds: float | None  # that it took, from `backup`
+
+
 class Event(NamedTuple):
     """One server-sent event of a task."""
 
@@ -87,6 +104,7 @@ class DaemonAway(ClientError):
             else f"no daemon answers at {url}. {started}"
         )
         self.url = url
+        self.stopped = bool(cause)  # it was there
 
 
 class ApiError(ClientError):
@@ -174,6 +192,33 @@ class Client:
         """What the daemon says of itself, also when it says that it is down."""
         return self._run(_json("/health", refusals=(503,)))
 
+    def backup(self) -> BackupJson:
+        """Has the daemon take a backup now, and waits for it."""
+        backup: BackupJson = self._run(_post("/admin/backup", wait=_BACKUP_SECONDS))  # type: ignore[assignment]
+        return backup
+
+    def backups(self) -> Sequence[BackupJson]:
+        """Newest first, the broken ones too."""
+        backups: Sequence[BackupJson] = self._run(_json("/admin/backups"))["backups"]
+        return backups
+
+    def sweep(self) -> dict[str, Any]:
+        """Takes chunks from workers that are gone; {"requeued": tasks, "failed": tasks}."""
+        return self._run(_post("/admin/cleanup-stuck-tasks"))
+
+    def clear(self, states: Sequence[str], older_than_hours: float) -> int:
+        """Deletes finished tasks with their audio and transcripts; how many."""
+        body = {"status": list(states), "older_than_hours": older_than_hours}
+        deleted: int = self._run(_post("/admin/clear", body, wait=_CLEAR_SECONDS))["deleted"]
+        return deleted
+
+    def pause(self) -> bool:
+        """Nothing more is handed out to the workers; what runs is finished. Whether it is paused now."""
+        return bool(self._run(_post("/admin/pause"))["paused"])
+
+    def resume(self) -> bool:
+        return bool(self._run(_post("/admin/resume"))["paused"])
+
     def events(self, task_id: str, after: str | None = None) -> Iterator[Event]:
         """Follows the task until it is finished; `after` is the id of the last event already seen."""
         headers = {"Last-Event-ID": after} if after else {}
@@ -202,6 +247,7 @@ class Client:
             asked.path,
             params=asked.params,
             data=asked.fields,
+            json=asked.body,
             files={"file": asked.file} if asked.file else None,
             headers=asked.headers,
             timeout=_timeout(asked.wait + self._patience),
@@ -221,6 +267,7 @@ class _Request(NamedTuple):
     path: str
     params: Mapping[str, str] | None = None
     fields: Mapping[str, str] | None = None
+    body: Mapping[str, Any] | None = None  # as JSON
     file: tuple[str, _Counted] | None = None
     headers: Mapping[str, str] | None = None
     wait: float = 0.0  # seconds the daemon may take before it begins to answer
@@ -280,6 +327,11 @@ def _workers() -> _Flow[Sequence[dict[str, Any]]]:
 
 def _json(path: str, refusals: Sequence[int] = ()) -> _Flow[dict[str, Any]]:
     shown: dict[str, Any] = _body((yield _Request("GET", path, refusals=refusals)))
+    return shown
+
+
+def _post(path: str, body: Mapping[str, Any] | None = None, wait: float = 0.0) -> _Flow[dict[str, Any]]:
+    shown: dict[str, Any] = _body((yield _Request("POST", path, body=body, wait=wait)))
     return shown
 
 

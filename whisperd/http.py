@@ -15,17 +15,17 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from whisperd.config import Http
-from whisperd.routes import Json, Services, live, status, tasks
+from whisperd.routes import Json, Services, admin, live, status, tasks
 from whisperd.routes.errors import HANDLERS
 
 LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
+ROUTES: list[BaseRoute] = [*tasks.routes, *live.routes, *status.routes, *admin.routes]
 HEADERS = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store")]
 
 
 def build_app(services: Services) -> Starlette:
-    routes: list[BaseRoute] = [*tasks.routes, *live.routes, *status.routes]
     app = Starlette(
-        routes=routes,
+        routes=ROUTES,
         exception_handlers={**HANDLERS},
         middleware=[Middleware(SafeHeaders), Middleware(Loopback, config=services.config.http)],
     )

@@ -4,6 +4,8 @@ import pytest
 
 from tests.http_server import Server, the_error
 from whisperd import __version__
+from whisperd.arrival import Arrival
+from whisperd.condition import Condition
 from whisperd.task import Problem
 from whisperd.worker_pool import WorkerInfo
 
@@ -81,7 +83,8 @@ def test_all_is_well(with_idle_server):
         assert (answer.status_code, view["status"], view["version"]) == (200, "ok", __version__)
         assert view["uptime_seconds"] >= 0
         assert view["checks"] == {
-            name: {"status": "ok", "message": None} for name in ("database", "workers", "disk")
+            name: {"status": "ok", "message": None}
+            for name in ("database", "workers", "disk", "backup", "recovery")
         }
         for path in ("/health/live", "/health/ready"):
             answer = await server.get(path)
@@ -144,6 +147,76 @@ def test_a_daemon_that_is_stopping_is_alive_and_not_ready(with_server):
         _, _, ready, live = await health(server)
 
         assert (ready, live) == (503, 200)
+
+    with_server(body)
+
+
+async def check(server, name):
+    status, view, ready, _ = await health(server)
+    assert (status, ready) == (200, 200)
+    assert view["status"] == view["checks"][name]["status"]
+    return view["checks"][name]["status"], view["checks"][name]["message"]
+
+
+def test_a_daemon_that_was_paused_is_degraded_until_somebody_resumes(with_server):
+    async def body(server):
+        server.services.pool.pause()
+        status, message = await check(server, "workers")
+        assert status == "degraded"
+        assert "whisperd resume" in message
+
+        server.services.pool.resume()
+        assert await check(server, "workers") == ("ok", None)
+
+    with_server(body)
+
+
+def test_a_backup_that_failed_is_said(with_server):
+    async def body(server):
+        server.services.backups.trouble = "the backup failed: Input/output error"
+
+        assert await check(server, "backup") == ("degraded", "the backup failed: Input/output error")
+
+    with_server(body)
+
+
+def test_a_backup_is_overdue_after_three_intervals(with_server, clock):
+    async def body(server):
+        await server.services.back_up()
+        server.services.started_at -= DAY
+        clock.now += 900
+        assert await check(server, "backup") == ("ok", None)
+
+        clock.now += 60
+        assert await check(server, "backup") == ("degraded", "the last backup is 16 min old")
+
+    with_server(body, now=clock)
+
+
+def test_a_daemon_that_was_off_for_long_has_time_for_its_first_backup(with_server, clock):
+    async def body(server):
+        assert await check(server, "backup") == ("ok", None)
+        await server.services.back_up()
+        clock.now += DAY
+        assert await check(server, "backup") == ("ok", None)
+
+        server.services.started_at -= 1000
+        assert (await check(server, "backup"))[0] == "degraded"
+        server.services.backups.last = None
+        assert await check(server, "backup") == ("degraded", "there is no backup")
+
+    with_server(body, now=clock)
+
+
+def test_a_recovery_is_said_for_a_day(with_server):
+    async def body(server):
+        arrival = Arrival(Condition.TORN, "the newest backup was restored", 0.0, recovered=True)
+        server.services.arrival = arrival
+        assert await check(server, "recovery") == ("degraded", arrival.message)
+
+        server.services.started_at -= DAY
+        await server.services.back_up()
+        assert await check(server, "recovery") == ("ok", None)
 
     with_server(body)
 

@@ -35,6 +35,10 @@ JsonFormat = Annotated[bool, typer.Option("--json", help="The same as --format j
 Settings = Annotated[
     Path | None, typer.Option("--config", metavar="FILE", help="The config.toml to read.", show_default=False)
 ]
+DataDir = Annotated[
+    str | None,
+    typer.Option("--data-dir", metavar="DIR", help="Where everything is kept.", show_default=False),
+]
 ModelsDir = Annotated[
     str | None, typer.Option("--models-dir", metavar="DIR", help="Where the models are.", show_default=False)
 ]

@@ -1,4 +1,4 @@
-"""The commands about the daemon: serve, stats, watch, doctor."""
+"""The commands about the daemon: serve, stats, pause, resume, watch, doctor."""
 
 from __future__ import annotations
 
@@ -8,16 +8,23 @@ from typing import Annotated, Any
 
 import typer
 
-from whisperd.commands import DEFAULT_URL, Json, ModelsDir, Settings, Url, client, command, quick_httpx
+from whisperd.commands import (
+    DEFAULT_URL,
+    DataDir,
+    Json,
+    ModelsDir,
+    Settings,
+    Url,
+    client,
+    command,
+    quick_httpx,
+)
 from whisperd.terminal import show_fields, show_json, spell
 
 app = typer.Typer()
 
 Host = Annotated[str | None, typer.Option(help="Address to bind.", show_default=False)]
 Port = Annotated[int | None, typer.Option(help="0 takes a free one.", show_default=False)]
-DataDir = Annotated[
-    str | None, typer.Option(metavar="DIR", help="Where everything is kept.", show_default=False)
-]
 
 
 @command(app, "serve", "The daemon")
@@ -27,22 +34,36 @@ def serve(
     port: Port = None,
     data_dir: DataDir = None,
     models_dir: ModelsDir = None,
+    begin_afresh: Annotated[
+        bool,
+        typer.Option("--begin-afresh", help="Start an empty queue where one is lost and no backup is left."),
+    ] = False,
 ) -> None:
     """Run the daemon in the foreground.
 
     Prints its URL when it is ready. SIGTERM or Ctrl-C lets the running chunks finish for
-    shutdown.grace_seconds; a second one stops at once. Nothing that was accepted is lost either way.
+    shutdown.grace_seconds; a second one stops at once. Nothing that was accepted is lost either way. SIGHUP
+    reads the settings again and says which of them need a restart.
+
+    A database that is missing or broken is set aside, never deleted, and the newest sound backup takes its
+    place. With no backup the daemon does not start, unless it is told to --begin-afresh.
 
       $ whisperd serve --port 8002 --data-dir /var/lib/whisperd
     """
-    from whisperd.config import load
+    from whisperd.config import Config, find, load
 
     at = {"http.host": host, "http.port": port}
     kept = {"storage.data_dir": data_dir, "storage.models_dir": models_dir}
-    settings = load(config, overrides=at | kept)
+
+    file = find(config)  # once: one that vanishes before a reload is an error, not a reason for the defaults
+
+    def read() -> Config:
+        return load(file, overrides=at | kept)
+
+    settings = read()
     from whisperd.daemon import run
 
-    raise typer.Exit(asyncio.run(run(settings)))
+    raise typer.Exit(asyncio.run(run(settings, read, begin_afresh=begin_afresh)))
 
 
 @command(app, "stats", "The daemon")
@@ -54,6 +75,30 @@ def stats(url: Url = DEFAULT_URL, json: Json = False) -> None:
         show_json(figures)
     else:
         show_fields(_figures(figures))
+
+
+@command(app, "pause", "The daemon")
+def pause(url: Url = DEFAULT_URL, json: Json = False) -> None:
+    """Hand out nothing more to the workers, until `whisperd resume` or a restart.
+
+    What runs is finished, and tasks are still accepted.
+    """
+    with client(url) as daemon:
+        _tell_paused(daemon.pause(), json)
+
+
+@command(app, "resume", "The daemon")
+def resume(url: Url = DEFAULT_URL, json: Json = False) -> None:
+    """Go on after `whisperd pause`."""
+    with client(url) as daemon:
+        _tell_paused(daemon.resume(), json)
+
+
+def _tell_paused(paused: bool, json: bool) -> None:
+    if json:
+        show_json({"paused": paused})
+    else:
+        print("paused" if paused else "not paused")
 
 
 def _figures(figures: dict[str, Any]) -> Sequence[tuple[str, object]]:

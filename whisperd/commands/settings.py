@@ -24,11 +24,11 @@ def config_show(
     """Print the settings in force as TOML, and where each came from that was set."""
     from msgspec import to_builtins
 
-    from whisperd.config import Config, read, to_toml
+    from whisperd.config import Config, hidden, read, to_toml
 
     settings, sources = (Config(), None) if defaults else read(config)
     if json:
-        show_json(to_builtins(settings))
+        show_json(to_builtins(hidden(settings)))
     else:
         print(to_toml(settings, sources), end="")
 

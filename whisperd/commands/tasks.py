@@ -1,9 +1,10 @@
-"""The commands about tasks: transcribe, submit, list, show, result, cancel, retry."""
+"""The commands about tasks: transcribe, submit, list, show, result, cancel, retry, clear."""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -260,6 +261,47 @@ def retry(ids: Ids, url: Url = DEFAULT_URL, json: Json = False) -> None:
     """Run failed or cancelled tasks again."""
     with client(url) as daemon:
         _each(ids, daemon.retry, json, lambda task: [task["task_id"], task["status"]])
+
+
+@command(app, "clear", "Transcripts")
+def clear(
+    hours: Annotated[float, typer.Option("--hours", min=0, help="Finished so long ago, or earlier.")],
+    status: Annotated[
+        str, typer.Option(help="completed, failed, cancelled; several with commas.")
+    ] = "completed",
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    url: Url = DEFAULT_URL,
+    json: Json = False,
+) -> None:
+    """Delete finished tasks for good, with their transcripts and their audio.
+
+    Asks first on a terminal. Whatever is not deleted so, the daemon deletes by itself after
+    retention.job_hours and retention.failed_job_hours.
+
+      $ whisperd clear --hours 24
+      $ whisperd clear --hours 0 --status completed,failed,cancelled --yes
+    """
+    states = _final_states(status)
+    if not yes and sys.stdin.isatty():
+        old = f" that finished {hours:g} hours ago or earlier" if hours else ""
+        question = f"Delete all {' and '.join(states)} tasks{old}, with their transcripts and audio?"
+        typer.confirm(question, abort=True, err=True)
+    with client(url) as daemon:
+        deleted = daemon.clear(states, hours)
+    if json:
+        show_json({"deleted": deleted})
+    else:
+        print(f"deleted {deleted} tasks")
+
+
+def _final_states(text: str) -> Sequence[str]:
+    from whisperd.client import FINAL
+
+    states = list(dict.fromkeys(name.strip() for name in text.split(",")))
+    for name in states:
+        if name not in FINAL:
+            raise typer.BadParameter(f"--status {name!a}: must be one of {', '.join(FINAL)}")
+    return states
 
 
 def _readable(files: Sequence[Path]) -> Sequence[Path]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import monotonic, time
 from typing import Protocol
@@ -11,17 +12,25 @@ import msgspec
 from starlette.requests import HTTPConnection
 from starlette.responses import Response
 
+from whisperd.arrival import Arrival
+from whisperd.backup import Backup, BackupStore
 from whisperd.config import Config
 from whisperd.events import Events
 from whisperd.spool import Spool
-from whisperd.task import TaskQueue
+from whisperd.task import Task, TaskQueue
 from whisperd.worker_pool import WorkerInfo
 
 
 class Pool(Protocol):
-    """What the outside sees of the worker pool."""
+    """What the outside sees of the worker pool, and may ask of it."""
 
+    @property
+    def paused(self) -> bool: ...
+    @property
+    def deaths(self) -> Mapping[str, int]: ...  # of its children since the start, by cause
     def workers(self) -> list[WorkerInfo]: ...
+    def pause(self) -> None: ...  # hand out nothing more; what runs is finished
+    def resume(self) -> None: ...
 
 
 @dataclass(slots=True)
@@ -33,6 +42,11 @@ class Services:
     config: Config
     check_model: Callable[[str], Awaitable[bool]]  # is it multilingual? Raises ModelUnusable
     database_trouble: Callable[[], str | None]
+    backups: BackupStore
+    back_up: Callable[[], Awaitable[Backup]]  # now, because somebody asks for it
+    sweep: Callable[[], Awaitable[Sequence[Task]]]  # now; the tasks whose chunks had no holder any more
+    arrival: Arrival  # what this start found, and did about it
+    backup_results: Counter[str] = field(default_factory=Counter)  # since the start: "ok", "failed"
     draining: bool = False  # nothing new is accepted
     now: Callable[[], float] = time
     started_at: float = field(default_factory=monotonic)

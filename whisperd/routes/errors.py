@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from whisperd.archive import BackupError
 from whisperd.routes import Json
 from whisperd.spool import TooLarge
 from whisperd.task import (
@@ -22,6 +23,7 @@ from whisperd.task import (
     StorageBusy,
     StorageFailed,
     StorageFull,
+    StorageReadOnly,
     TaskError,
     TaskNotFound,
     WrongState,
@@ -56,9 +58,11 @@ _TABLE: list[tuple[type[Exception], int, str, str | None]] = [
     (ModelUnusable, 422, "model_not_found", "model"),
     (QueueFull, 503, "queue_full", None),
     (StorageBusy, 503, "storage_busy", None),
+    (StorageReadOnly, 507, "storage_read_only", None),
     (StorageFull, 507, "storage_full", None),
     (StorageFailed, 503, "storage_failed", None),
     (TooLarge, 413, "too_large", "file"),
+    (BackupError, 503, "backup_failed", None),
 ]
 _HTTP_CODES = {400: "bad_request", 404: "not_found", 405: "method_not_allowed", 413: "too_large"}
 
@@ -103,6 +107,7 @@ HANDLERS = {
     Refusal: refused,
     TaskError: failed,
     TooLarge: failed,
+    BackupError: failed,
     HTTPException: http_failed,
     ClientDisconnect: left,
     Exception: broke,

@@ -15,6 +15,8 @@ from whisperd.routes import Json, Services, services
 from whisperd.routes.view import stats_view
 
 Verdict = Literal["ok", "degraded", "down"]
+Check = tuple[Verdict, str | None]  # and why
+RECOVERY_SECONDS = 86_400.0
 
 
 async def stats(request: Request) -> Response:
@@ -22,7 +24,7 @@ async def stats(request: Request) -> Response:
 
 
 async def current_stats(here: Services) -> dict[str, Any]:
-    return stats_view(await here.queue.stats(), here.pool.workers(), here.now())
+    return stats_view(await here.queue.stats(), here.pool.workers(), here.pool.paused, here.now())
 
 
 async def workers(request: Request) -> Response:
@@ -55,29 +57,55 @@ async def ready(request: Request) -> Response:
     return Json({"status": "down" if down else "ok"}, 503 if down else 200)
 
 
-def _checks(here: Services) -> Mapping[str, tuple[Verdict, str | None]]:
-    return {"database": _database(here), "workers": _workers(here), "disk": _disk(here)}
+def _checks(here: Services) -> Mapping[str, Check]:
+    return {
+        "database": _database(here),
+        "workers": _workers(here),
+        "disk": _disk(here),
+        "backup": _backup(here),
+        "recovery": _recovery(here),
+    }
 
 
-def _database(here: Services) -> tuple[Verdict, str | None]:
+def _database(here: Services) -> Check:
     trouble = here.database_trouble()
     return ("down", trouble) if trouble else ("ok", None)
 
 
-def _workers(here: Services) -> tuple[Verdict, str | None]:
+def _workers(here: Services) -> Check:
     states = [worker.state for worker in here.pool.workers()]
     at_work = sum(state in ("idle", "busy") for state in states)
     if at_work == len(states):
-        return "ok", None
+        paused = "nothing is handed out until somebody resumes: POST /admin/resume, or `whisperd resume`"
+        return ("degraded", paused) if here.pool.paused else ("ok", None)
     return ("degraded" if at_work else "down"), f"{at_work} of {len(states)} workers are up"
 
 
-def _disk(here: Services) -> tuple[Verdict, str | None]:
+def _disk(here: Services) -> Check:
+    if here.spool.is_read_only():
+        return "degraded", "the disk cannot be written: nothing new is accepted"
     free, least = here.spool.free_bytes() // 2**20, here.config.storage.min_free_mb
     return ("ok", None) if free >= least else ("degraded", f"{free} MiB free: nothing new is accepted")
 
 
-def _worst(checks: Mapping[str, tuple[Verdict, str | None]]) -> Verdict:
+def _backup(here: Services) -> Check:
+    """Overdue after three intervals. A daemon that was off for longer has as long to take the first one."""
+    if trouble := here.backups.trouble:
+        return "degraded", trouble
+    current_at, up = here.backups.current_at, monotonic() - here.started_at
+    age = up if current_at is None else min(up, here.now() - current_at)
+    if age <= 3 * here.config.backup.interval_seconds:
+        return "ok", None
+    return "degraded", f"the last backup is {age / 60:.0f} min old" if current_at else "there is no backup"
+
+
+def _recovery(here: Services) -> Check:
+    """Said for a day, or until the next start: whoever looks after the daemon has to hear of it once."""
+    told = here.arrival.recovered and monotonic() - here.started_at < RECOVERY_SECONDS
+    return ("degraded", here.arrival.message) if told else ("ok", None)
+
+
+def _worst(checks: Mapping[str, Check]) -> Verdict:
     verdicts = {verdict for verdict, _ in checks.values()}
     return "down" if "down" in verdicts else "degraded" if "degraded" in verdicts else "ok"
 

@@ -212,6 +212,9 @@ def _invalid(said: str) -> Refusal:
     unknown = re.search(r"unknown field `(.*)`", said)
     if unknown:
         return Refusal(422, "unknown_field", "there is no such option", unknown[1])
+    missing = re.search(r"missing required field `(.*)`", said)
+    if missing:
+        return Refusal(422, "missing_field", "has to be given", missing[1])
     where = re.search(r" - at `\$\.?([\w]*)", said)
     return Refusal(422, "invalid_field", said.split(" - at ")[0].replace("`", ""), where and where[1])
 

@@ -70,7 +70,7 @@ def progress_view(task: Task) -> dict[str, Any]:
     return {"task_id": task.id, "progress": round(task.progress, 4)}
 
 
-def stats_view(stats: Stats, workers: Sequence[WorkerInfo], now: float) -> dict[str, Any]:
+def stats_view(stats: Stats, workers: Sequence[WorkerInfo], paused: bool, now: float) -> dict[str, Any]:
     ended = stats.by_state["completed"] + stats.by_state["failed"]
     oldest = stats.oldest_queued_at
     return {
@@ -85,7 +85,7 @@ def stats_view(stats: Stats, workers: Sequence[WorkerInfo], now: float) -> dict[
         "wait_seconds": {"p50": _quantile(stats.waits, 0.5), "p95": _quantile(stats.waits, 0.95)},
         "workers": workers,
         "oldest_queued_seconds": None if oldest is None else round(max(0.0, now - oldest), 3),
-        "paused": False,
+        "paused": paused,
     }
 
 
