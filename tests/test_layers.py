@@ -21,13 +21,29 @@ ALLOWED = {
     "client": set(),
     "terminal": set(),
     # one thing each
-    "db": {"task"},
+    "clock": {"task"},
     "events": {"task"},
     "spool": {"task"},
     "sql": {"task"},
     "engine": {"task"},
     "transcript": {"task"},
     "logs": {"config"},
+    "reload": {"config"},
+    "notify": set(),
+    "restraint": set(),
+    # the database file, and how it comes back
+    "sqlite_trouble": {"task"},
+    "durable": {"task"},
+    "connection": set(),
+    "snapshot": {"connection", "sqlite_trouble"},
+    "db": {"task", "connection", "snapshot", "sqlite_trouble"},
+    "condition": {"connection", "db"},
+    "archive": {"durable", "task", "condition"},
+    "packer": {"task", "archive"},
+    "backup": {"durable", "db", "snapshot", "archive", "packer"},
+    "offsite": {"durable", "config", "archive", "backup"},
+    "restore": {"durable", "db", "snapshot", "condition", "archive", "backup"},
+    "arrival": {"db", "condition", "backup", "restore"},
     # model files
     "catalogue": {"transcript"},  # LANGUAGES
     "hub": {"catalogue"},
@@ -37,30 +53,43 @@ ALLOWED = {
     # the machinery
     "child": {"task", "engine"},
     "children": {"task", "engine"},
+    "orders": {"task", "spool", "engine", "children"},
+    "slot": {"task", "spool", "engine", "children", "orders", "restraint"},
+    "worker_pool": {"task", "events", "spool", "orders", "restraint", "slot"},
     "queue": {"task", "db", "events", "sql"},
-    "worker_pool": {"task", "events", "spool", "engine", "children"},
     # HTTP
-    "routes": {"task", "config", "events", "spool", "sniff", "transcript", "worker_pool"},
+    "metrics": {"task", "backup", "worker_pool"},
+    "routes": {
+        *("task", "config", "events", "spool", "sniff", "transcript", "worker_pool", "metrics"),
+        *("archive", "backup", "arrival"),
+    },
     "http": {"config", "routes"},
     # the composition root
     "model_store": {"task", "config", "models", "worker_pool"},
     "housekeeping": {"task", "config", "events", "queue", "spool"},
     "machine": {
-        *("task", "config", "db", "events", "spool", "queue", "worker_pool", "engine"),
-        *("housekeeping", "model_store"),
+        *("task", "config", "clock", "db", "events", "spool", "queue", "worker_pool", "engine"),
+        *("condition", "archive", "backup", "offsite", "arrival", "housekeeping", "model_store"),
     },
+    "upkeep": {"task", "archive", "housekeeping", "machine"},
     "listening": {"config", "routes", "http"},
     "daemon": {
-        *("task", "config", "logs", "models", "db", "worker_pool", "routes"),
-        *("housekeeping", "listening", "machine"),
+        *("task", "config", "logs", "notify", "reload", "models", "db", "worker_pool", "routes"),
+        *("archive", "arrival", "housekeeping", "listening", "machine", "upkeep"),
     },
     "embedded": {"task", "config", "transcript", "worker_pool", "machine"},
+    "unit": set(),
+    "service": {"config", "unit"},
     # the commands
     "batch": {"task", "config", "logs", "client", "terminal", "transcript", "embedded"},
     "monitor": {"client", "terminal"},
-    "doctor": {"config", "client", "terminal", "catalogue", "models", "engine"},
+    "doctor": {
+        *("config", "client", "terminal", "catalogue", "models", "engine"),
+        *("condition", "archive", "backup", "service"),
+    },
     "commands": {
-        *("config", "client", "terminal", "transcript", "catalogue", "models"),
+        *("config", "logs", "client", "terminal", "transcript", "catalogue", "models"),
+        *("durable", "db", "archive", "backup", "offsite", "restore", "service"),
         *("batch", "monitor", "doctor", "daemon"),
     },
     "cli": {"commands", "terminal"},
@@ -69,12 +98,15 @@ ALLOWED = {
 
 # Which of ours may import what of others, where it matters who does.
 ONLY = {
-    "sqlite3": {"db", "sql", "doctor"},  # the doctor names its version
-    "aiosqlite": {"db"},
+    # the doctor names its version
+    "sqlite3": {"db", "sql", "connection", "snapshot", "sqlite_trouble", "condition", "archive", "doctor"},
+    "aiosqlite": {"db", "connection"},
     "starlette": {"routes", "http"},
     "python_multipart": {"routes"},
     "uvicorn": {"listening"},
-    "apscheduler": {"daemon"},
+    "apscheduler": {"upkeep"},
+    "prometheus_client": {"metrics"},
+    "obstore": {"offsite"},
     "httpx": {"client"},
     "huggingface_hub": {"hub"},
     "typer": {"cli", "commands"},
@@ -85,7 +117,11 @@ ONLY = {
 }
 
 # What the daemon may know of the engine: how to talk to it, not how it works.
-ENGINE_FOR_THE_DAEMON = {"whisperd.engine.protocol", "whisperd.engine.features"}
+ENGINE_FOR_THE_DAEMON = {
+    "whisperd.engine.protocol",
+    "whisperd.engine.features",
+    "whisperd.engine.memory",
+}
 
 
 def modules():

@@ -1,48 +1,78 @@
-"""The composition root: the only place where the parts are made and joined, started and stopped.
+"""The composition root: where the parts are joined to the outside, run, and stopped in their order.
 
-Order of a stop: streams end, HTTP ends, the pool finishes its chunks, the database closes last.
+Order of a stop: streams end, HTTP ends, the pool finishes its chunks, a last backup is taken, the database
+closes last.
 """
 
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import os
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from time import time
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from time import monotonic
 
 import structlog
-from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
 from whisperd import logs, models
-from whisperd.config import Config
+from whisperd.archive import BackupError, Reason
+from whisperd.arrival import CannotStart
+from whisperd.config import Config, ConfigError
 from whisperd.db import DatabaseInUse, DatabaseTooNew
-from whisperd.housekeeping import clean_spool, prune, tidy
+from whisperd.housekeeping import clean_spool, tidy
 from whisperd.listening import announce, bind, http_server
 from whisperd.machine import Machine, machine
+from whisperd.notify import Notifier
+from whisperd.reload import changes, merged
 from whisperd.routes import Services
-from whisperd.task import ModelUnusable, StorageBusy, StorageFailed, StorageFull
-from whisperd.worker_pool import PoolFailed
+from whisperd.task import ModelUnusable, State, Stats, StorageBusy, StorageFailed, StorageFull
+from whisperd.upkeep import Upkeep
+from whisperd.worker_pool import PoolFailed, WorkerInfo
 
 log = structlog.get_logger(__name__)
-SWEEP_SECONDS = 30
-PRUNE_SECONDS = 300
+BACKUP_SECONDS = 1.5  # for the last one, at least, whatever the pool has left of the grace
+PULSE_SECONDS = 10.0  # between two looks whether all is well
 
 # Why a start can fail that is for the operator to read, without a traceback.
-_REASONS = (DatabaseInUse, DatabaseTooNew, PoolFailed, ModelUnusable, models.ModelError, OSError)
+_REASONS = (
+    *(DatabaseInUse, DatabaseTooNew, CannotStart, BackupError, StorageFull),
+    *(PoolFailed, ModelUnusable, models.ModelError, OSError),
+)
 
 
-async def run(config: Config) -> int:
-    """Serve until SIGTERM or SIGINT; a second signal ends at once. Returns the exit status."""
+@dataclass(slots=True)
+class Signals:
+    """What the operator asks for. A handler sets an event and does nothing else."""
+
+    stop: asyncio.Event = field(default_factory=asyncio.Event)  # SIGTERM, SIGINT
+    now: asyncio.Event = field(default_factory=asyncio.Event)  # the second of them
+    reload: asyncio.Event = field(default_factory=asyncio.Event)  # SIGHUP
+
+    def listen(self) -> None:
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGHUP, self.reload.set)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, lambda: (self.now if self.stop.is_set() else self.stop).set())
+
+
+async def run(config: Config, reread: Callable[[], Config], *, begin_afresh: bool = False) -> int:
+    """Serve until SIGTERM or SIGINT; a second signal ends at once, SIGHUP takes over what `reread` returns.
+
+    Returns the exit status.
+    """
     os.umask(0o077)
+    faulthandler.enable()  # systemd's watchdog kills by SIGABRT: the log then says where the daemon hung
     logs.configure(config.log)
-    stop, now = _stop_on_signal()
+    notifier, signals = Notifier(), Signals()
+    signals.listen()
     reasons: list[BaseException] = []
     try:
-        async with machine(config) as parts:
-            await _serve(parts, stop, now)
+        async with machine(config, begin_afresh=begin_afresh) as parts:
+            await Daemon(parts, signals, notifier, reread).serve()
     except* _REASONS as group:
         reasons += _leaves(group)
     for reason in reasons:
@@ -50,37 +80,151 @@ async def run(config: Config) -> int:
     return 1 if reasons else 0
 
 
-async def _serve(parts: Machine, stop: asyncio.Event, now: asyncio.Event) -> None:
-    services, listening = _services(parts), bind(parts.config.http)
-    server = http_server(services)
-    async with asyncio.TaskGroup() as group:
-        pooling = group.create_task(parts.pool.run(), name="pool")
-        serving = group.create_task(server.serve([listening]), name="http")
-        tidying = group.create_task(tidy(parts.events, parts.spool), name="tidy")
-        await _first(parts.pool.ready.wait(), stop.wait(), pooling)
-        if not stop.is_set():
-            announce(listening)
-        with _schedule(parts):
-            await _first(stop.wait(), pooling)
-        log.info("stopping", grace_seconds=parts.config.shutdown.grace_seconds)
-        services.draining = True
-        parts.pool.drain()
-        parts.events.close()  # open streams end: they would keep the server from stopping
-        server.should_exit = True
-        await _wind_down(pooling, now, parts.config.shutdown.grace_seconds)
-        server.force_exit = now.is_set()
-        await asyncio.wait([serving])
-        tidying.cancel()
-    await _leave_in_order(parts)
+class Daemon:
+    """A machine with its outside: HTTP, signals, systemd, and what is done by the clock."""
 
+    def __init__(
+        self, parts: Machine, signals: Signals, notifier: Notifier, reread: Callable[[], Config]
+    ) -> None:
+        self._parts = parts
+        self._signals = signals
+        self._notifier = notifier
+        self._reread = reread
+        self._upkeep = Upkeep(parts)
+        self._services = _services(parts, self._upkeep)
 
-async def _wind_down(pooling: asyncio.Task[None], now: asyncio.Event, grace_seconds: float) -> None:
-    """Let the pool finish its chunks for the grace; then, or at a second signal, have them handed back."""
-    with suppress(TimeoutError):
-        async with asyncio.timeout(grace_seconds):
-            await _first(pooling, now.wait())
-    pooling.cancel()
-    await asyncio.wait([pooling])
+    async def serve(self) -> None:
+        """Until a signal, or until a part fails; a last backup is taken either way."""
+        reason: Reason = "error"
+        try:
+            await self._serve()
+            reason = "shutdown"
+        finally:
+            await self._last_backup(reason)
+
+    async def _serve(self) -> None:
+        parts, listening = self._parts, bind(self._parts.config.http)
+        server = http_server(self._services)
+        async with asyncio.TaskGroup() as group:
+            pooling = group.create_task(parts.pool.run(), name="pool")
+            serving = group.create_task(server.serve([listening]), name="http")
+            beside = [group.create_task(work, name=name) for name, work in self._beside().items()]
+            await _first(parts.pool.ready.wait(), self._signals.stop.wait(), pooling)
+            if not self._signals.stop.is_set():
+                announce(listening)
+                self._notifier.ready(parts.arrival.message if parts.arrival.recovered else "ready")
+            with self._upkeep.scheduled():
+                await _first(self._signals.stop.wait(), pooling)
+            self._begin_to_stop()
+            server.should_exit = True
+            await self._wind_down(pooling)
+            server.force_exit = self._signals.now.is_set()
+            await asyncio.wait([serving])
+            for work in beside:
+                work.cancel()
+        await _leave_in_order(parts)
+
+    def _beside(self) -> dict[str, Coroutine[object, object, None]]:
+        """What goes on until the end."""
+        parts = self._parts
+        works = {
+            "tidy": tidy(parts.events, parts.spool),
+            "clock": self._upkeep.follow_the_clock(),
+            "files": self._upkeep.watch_the_files(),
+            "reload": self._reload_when_asked(),
+            "pulse": self._pulse(),
+        }
+        return works | ({"offsite": parts.offsite.run()} if parts.offsite else {})
+
+    # --- the end ---
+
+    def _begin_to_stop(self) -> None:
+        grace_seconds = self._parts.config.shutdown.grace_seconds
+        log.info("stopping", grace_seconds=grace_seconds)
+        self._notifier.stopping("finishing what runs")
+        self._parts.ends_at = monotonic() + grace_seconds
+        self._services.draining = True
+        self._parts.pool.drain()
+        self._parts.events.close()  # open streams end: they would keep the server from stopping
+
+    async def _wind_down(self, pooling: asyncio.Task[None]) -> None:
+        """Let the pool finish its chunks for the grace; then, or at a second signal, have them handed back.
+
+        As much of the grace as the last backup may need is left to it, up to a half.
+        """
+        grace_seconds, last = self._parts.config.shutdown.grace_seconds, self._parts.backups.last
+        reserved = min(grace_seconds / 2, 2 * (last.seconds or 0.0) if last else 0.0)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(grace_seconds - reserved):
+                await _first(pooling, self._signals.now.wait())
+        pooling.cancel()
+        await asyncio.wait([pooling])
+
+    async def _last_backup(self, reason: Reason) -> None:
+        """With what is left of the grace; a second signal ends it, and nothing of it stays."""
+        parts = self._parts
+        seconds = max(BACKUP_SECONDS, min(parts.ends_at, monotonic() + 60) - monotonic())
+        taking = asyncio.create_task(parts.back_up(reason, seconds), name="last-backup")
+        await _first(taking, self._signals.now.wait())
+        taking.cancel()
+        await asyncio.wait([taking])
+        if not taking.cancelled() and (error := taking.exception()):
+            log.error("no last backup could be taken", error=str(error))
+
+    # --- while it runs ---
+
+    async def _reload_when_asked(self) -> None:
+        while True:
+            await self._signals.reload.wait()
+            self._signals.reload.clear()
+            self._notifier.reloading()
+            self._reload()
+            self._notifier.ready()
+
+    def _reload(self) -> None:
+        """Take over what can change; what is wrong with the file is said, and all stays as it was."""
+        try:
+            old, new = self._parts.config, self._reread()
+        except ConfigError as error:
+            log.error("the settings are wrong and were not read", problems=error.problems)
+            return
+        found = changes(old, new)
+        for change in found.applied:
+            log.info("a setting changed", key=change.key, old=change.old, new=change.new)
+        for change in found.needs_restart:
+            log.warning("a setting needs a restart", key=change.key, now=change.old, then=change.new)
+        self._apply(merged(old, new))
+
+    def _apply(self, config: Config) -> None:
+        logs.configure(config.log)
+        self._parts.reload(config)
+        self._services.config = config
+        self._upkeep.reschedule()
+
+    async def _pulse(self) -> None:
+        """Tell systemd that all is well, after having looked, and how it goes."""
+        seconds = min(PULSE_SECONDS, (self._notifier.watchdog_seconds or PULSE_SECONDS * 3) / 3)
+        while True:
+            if stats := await self._answered(seconds):
+                self._notifier.watchdog()
+                self._notifier.status(_status(stats, self._parts.pool.workers()))
+            await asyncio.sleep(seconds)
+
+    async def _answered(self, seconds: float) -> Stats | None:
+        """How it goes; None unless database and pool answer in time. That the disk is full is an answer."""
+        parts = self._parts
+        try:
+            async with asyncio.timeout(seconds):
+                stats = await parts.queue.stats()
+                with suppress(StorageFull, StorageBusy):
+                    await parts.db.changes()
+        except (StorageBusy, StorageFailed, TimeoutError) as error:
+            log.error("the daemon is not well", reason=str(error) or "the database does not answer")
+            return None
+        if parts.pool.responsive():
+            return stats
+        log.error("the daemon is not well", reason="the worker pool does not answer")
+        return None
 
 
 async def _leave_in_order(parts: Machine) -> None:
@@ -101,42 +245,7 @@ async def _first(*waits: object) -> None:
                 task.cancel()
 
 
-def _stop_on_signal() -> tuple[asyncio.Event, asyncio.Event]:
-    """The first signal sets the first event, a second one both."""
-    stop, now = asyncio.Event(), asyncio.Event()
-
-    def heard() -> None:
-        (now if stop.is_set() else stop).set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, heard)
-    return stop, now
-
-
-@contextmanager
-def _schedule(parts: Machine) -> Iterator[None]:
-    scheduler = AsyncIOScheduler(timezone="UTC")  # its job store stays in memory: others pickle
-
-    # Coroutine functions: APScheduler never awaits what a lambda returns.
-    async def sweep() -> None:
-        lease_seconds = 2 * parts.config.workers.silence_seconds
-        swept = await parts.queue.sweep(time() - lease_seconds, parts.pool.held())
-        if swept:
-            log.warning("took chunks that no worker holds", tasks=len(swept))
-
-    async def forget() -> None:
-        await prune(parts.queue, parts.spool, parts.config.retention)
-
-    scheduler.add_job(sweep, "interval", seconds=SWEEP_SECONDS, id="sweep")
-    scheduler.add_job(forget, "interval", seconds=PRUNE_SECONDS, id="prune")
-    scheduler.start()
-    try:
-        yield
-    finally:
-        scheduler.shutdown(wait=False)
-
-
-def _services(parts: Machine) -> Services:
+def _services(parts: Machine, upkeep: Upkeep) -> Services:
     return Services(
         queue=parts.queue,
         events=parts.events,
@@ -145,7 +254,19 @@ def _services(parts: Machine) -> Services:
         config=parts.config,
         check_model=parts.models.multilingual,
         database_trouble=lambda: parts.db.broken,
+        backups=parts.backups,
+        back_up=lambda: parts.back_up("manual"),
+        backup_results=parts.backup_results,
+        sweep=upkeep.sweep,
+        arrival=parts.arrival,
+        now=parts.clock.now,
     )
+
+
+def _status(stats: Stats, workers: Sequence[WorkerInfo]) -> str:
+    waiting, running = (stats.by_state[state] for state in (State.QUEUED, State.PROCESSING))
+    ready = sum(worker.state in ("idle", "busy") for worker in workers)
+    return f"{waiting} queued, {running} processing, {ready} of {len(workers)} workers ready"
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from time import time
 
 import structlog
 
@@ -38,9 +37,9 @@ async def clean_spool(
     return {task_id for task_id in orphans if not sure(task_id)}
 
 
-async def prune(queue: SqliteQueue, spool: Spool, keep: Retention) -> None:
-    """Forget the finished tasks that are too old, and their audio."""
-    while gone := await queue.prune(time() - keep.job_hours * 3600, time() - keep.failed_job_hours * 3600):
+async def prune(queue: SqliteQueue, spool: Spool, keep: Retention, now: float) -> None:
+    """Forget the finished tasks that are too old, and their audio. `now`: a cautious time, see Clock."""
+    while gone := await queue.prune(now - keep.job_hours * 3600, now - keep.failed_job_hours * 3600):
         for task_id in gone:
             await asyncio.to_thread(spool.remove, task_id)
 

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from math import inf
+from time import monotonic
+from typing import TYPE_CHECKING
 
 import structlog
 
+from whisperd.archive import Reason
+from whisperd.arrival import Arrival, prepare
+from whisperd.backup import Backup, BackupStore, Keep
+from whisperd.clock import Clock
+from whisperd.condition import seal, unseal
 from whisperd.config import Config, cores
-from whisperd.db import Database
+from whisperd.db import Database, owned
 from whisperd.engine.features import gpu_build
 from whisperd.events import Events
 from whisperd.housekeeping import clean_spool, prune
@@ -19,49 +29,124 @@ from whisperd.spool import Spool
 from whisperd.task import Rules
 from whisperd.worker_pool import PoolSettings, WorkerPool
 
+if TYPE_CHECKING:
+    from whisperd.offsite import Offsite
+
 log = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True)
 class Machine:
     config: Config
+    arrival: Arrival  # what this start found
+    clock: Clock
     db: Database
+    backups: BackupStore
+    offsite: Offsite | None
     queue: SqliteQueue
     events: Events
     spool: Spool
     pool: WorkerPool
     models: ModelStore
+    backup_results: Counter[str] = field(default_factory=Counter)  # since the start: "ok", "failed"
+    ends_at: float = inf  # on the monotonic clock: until then the end may take its time
+
+    async def back_up(self, reason: Reason, seconds: float | None = None) -> Backup:
+        """Back up now, and elsewhere too when that is set up. Raises what BackupStore.take does."""
+        try:
+            backup = await self.backups.take(self.db, reason, seconds)
+        except Exception:
+            self.backup_results["failed"] += 1
+            raise
+        self.backup_results["ok"] += 1
+        if self.offsite is not None:
+            self.offsite.offer(backup)
+        return backup
+
+    def reload(self, config: Config) -> None:
+        """Go by other settings, as far as they can change while everything runs: see reload.py."""
+        self.config = config
+        self.queue.reload(rules(config))
+        self.pool.reload(pool_settings(config))
+        self.spool.reload(config.http.max_upload_bytes, config.storage.min_free_mb * 2**20)
+        self.backups.keep = keep(config)
 
 
 @asynccontextmanager
-async def machine(config: Config) -> AsyncIterator[Machine]:
-    """Everything below the HTTP server, made and recovered, with nothing running yet."""
+async def machine(config: Config, *, begin_afresh: bool = False) -> AsyncIterator[Machine]:
+    """Everything below the HTTP server, made and recovered, with nothing running yet.
+
+    The database is one that this start can go on with: see arrival.py for what is done about one that is not.
+    """
     _make_folders(config)
-    store = ModelStore(config)
-    await store.find(config.workers.model)
-    async with Database(config.data_dir / "whisperd.db") as db:
-        events = Events()
-        queue = SqliteQueue(db, events, _rules(config))
-        spool = Spool(
-            config.data_dir / "spool",
-            max_bytes=config.http.max_upload_bytes,
-            min_free_bytes=config.storage.min_free_mb * 2**20,
+    models = ModelStore(config)
+    await models.find(config.workers.model)
+    path = config.data_dir / "whisperd.db"
+    with owned(path):
+        backups = BackupStore(config.backups_dir, keep(config), config.backup.compression_level)
+        arrival = await asyncio.to_thread(
+            prepare, path, backups, config.data_dir / "spool", begin_afresh=begin_afresh
         )
-        pool = WorkerPool(queue, events, spool, store.find, config.workers.model, _pool_settings(config))
-        parts = Machine(config, db, queue, events, spool, pool, store)
-        await _recover(parts)
-        yield parts
+        _say(arrival)
+        await asyncio.to_thread(unseal, path)
+        async with Database(path) as db:
+            parts = _joined(config, arrival, models, db, backups)
+            await _recover(parts)
+            yield parts
+        await asyncio.to_thread(seal, path, within=max(1.0, parts.ends_at - monotonic()))
+
+
+def _joined(
+    config: Config, arrival: Arrival, models: ModelStore, db: Database, backups: BackupStore
+) -> Machine:
+    events, clock = Events(), Clock()
+    queue = SqliteQueue(db, events, rules(config), clock.now, clock.cautious)
+    spool = Spool(
+        config.data_dir / "spool",
+        max_bytes=config.http.max_upload_bytes,
+        min_free_bytes=config.storage.min_free_mb * 2**20,
+    )
+    return Machine(
+        config=config,
+        arrival=arrival,
+        clock=clock,
+        db=db,
+        backups=backups,
+        offsite=_offsite(config),
+        queue=queue,
+        events=events,
+        spool=spool,
+        pool=WorkerPool(queue, events, spool, models.find, config.workers.model, pool_settings(config)),
+        models=models,
+    )
+
+
+def _offsite(config: Config) -> Offsite | None:
+    if not config.backup.s3.bucket:
+        return None
+    from whisperd.offsite import Offsite
+
+    return Offsite(config.backup.s3, keep(config))
+
+
+def _say(arrival: Arrival) -> None:
+    say = log.warning if arrival.recovered else log.info
+    say(arrival.message, database=arrival.condition, restored=arrival.restored, skipped=arrival.skipped)
 
 
 async def _recover(parts: Machine) -> None:
     recovered = await parts.queue.recover()
     if recovered:
         log.warning("the last stop was not clean", queued_again=len(recovered))
-    await prune(parts.queue, parts.spool, parts.config.retention)
+    await prune(parts.queue, parts.spool, parts.config.retention, parts.clock.cautious())
     await clean_spool(parts.queue, parts.spool)
 
 
-def _rules(config: Config) -> Rules:
+def keep(config: Config) -> Keep:
+    return Keep(config.backup.keep_newest, config.backup.keep_hourly, config.backup.keep_daily)
+
+
+def rules(config: Config) -> Rules:
     limits = config.queue.tenants
     return Rules(
         order=config.queue.order,
@@ -73,7 +158,7 @@ def _rules(config: Config) -> Rules:
     )
 
 
-def _pool_settings(config: Config) -> PoolSettings:
+def pool_settings(config: Config) -> PoolSettings:
     workers, threads = config.workers.sized(cores(), gpu_build())
     return PoolSettings(
         workers=workers,
@@ -81,6 +166,8 @@ def _pool_settings(config: Config) -> PoolSettings:
         gpu=config.workers.gpu,
         nice=config.workers.nice,
         max_memory_bytes=config.workers.max_memory_mb * 2**20,
+        max_rss_bytes=config.workers.max_rss_mb * 2**20,
+        calm_seconds=config.workers.step_up_seconds,
         max_seconds_per_chunk=config.workers.max_processing_seconds,
         silence_seconds=config.workers.silence_seconds,
         max_audio_seconds=config.audio.max_seconds,

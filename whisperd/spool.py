@@ -16,7 +16,7 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from whisperd.task import StorageFull
+from whisperd.task import StorageFailed, StorageFull, StorageReadOnly
 
 BUFFER = 256 * 1024  # bytes gathered before a write leaves the loop
 HEAD = 4096  # bytes of a file that are kept at hand to tell what it is
@@ -58,7 +58,7 @@ class Incoming:
 
     async def flush(self) -> None:
         """Write what is gathered. Raises StorageFull, before the reserve of the database is touched."""
-        with _full_disk():
+        with _disk_trouble():
             await _to_its_end(self._write_all)
         self._buffer = bytearray()
 
@@ -78,6 +78,10 @@ class Spool:
         self._arriving: set[str] = set()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
+    def reload(self, max_bytes: int, min_free_bytes: int) -> None:
+        """Other limits, for what begins to come from now on."""
+        self._max_bytes, self._min_free_bytes = max_bytes, min_free_bytes
+
     def audio(self, task_id: str) -> Path:
         return self._folder / f"{task_id}{_AUDIO}"
 
@@ -86,6 +90,9 @@ class Spool:
 
     def free_bytes(self) -> int:
         return shutil.disk_usage(self._folder).free
+
+    def is_read_only(self) -> bool:
+        return bool(os.statvfs(self._folder).f_flag & os.ST_RDONLY)
 
     def check_room(self, coming: int = 0) -> None:
         """Raise StorageFull when so many bytes more would touch the reserve that the database needs."""
@@ -96,11 +103,12 @@ class Spool:
     async def receive(self, task_id: str, declared: int = 0) -> AsyncIterator[Incoming]:
         """Write the audio of a new task; when the block ends well it is on disk, else it never was.
 
-        `declared`: the bytes it is said to have, to refuse at once what cannot fit. Raises StorageFull.
+        `declared`: the bytes it is said to have, to refuse at once what cannot fit.
+        Raises StorageFull (StorageReadOnly: the disk may not be written), StorageFailed (it cannot be).
         """
         self.check_room(min(declared, self._max_bytes))
         part = self._part(task_id)
-        with _member(self._arriving, task_id), _full_disk(), _created(part) as file:
+        with _member(self._arriving, task_id), _disk_trouble(), _created(part) as file:
             incoming = Incoming(file, self._max_bytes, self.check_room)
             yield incoming
             await incoming.flush()
@@ -182,10 +190,16 @@ async def _to_its_end(fn: Callable[..., None], *args: Any) -> None:
 
 
 @contextmanager
-def _full_disk() -> Iterator[None]:
+def _disk_trouble() -> Iterator[None]:
+    """Raise the troubles of a disk as ours: nothing was accepted, and nothing of the daemon is wrong."""
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StorageFull("no disk space is left for the audio") from error
+        match error.errno:
+            case errno.ENOSPC | errno.EDQUOT:
+                raise StorageFull("no disk space is left for the audio") from error
+            case errno.EROFS:
+                raise StorageReadOnly("the disk for the audio cannot be written") from error
+            case errno.EIO:
+                raise StorageFailed("the disk did not take the audio") from error
         raise

@@ -1,0 +1,114 @@
+"""What a running daemon does by the clock: sweeps, retention, backups, and each second a look at its files.
+
+Owns the scheduler. Every job survives being cut off: what it has begun is done whole or not at all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+
+import structlog
+from apscheduler.schedulers.asyncio import AsyncIOScheduler
+
+from whisperd.archive import BackupError
+from whisperd.housekeeping import clean_spool, prune
+from whisperd.machine import Machine
+from whisperd.task import StorageBusy, StorageFailed, StorageFull, Task
+
+log = structlog.get_logger(__name__)
+WATCH_SECONDS = 1.0
+SWEEP_SECONDS = 30.0
+PRUNE_SECONDS = 300.0
+TEND_SECONDS = 300.0
+CLEAN_SECONDS = 900.0  # a file of no task stays at most twice as long
+_TROUBLES = (StorageFull, StorageBusy, StorageFailed, BackupError, OSError)
+
+
+class Upkeep:
+    def __init__(self, parts: Machine) -> None:
+        self._parts = parts
+        self._suspects: set[str] = set()  # files of no task, seen once
+        self._backed_up = -1  # changes to the database that the newest backup holds
+        self._scheduler = AsyncIOScheduler(
+            timezone="UTC",  # its job store stays in memory: others pickle
+            job_defaults={"coalesce": True, "misfire_grace_time": None},  # late is better than not at all
+        )
+
+    @contextmanager
+    def scheduled(self) -> Iterator[None]:
+        """The jobs run within the block; one that runs at its end is cancelled."""
+        for name, (job, seconds) in self._jobs().items():
+            self._scheduler.add_job(_patiently, "interval", args=(name, job), seconds=seconds, id=name)
+        if self._parts.arrival.recovered:  # what was used for that is no longer there for a second time
+            self._scheduler.modify_job("backup", next_run_time=datetime.now(UTC))
+        self._scheduler.start()
+        try:
+            yield
+        finally:
+            self._scheduler.shutdown(wait=False)
+
+    def reschedule(self) -> None:
+        """Let every interval begin now: it may have changed, or the clock that APScheduler waits by."""
+        for name, (_, seconds) in self._jobs().items():
+            if self._scheduler.get_job(name):
+                self._scheduler.reschedule_job(name, trigger="interval", seconds=seconds)
+
+    def _jobs(self) -> dict[str, tuple[Callable[[], Awaitable[object]], float]]:
+        return {
+            "sweep": (self.sweep, SWEEP_SECONDS),
+            "prune": (self._prune, PRUNE_SECONDS),
+            "clean": (self._clean, CLEAN_SECONDS),
+            "tend": (self._parts.db.tend, TEND_SECONDS),
+            "backup": (self._back_up, self._parts.config.backup.interval_seconds),
+        }
+
+    async def sweep(self) -> Sequence[Task]:
+        """Take the chunks that no worker holds: their tasks are queued again, or have failed."""
+        parts = self._parts
+        lease_seconds = 2 * parts.config.workers.silence_seconds
+        swept = await parts.queue.sweep(parts.clock.now() - lease_seconds, parts.pool.held())
+        if swept:
+            log.warning("took chunks that no worker holds", tasks=len(swept))
+        return swept
+
+    async def follow_the_clock(self) -> None:
+        """What waits for a span of time goes on waiting for the rest of it when the clock is set."""
+
+        async def jumped(seconds: float) -> None:
+            await self._parts.queue.clock_jumped(seconds)
+            self.reschedule()
+
+        await self._parts.clock.follow(jumped)
+
+    async def watch_the_files(self) -> None:
+        """Notice a database that is lost while it is open; what it still holds goes into a backup, once."""
+        while not self._parts.db.check_files():  # noqa: ASYNC110  # a removed file tells nobody
+            await asyncio.sleep(WATCH_SECONDS)
+        log.critical("the database is lost: nothing more is accepted", reason=self._parts.db.broken)
+        await _patiently("emergency backup", lambda: self._parts.back_up("emergency"))
+
+    async def _prune(self) -> None:
+        parts = self._parts
+        await prune(parts.queue, parts.spool, parts.config.retention, parts.clock.cautious())
+
+    async def _clean(self) -> None:
+        self._suspects = await clean_spool(self._parts.queue, self._parts.spool, self._suspects.__contains__)
+
+    async def _back_up(self) -> None:
+        """Back up what has changed; an idle daemon does not wear out its disk."""
+        changes = await self._parts.db.changes()
+        if changes == self._backed_up and self._parts.backups.confirm():
+            return
+        await self._parts.back_up("interval")
+        self._backed_up = changes
+
+
+async def _patiently(name: str, job: Callable[[], Awaitable[object]]) -> None:
+    """Run a job; what it cannot do now it does the next time. No lambda: APScheduler would not await it."""
+    try:
+        await job()
+    except _TROUBLES as error:
+        log.warning("a job could not be done", job=name, error=str(error))
