@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import a_task
+from tests.notes import in_another_process
+from tests.test_condition import flip
 from tests.test_restore import Box
 from whisperd import arrival, condition, db
 from whisperd.arrival import CannotStart, NoBackup
@@ -28,7 +30,9 @@ def prepare(box, **how):
 
 
 def files(box):
-    return {file: file.read_bytes() for file in box.folder.rglob("*") if file.is_file()}
+    """Save the -shm: SQLite makes it anew whenever somebody looks."""
+    found = [file for file in box.folder.rglob("*") if file.is_file()]
+    return {file: file.read_bytes() for file in found if not file.name.endswith("-shm")}
 
 
 def refused(box, error, match=None, **how):
@@ -68,10 +72,33 @@ def test_a_first_start_has_an_empty_queue(box):
     assert not box.path.exists()
 
 
-def test_a_first_start_that_was_cut_off_is_one_again(box):
+@pytest.mark.parametrize("left", ["nothing in it", "and a journal", "a page without tables", "and a -wal"])
+def test_a_first_start_that_was_cut_off_is_one_again(box, left):
+    """SQLite makes its first page with a -journal."""
     box.path.touch()
+    match left:
+        case "and a journal":
+            journal(box).write_bytes(bytes.fromhex("d9d505f920a163d7") + bytes(504))
+        case "a page without tables":
+            without_tables(box)
+        case "and a -wal":
+            without_tables(box)
+            Path(f"{box.path}-wal").touch()
 
-    assert not prepare(box).recovered
+    found = prepare(box)
+    assert not found.recovered
+    assert "a first start" in found.message
+    box.submit("a")
+    assert box.ids == ["a"]
+
+
+def without_tables(box):
+    with closing(sqlite3.connect(box.path)) as conn:
+        conn.execute("pragma journal_mode = wal")
+
+
+def journal(box):
+    return Path(f"{box.path}-journal")
 
 
 def test_a_database_that_was_closed_in_order_is_used(box):
@@ -94,6 +121,114 @@ def test_a_crash_needs_no_backup(box):
 
     assert (found.condition, found.recovered) == (Condition.CRASHED, False)
     assert box.ids == ["a", "b", "c"]
+    assert box.audio == dict.fromkeys("abc", "spool")
+    assert found.skipped == ()
+
+
+@pytest.mark.parametrize("after", ["a crash", "an end without a seal"])
+def test_audio_of_no_task_is_set_aside_and_not_left_to_the_clean_up(box, after):
+    """An upload that was cut off between its file and its row, or a task that the file has lost."""
+    box.submit("a")
+    if after == "a crash":
+        crash(box, "b")
+    (box.spool / "x.audio").write_text("x")
+
+    found = prepare(box)
+
+    assert (found.recovered, found.orphans) == (False, 1)
+    assert "1 audio files of no task were set aside" in found.message
+    assert {name for name, place in box.audio.items() if place != "spool"} == {"x"}
+    assert box.audio["x"] == found.set_aside.name
+
+
+def test_audio_of_no_task_stays_where_the_file_is_just_what_was_left(box):
+    """The clean-up may have it: nothing was lost."""
+    box.submit("a")
+    condition.seal(box.path)
+    (box.spool / "x.audio").write_text("x")
+
+    assert prepare(box).orphans == 0
+    assert box.audio["x"] == "spool"
+
+
+# --- a file that has lost something ---
+
+
+def damage(wal, how):
+    size = wal.stat().st_size
+    match how:
+        case "emptied":
+            os.truncate(wal, 0)
+        case "cut short":
+            os.truncate(wal, size // 4)
+        case "a flipped bit":
+            flip(wal, size // 4)
+        case "a flipped bit in its head":
+            flip(wal, 9)
+
+
+@pytest.mark.parametrize("how", ["emptied", "cut short", "a flipped bit", "a flipped bit in its head"])
+def test_a_damaged_wal_loses_nothing_that_a_backup_knows(box, how):
+    names = [f"t{n:02}" for n in range(20)]
+    box.submit("a")
+    crash(box, *names)
+    backup = box.store.take_file(box.path, "manual")
+    damage(Path(f"{box.path}-wal"), how)
+
+    found = prepare(box)
+
+    assert (found.recovered, found.restored) == (True, backup.name)
+    assert box.ids == ["a", *names]
+    assert set(box.audio.values()) == {"spool"}
+    assert (found.set_aside / "whisperd.db-wal").exists()
+
+
+def test_a_wal_that_is_damaged_where_no_backup_knows_more_is_used_and_it_is_said(box):
+    box.submit("a")
+    backup = box.back_up()
+    names = [f"t{n:02}" for n in range(20)]
+    crash(box, *names)
+    damage(Path(f"{box.path}-wal"), "a flipped bit")
+
+    found = prepare(box)
+
+    assert (found.condition, found.recovered, found.restored) == (Condition.BARE, True, None)
+    assert "commits in it cannot be read" in found.message
+    assert len(found.skipped) == 1
+    assert backup.name in found.skipped[0]
+    kept = box.ids
+    assert 1 < len(kept) < 21
+    assert {name for name, place in box.audio.items() if place == "spool"} == set(kept)
+    assert found.orphans == 21 - len(kept)
+
+
+def test_an_old_copy_in_the_place_of_the_database_gives_way_to_what_knows_more(box):
+    """As after `cp backups/latest.db whisperd.db` with one that is not the latest any more."""
+    box.submit("a")
+    box.back_up()
+    latest = (box.store.folder / "latest.db").read_bytes()
+    box.submit("b")
+    newer = box.back_up()
+    box.path.write_bytes(latest)
+
+    found = prepare(box)
+
+    assert (found.recovered, found.restored) == (True, newer.name)
+    assert box.ids == ["a", "b"]
+
+
+@pytest.mark.parametrize("then", ["started", "crashed"])
+def test_an_older_backup_that_was_restored_on_purpose_stays(box, then):
+    box.submit("a")
+    older = box.back_up()
+    box.submit("b")
+    box.back_up()
+    box.restore(older.path)
+    if then == "crashed":
+        crash(box, "c")
+
+    assert not prepare(box).recovered
+    assert box.ids == (["a", "c"] if then == "crashed" else ["a"])
 
 
 # --- missing ---
@@ -186,6 +321,29 @@ def test_a_torn_database_is_set_aside_and_the_newest_backup_restored(box, how):
     assert (found.set_aside / "whisperd.db").read_bytes() == torn
 
 
+def test_a_torn_database_beside_a_journal_is_torn_all_the_same(box):
+    box.submit("a")
+    backup = box.back_up()
+    box.path.write_text("hello" * 10_000)
+    journal(box).write_text("x")
+
+    assert prepare(box).restored == backup.name
+    assert box.ids == ["a"]
+
+
+def test_a_change_that_cannot_be_undone_keeps_it_from_starting(box):
+    older(box)
+    with closing(sqlite3.connect(box.path, isolation_level=None)) as other:
+        other.execute("begin exclusive")
+        other.execute("update task set metadata = '{}'")
+        other.execute("pragma cache_size = 1")
+        other.execute("insert into tally select 'x', 0, hex(randomblob(90000)), 1, 1")
+        assert journal(box).stat().st_size > 0
+
+        with pytest.raises(CannotStart, match="could not undo it"):
+            prepare(box)
+
+
 # --- copies and changes ---
 
 
@@ -220,6 +378,89 @@ def test_a_copy_without_its_wal_does_not_give_way_to_a_backup_that_knows_no_more
 
     assert (found.condition, found.recovered, found.restored) == (Condition.BARE, True, None)
     assert box.audio == {"a": "spool", "b": found.set_aside.name}
+
+
+def not_closed(box):
+    """As a daemon leaves the file that was idle and then lost its -wal."""
+    with closing(sqlite3.connect(box.path)) as conn:
+        conn.execute("update session set clean = 0")
+        conn.commit()
+        conn.execute("pragma wal_checkpoint(truncate)")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "delete from task",
+        "update task set created_at = 1",
+        "update task set state = 'queued', waiting = 1, finished_at = null",
+    ],
+    ids=["all was cleared", "the clock was set back", "a retry"],
+)
+def test_a_file_that_knows_more_is_used_whatever_its_times_say(box, change):
+    async def body(queue):
+        await queue.submit(a_task(id="a"))
+        await queue.cancel("a")
+        await box.store.take(queue.db, "manual")
+        await queue.db.write(lambda conn: conn.execute(change) and None)
+
+    box.run(body)
+    not_closed(box)
+
+    found = prepare(box)
+
+    assert (found.condition, found.restored) == (Condition.BARE, None)
+    assert box.ids == ([] if "delete" in change else ["a"])
+
+
+def test_only_the_newest_backup_is_compared(box):
+    """An older one may be of a queue that was given up, and know more of that."""
+    for n in range(9):
+        box.submit(f"a{n}")
+    box.back_up()
+    for file in box.folder.glob("whisperd.db*"):
+        file.unlink()
+    box.submit("b")
+    box.back_up()
+    box.submit("c")
+    not_closed(box)
+
+    assert prepare(box).restored is None
+    assert box.ids == ["b", "c"]
+
+
+@pytest.mark.parametrize("wal", [True, False])
+def test_a_file_without_tables_gives_way_to_any_backup(box, wal):
+    older(box)
+    backup = box.store.take_file(box.path, "manual")  # of a schema that does not count
+    box.path.unlink()
+    without_tables(box)
+    if wal:
+        Path(f"{box.path}-wal").touch()
+
+    assert prepare(box).restored == backup.name
+    assert box.ids == ["a"]
+
+
+@pytest.mark.parametrize("wal", [True, False])
+def test_a_file_without_tables_is_no_queue_where_there_was_one(box, wal):
+    without_tables(box)
+    if wal:
+        Path(f"{box.path}-wal").touch()
+    (box.spool / "x.audio").write_text("x")
+
+    assert "holds no tables" in refused(box, NoBackup)
+
+
+def test_a_file_whose_tables_are_in_a_damaged_wal_is_no_first_start(box):
+    with closing(sqlite3.connect(box.folder / "live.db", isolation_level=None)) as conn:
+        conn.execute("pragma journal_mode = wal")
+        migrate(conn)
+        for end in ("", "-wal"):
+            shutil.copy(f"{box.folder / 'live.db'}{end}", f"{box.path}{end}")
+    flip(Path(f"{box.path}-wal"), 9)
+
+    assert "commits in it cannot be read" in refused(box, NoBackup)
 
 
 def test_a_copy_without_its_wal_is_used_where_there_is_no_backup_and_it_is_said(box):
@@ -350,6 +591,40 @@ def test_an_older_schema_is_backed_up_before_it_is_migrated(box):
     assert box.ids == ["a", "b"]
     prepare(box)
     assert len(box.store.list()) == 1  # the schema is the newest now
+
+
+CUT_OFF = """
+import os, sqlite3, sys
+conn = sqlite3.connect(sys.argv[1], isolation_level=None)
+conn.execute("pragma cache_size = 5")
+conn.execute("begin")
+conn.execute("insert into tally select 'x', 0, hex(randomblob(90000)), 1, 1")
+os._exit(0)
+"""
+
+
+def test_an_older_schema_with_a_change_that_was_cut_off_is_backed_up_too(box):
+    older(box)
+    in_another_process(CUT_OFF, box.path)
+    assert journal(box).stat().st_size > 0
+
+    prepare(box)
+
+    (backup,) = box.store.list()
+    assert (backup.reason, backup.tasks) == ("upgrade", 1)
+    assert not journal(box).exists()
+    with closing(sqlite3.connect(box.path)) as conn:
+        assert conn.execute("select count(*) from tally where state = 'x'").fetchone() == (0,)
+
+
+def test_an_older_schema_is_not_compared_with_backups_that_count(box):
+    box.submit("a", "b")
+    box.back_up()
+    box.path.unlink()
+    older(box)
+
+    assert prepare(box).restored is None
+    assert box.ids == ["a"]
 
 
 def test_the_backup_before_an_upgrade_can_be_restored_and_migrated(box):

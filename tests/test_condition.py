@@ -13,10 +13,12 @@ import pytest
 
 from tests.conftest import Clock, a_task
 from tests.notes import ROOT, in_another_process
-from whisperd.condition import Condition, examine, last_change, seal, unseal
+from tests.trouble import files_end_at
+from whisperd.condition import Condition, commits, examine, known_tasks, last_change, seal, undo, unseal
 from whisperd.db import NEWEST_SCHEMA, SCRIPTS, Database, migrate
 from whisperd.events import Events
 from whisperd.queue import SqliteQueue
+from whisperd.wal import commits_behind_damage
 
 PAGE = 4096
 
@@ -104,12 +106,14 @@ def test_a_database_that_was_closed_in_order_is_clean(closed):
     found = examine(closed)
 
     assert found.condition == Condition.CLEAN
-    assert (found.schema, found.tasks, found.last_change) == (NEWEST_SCHEMA, 40, 1_000_040.0)
+    assert (found.schema, found.tasks, found.commits) == (NEWEST_SCHEMA, 40, 40)
 
 
 def test_a_sealed_one_is_clean_without_any_check_and_without_the_seal_it_is_checked(closed):
+    assert examine(closed).sealed
     assert examine(closed).reason == "it is as it was left"
     unseal(closed)
+    assert not examine(closed).sealed
     assert examine(closed).reason == "it was closed in order"
 
 
@@ -127,7 +131,7 @@ def test_a_killed_daemon_leaves_a_crashed_one_whose_wal_is_read(crashed):
     found = examine(crashed)
 
     assert found.condition == Condition.CRASHED
-    assert (found.tasks, found.last_change) == (40, 1_000_040.0)
+    assert (found.tasks, found.commits) == (40, 40)
 
 
 def test_a_link_to_a_crashed_one_is_crashed(crashed, tmp_path):
@@ -145,6 +149,7 @@ def test_a_database_of_the_first_schema_is_told_from_a_strange_one(path):
     found = examine(path)
 
     assert (found.condition, found.schema, found.tasks) == (Condition.CLEAN, 1, 0)
+    assert found.commits is None  # it does not count
 
 
 def test_a_copy_by_the_database_itself_is_clean(closed, tmp_path):
@@ -201,7 +206,7 @@ def test_a_crashed_one_without_its_wal_is_bare_and_knows_less(crashed):
 
     assert found.condition == Condition.BARE
     assert "-wal is missing" in found.reason
-    assert (found.tasks, found.last_change) == (0, None)
+    assert (found.tasks, found.commits) == (0, 0)
 
 
 def test_a_crashed_one_without_its_shm_is_crashed_and_whole(crashed):
@@ -319,14 +324,55 @@ def test_any_flipped_bit_of_a_sealed_file_is_seen(closed):
     whole = closed.read_bytes()
     for at in [*range(0, 100, 7), *range(100, size, size // 40), size - 1]:
         flip(closed, at)
-        assert examine(closed).condition in {
-            Condition.CHANGED,
-            Condition.TORN,
-            Condition.FOREIGN,
-            Condition.TOO_NEW,
-        }
+        assert examine(closed).condition in {Condition.CHANGED, Condition.TORN}
         closed.write_bytes(whole)
     assert examine(closed).condition == Condition.CLEAN
+
+
+@pytest.mark.parametrize("at", [47, 60, 61, 62], ids=lambda at: f"byte {at}")
+def test_a_sealed_file_whose_header_looks_newer_or_strange_is_torn(closed, at):
+    """The schema's format and number: without a seal they are believed."""
+    flip(closed, at)
+    found = examine(closed)
+
+    assert found.condition == Condition.TORN
+    assert "not what was sealed" in found.reason
+    unseal(closed)
+    assert examine(closed).condition in {Condition.TOO_NEW, Condition.UNREADABLE}
+
+
+def test_a_sealed_file_whose_tables_have_lost_their_names_is_torn(closed):
+    with closing(sqlite3.connect(closed)) as conn:
+        conn.execute("pragma foreign_keys = off")
+        conn.execute("alter table task rename to tbsk")
+        conn.execute("pragma wal_checkpoint(truncate)")
+
+    assert examine(closed).condition == Condition.TORN
+    unseal(closed)
+    assert examine(closed).condition == Condition.FOREIGN
+
+
+NO_TEXT = "cast(x'74ff' as text)"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        f"name = {NO_TEXT}, sql = 'create nonsense'",  # quoted in SQLite's message
+        f"name = {NO_TEXT}, tbl_name = {NO_TEXT}, sql = replace(sql, 'song', {NO_TEXT})",
+    ],
+)
+def test_a_schema_whose_text_is_no_text_is_torn(closed, change):
+    """Python cannot decode it."""
+    unseal(closed)
+    with closing(sqlite3.connect(closed)) as conn:
+        conn.execute("create table song (name)")
+        conn.execute("pragma writable_schema = on")
+        conn.execute(f"update sqlite_schema set {change} where name = 'song'")
+        conn.commit()
+        conn.execute("pragma wal_checkpoint(truncate)")
+
+    assert examine(closed).condition == Condition.TORN
 
 
 @pytest.mark.parametrize("at", [0, 5, 15, 17, PAGE, PAGE + 1, 3 * PAGE + 2])
@@ -364,6 +410,155 @@ def test_a_wal_that_is_cut_short_is_a_crash_with_what_it_still_says(crashed):
 
     assert found.condition == Condition.CRASHED
     assert 0 < found.tasks < 40
+
+
+# --- a -wal that is damaged ---
+
+FRAME = PAGE + 24  # bytes, behind a header of 32
+COMMIT = 4  # bytes in the head of a frame: how large the database is after it; 0 if it commits nothing
+
+
+def frames(wal):
+    """Where they begin, and whether they commit."""
+    content = wal.read_bytes()
+    for at in range(32, len(content) - FRAME + 1, FRAME):
+        yield at, any(content[at + COMMIT : at + COMMIT + 4])
+
+
+def commits_in(wal):
+    return [at for at, commit in frames(wal) if commit]
+
+
+@pytest.fixture
+def wal(crashed):
+    return crashed.with_name("whisperd.db-wal")
+
+
+@pytest.mark.parametrize("part", [0, 8, 12, 16, 24, 100], ids=lambda part: f"byte {part} of a frame")
+@pytest.mark.parametrize("n", [0, 20, 37])
+def test_commits_behind_a_flipped_bit_in_the_wal_are_missed(crashed, wal, n, part):
+    flip(wal, commits_in(wal)[n] + FRAME + part)  # the first frame of the next commit
+    found = examine(crashed)
+
+    assert found.condition == Condition.BARE
+    assert f"{39 - n} commits" in found.reason
+    assert found.tasks == found.commits == n + 1
+    assert examine(crashed) == found
+
+
+@pytest.mark.parametrize("at", [0, 4, 8, 12, 16, 20, 24, 28])
+def test_a_wal_whose_header_is_damaged_is_damaged(crashed, wal, at):
+    flip(wal, at)
+    found = examine(crashed)
+
+    assert (found.condition, found.tasks) == (Condition.BARE, 0)
+    assert "-wal is damaged" in found.reason
+
+
+@pytest.mark.parametrize("how", ["its first frame", "its last frame", "cut off"])
+def test_the_last_commit_may_be_torn_by_a_power_cut_and_was_told_to_nobody(crashed, wal, how):
+    *_, before, last = commits_in(wal)
+    match how:
+        case "its first frame":
+            flip(wal, before + FRAME + 100)
+        case "its last frame":
+            flip(wal, last + 100)
+        case _:
+            os.truncate(wal, last + 100)
+    found = examine(crashed)
+
+    assert (found.condition, found.commits) == (Condition.CRASHED, 39)
+
+
+@pytest.mark.parametrize("index", [None, b"", bytes(32_768), bytes(12) + b"\1" * 20_000])
+def test_where_sqlite_has_not_said_how_far_it_read_no_damage_is_claimed(crashed, wal, index):
+    flip(wal, commits_in(wal)[20] + 100)
+    examine(crashed)
+    assert commits_behind_damage(crashed) == 20
+    shm = crashed.with_name("whisperd.db-shm")
+    shm.unlink()
+    if index is not None:
+        shm.write_bytes(index)
+
+    assert commits_behind_damage(crashed) == 0
+
+
+LIVES = """
+import os, sqlite3, sys
+conn = sqlite3.connect(sys.argv[1], isolation_level=None)
+conn.execute("pragma cache_size = 5")  # a large change goes to the -wal before it is committed
+conn.execute("pragma wal_checkpoint(full)")  # the next commit begins the -wal anew, over its old frames
+conn.execute("update session set version = 'new'")
+conn.execute("begin")
+conn.execute("insert into tally select 'x', 0, hex(randomblob(9000)), n, 1 from (select seq as n from task)")
+conn.execute("rollback")
+os._exit(0)
+"""
+
+
+@pytest.mark.parametrize("torn", [False, True])
+def test_what_an_earlier_life_of_the_wal_and_a_rollback_left_in_it_is_no_damage(crashed, wal, torn):
+    in_another_process(LIVES, crashed)
+    assert len(commits_in(wal)) > 5
+    if torn:
+        flip(wal, commits_in(wal)[0] + 100)
+    found = examine(crashed)
+
+    assert (found.condition, found.tasks) == (Condition.CRASHED, 40)
+
+
+# --- a change that was cut off ---
+
+CUT_OFF = """
+import os, sqlite3, sys
+conn = sqlite3.connect(sys.argv[1], isolation_level=None)
+conn.execute("pragma journal_mode = delete")
+conn.execute("pragma cache_size = 5")
+conn.execute("begin")
+conn.execute("update task set metadata = hex(randomblob(4000))")
+os._exit(0)
+"""
+
+
+def test_a_change_that_was_cut_off_is_undone(closed):
+    unseal(closed)
+    in_another_process(CUT_OFF, closed)
+    assert examine(closed).reason == "a change was cut off; SQLite will undo it"
+
+    assert undo(closed)
+    found = examine(closed)
+    assert (found.condition, found.tasks) == (Condition.CLEAN, 40)
+    with closing(sqlite3.connect(closed)) as conn:
+        assert conn.execute("select count(*) from task where metadata like '%words%'").fetchone() == (40,)
+
+
+def test_undoing_leaves_a_wal_as_it_is(crashed, wal):
+    crashed.with_name("whisperd.db-journal").write_bytes(b"x")
+    before = wal.read_bytes()
+
+    assert undo(crashed)
+    assert wal.read_bytes() == before
+    assert examine(crashed).condition == Condition.CRASHED
+
+
+@pytest.mark.parametrize("content", [b"", bytes(512)], ids=["empty", "ended"])
+def test_a_journal_that_undoes_nothing_is_overlooked(closed, content):
+    journal = closed.with_name("whisperd.db-journal")
+    journal.write_bytes(content)
+
+    assert undo(closed)
+    assert journal.exists()
+    assert examine(closed).condition == Condition.CLEAN
+
+
+def test_a_journal_beside_an_empty_file_is_left_to_who_sets_it_aside(path):
+    """It may hold the pages that the file has lost; SQLite would remove it."""
+    path.touch()
+    journal = path.with_name("whisperd.db-journal")
+    journal.write_bytes(b"x")
+
+    assert undo(path)
+    assert journal.exists()
 
 
 # --- changes by others ---
@@ -408,8 +603,9 @@ def test_another_sound_database_in_the_place_of_a_sealed_one_is_changed(closed, 
     assert (found.condition, found.tasks) == (Condition.CHANGED, 3)
 
 
-def test_a_seal_that_is_damaged_proves_nothing(closed):
-    closed.with_name("whisperd.db.seal").write_text("{")
+@pytest.mark.parametrize("content", [b"", b"{", b'{"size": 1}', b'{"size": 1, "sha256": "\xff"}'])
+def test_a_seal_that_is_damaged_proves_nothing(closed, content):
+    closed.with_name("whisperd.db.seal").write_bytes(content)
 
     assert examine(closed).condition == Condition.CHANGED
 
@@ -424,9 +620,13 @@ def test_a_database_of_another_program_is_foreign(path):
     assert examine(path).condition == Condition.FOREIGN
 
 
-def test_a_newer_schema_is_too_new_and_the_reason_names_both(closed):
+@pytest.mark.parametrize("sealed", [True, False])
+def test_a_newer_schema_is_too_new_and_the_reason_names_both(closed, sealed):
     with closing(sqlite3.connect(closed)) as conn:
         conn.execute("pragma user_version = 999")
+    unseal(closed)
+    if sealed:  # by the newer whisperd
+        assert seal(closed)
     found = examine(closed)
 
     assert (found.condition, found.schema) == (Condition.TOO_NEW, 999)
@@ -489,6 +689,35 @@ def test_a_seal_that_would_take_too_long_is_not_made_and_the_old_one_is_gone(clo
     assert not closed.with_name("whisperd.db.seal").exists()
 
 
+def test_a_seal_that_finds_no_room_leaves_nothing(closed):
+    with files_end_at(10), pytest.raises(OSError, match="too large"):
+        seal(closed)
+
+    assert [file.name for file in closed.parent.iterdir()] == [closed.name]
+
+
+def test_a_seal_is_on_the_disk_before_it_has_its_name(closed, monkeypatch):
+    seen = []
+    for name in ("fsync", "replace"):
+        monkeypatch.setattr(os, name, noted(seen, getattr(os, name)))
+    seal(closed)
+
+    assert seen == [
+        ("fsync", ".whisperd.db.seal.part"),
+        ("replace", ".whisperd.db.seal.part"),
+        ("fsync", closed.parent.name),
+    ]
+
+
+def noted(seen, call):
+    def noting(what, *args, **more):
+        name = os.readlink(f"/proc/self/fd/{what}") if isinstance(what, int) else os.fspath(what)
+        seen.append((call.__name__, os.path.basename(name)))
+        return call(what, *args, **more)
+
+    return noting
+
+
 def test_a_seal_lies_beside_the_file_whatever_link_leads_to_it(closed, tmp_path):
     link = tmp_path / "link.db"
     link.symlink_to(closed)
@@ -497,6 +726,28 @@ def test_a_seal_lies_beside_the_file_whatever_link_leads_to_it(closed, tmp_path)
     assert not closed.with_name("whisperd.db.seal").exists()
     assert seal(link)
     assert closed.with_name("whisperd.db.seal").exists()
+
+
+# --- what it knows ---
+
+
+def test_commits_are_counted_and_none_where_the_schema_does_not_count(closed):
+    with closing(sqlite3.connect(closed)) as conn:
+        assert commits(conn) == 40
+        conn.execute("delete from session")
+        assert commits(conn) == 0
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as conn:
+        assert commits(conn) == 0
+        migrate(conn, SCRIPTS[:1])
+        assert commits(conn) == 0
+
+
+def test_tasks_that_are_only_in_the_wal_are_known(crashed):
+    with closing(sqlite3.connect(f"{crashed.as_uri()}?mode=ro", uri=True)) as conn:
+        ids = {row[0] for row in conn.execute("select id from task")}
+
+    assert known_tasks(crashed, [*ids, "strange"]) == ids
+    assert len(ids) == 40
 
 
 # --- the last change ---

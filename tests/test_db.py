@@ -22,7 +22,9 @@ from tests.notes import (
     open_and_close,
     pragma,
     run_with_db,
+    wal_size,
 )
+from whisperd.condition import commits
 from whisperd.db import (
     LARGEST_BATCH,
     Database,
@@ -98,6 +100,41 @@ def test_a_write_returns_what_its_function_returns(with_db):
         assert await db.write(lambda conn: None) is None
 
     with_db(body)
+
+
+# --- how much has happened ---
+
+
+def commits_in(path):
+    with closing(sqlite3.connect(path)) as conn:
+        return commits(conn)
+
+
+def test_commits_that_change_something_are_counted_and_not_what_shares_them(with_db, path):
+    async def body(db):
+        before = await db.read(commits)
+        await db.write(insert, 1)
+        await asyncio.gather(*(db.write(insert, n) for n in range(2, 100)))
+
+        assert await db.read(commits) == before + 2
+
+    with_db(body)
+    before = commits_in(path)
+    asyncio.run(open_and_close(path))
+    assert commits_in(path) == before > 0  # to open it changes nothing, and forgets nothing
+
+
+def test_what_changes_no_row_leaves_the_file_alone(with_db, path):
+    async def body(db):
+        await db.write(insert, 1)
+        size, known = wal_size(path), await db.read(commits)
+        for _ in range(3):
+            await db.changes()
+            await db.write(lambda conn: conn.execute("update note set n = 9 where n = 10") and None)
+
+        assert (wal_size(path), await db.read(commits)) == (size, known)
+
+    with_db(body, idle_seconds=3600)
 
 
 # --- failures of one function ---

@@ -21,6 +21,7 @@ from tests.notes import (
     wal_size,
 )
 from tests.trouble import files_end_at, on_a_small_disk
+from whisperd.condition import commits
 from whisperd.db import SCRIPTS, Database, migrate
 from whisperd.snapshot import SnapshotStopped, snapshot_of
 from whisperd.task import StorageFailed
@@ -275,6 +276,36 @@ def test_a_disk_that_fills_during_a_copy_leaves_nothing_of_it_and_the_database_g
     out = on_a_small_disk(target.parent, FULL, megabytes=7)
 
     assert out == "no disk space is left for the queue ['q.db', 'q.db-shm', 'q.db-wal'] None\n"
+
+
+def test_a_copy_is_on_the_disk_before_anyone_is_told(with_db, path, target, monkeypatch):
+    synced = []
+
+    def noting(descriptor, fsync=os.fsync):
+        synced.append((os.readlink(f"/proc/self/fd/{descriptor}"), os.fstat(descriptor).st_size))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noting)
+
+    async def body(db):
+        await db.write(insert, 1)
+        await db.snapshot(target, never())
+
+        assert synced == [(str(target), target.stat().st_size)]
+
+    with_db(body)
+
+
+def test_a_copy_knows_as_many_commits_as_its_source(with_db, target):
+    async def body(db):
+        for n in range(5):
+            await db.write(insert, n)
+        await db.snapshot(target, never())
+
+        with opened(target) as conn:
+            assert commits(conn) == await db.read(commits) >= 5
+
+    with_db(body)
 
 
 # --- copies after trouble ---

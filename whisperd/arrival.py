@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import inf, nextafter
 from pathlib import Path
 from time import time
 
@@ -59,8 +58,9 @@ def prepare(
 ) -> Arrival:
     """Make `path` a database to start with, or raise and leave it as it is.
 
-    A missing or torn one is set aside and the newest sound backup restored. One that lost its -wal, or was
-    changed while nobody ran, is replaced only by a backup that knows as much; else it is used, and said so.
+    A missing or torn one is set aside and the newest sound backup restored. Any other that is not byte by
+    byte what an orderly end left has its commits compared with those of the newest sound backup: who knows
+    more is used, and audio whose task he does not know is set aside.
     With nothing to restore, `begin_afresh` starts an empty queue. Raises CannotStart, NoBackup,
     DatabaseTooNew; BackupError and StorageFull, of the backup before an upgrade; OSError.
     """
@@ -69,6 +69,9 @@ def prepare(
     start = _Start(path, store, spool, begin_afresh, now())
     if finished := restore.finish(path, spool, store.folder):
         return _restored(start, Condition.ABSENT, "a restore had been cut off", finished)
+    if not condition.undo(path):
+        ways = "make room on its disk, and see that it can be written"
+        raise CannotStart(f"{path}: a change was cut off, and SQLite could not undo it: {ways}")
     found = condition.examine(path)
     if found.condition in _ANSWERS:
         return _ANSWERS[found.condition](start, found)
@@ -91,35 +94,57 @@ def _absent(start: _Start, found: Finding) -> Arrival:
 
 
 def _torn(start: _Start, found: Finding) -> Arrival:
-    if start.path.stat().st_size == 0 and not _traces(start):  # killed as it made its first database
-        return Arrival(found.condition, "a first start, after one that was cut off", start.at)
+    if start.path.stat().st_size == 0 and _never_began(start, "-journal"):
+        return _first_after_all(start, found)
     return _brought_back(start, found, f"{start.path} is broken: {found.reason}")
 
 
-def _doubtful(start: _Start, found: Finding) -> Arrival:
+def _clean(start: _Start, found: Finding) -> Arrival:
+    return _kept(start, found) if found.sealed else _compared(start, found)
+
+
+def _compared(start: _Start, found: Finding) -> Arrival:
+    if not found.schema:
+        return _without_tables(start, found)
+    if found.commits is None:  # of a version that did not count: the backup before its upgrade is yet to come
+        return _used(start, found, ())
     try:
-        done = restore.restore_newest(start.store, start.path, start.spool, _knows_as_much(found))
+        done = restore.restore_newest(start.store, start.path, start.spool, _at_least(found))
     except NoneSound as error:
-        _before_upgrade(start, found)
-        aside = restore.aside(start.path, start.at)
-        orphans = restore.keep_orphans(
-            start.spool, restore.known(start.path, restore.audio_ids(start.spool)), aside
-        )
-        message = f"{found.reason}; no backup knows as much, so it is used as it is"
-        return Arrival(
-            found.condition, message, start.at, True, None, aside if orphans else None, orphans, error.skipped
-        )
-    return _restored(start, found.condition, found.reason, done)
+        return _used(start, found, error.skipped)
+    what = "as much" if found.condition == Condition.CHANGED else "more"
+    return _restored(start, found.condition, f"{found.reason}; the newest backup knows {what}", done)
 
 
-def _knows_as_much(found: Finding) -> float:
-    """The time of the last change that a backup must know to be preferred.
+def _without_tables(start: _Start, found: Finding) -> Arrival:
+    own = ["-journal"] if found.condition == Condition.BARE else ["-journal", "-wal", "-shm"]
+    if _never_began(start, *own):
+        return _first_after_all(start, found)
+    return _brought_back(start, found, f"{start.path} holds no tables: {found.reason}")
 
-    Of one changed while nobody ran: as much as the file, for the backup of the last stop holds the same. Of a
-    bare one: more, since another program may have merged it after a crash, and finished chunks have no time.
+
+def _at_least(found: Finding) -> int:
+    """How many commits a backup has to know to be preferred.
+
+    More than the file. As many where somebody changed it while nobody ran: the backup of the last stop then
+    holds the same, without the change. Never times: clocks are set back, and a retry takes its time away.
     """
-    known = found.last_change or 0.0
-    return nextafter(known, inf) if found.condition == Condition.BARE else known
+    known = found.commits or 0
+    return known if found.condition == Condition.CHANGED else known + 1
+
+
+def _used(start: _Start, found: Finding, skipped: tuple[str, ...]) -> Arrival:
+    """What it does not know of may be all there is left of a task that it has lost."""
+    _before_upgrade(start, found)
+    aside = restore.aside(start.path, start.at)
+    known = condition.known_tasks(start.path, restore.audio_ids(start.spool))
+    orphans = restore.keep_orphans(start.spool, known, aside)
+    doubtful = found.condition in _DOUBTFUL
+    message = found.reason + ("; no backup knows more, so it is used as it is" if doubtful else "")
+    if orphans:
+        message += f"; {orphans} audio files of no task were set aside"
+    where, why = aside if orphans else None, skipped if doubtful else ()
+    return Arrival(found.condition, message, start.at, doubtful, None, where, orphans, why)
 
 
 def _brought_back(start: _Start, found: Finding, what: str) -> Arrival:
@@ -164,6 +189,15 @@ def _before_upgrade(start: _Start, found: Finding) -> None:
         start.store.take_file(start.path, "upgrade")
 
 
+def _first_after_all(start: _Start, found: Finding) -> Arrival:
+    return Arrival(found.condition, "a first start, after one that was cut off", start.at)
+
+
+def _never_began(start: _Start, *own: str) -> bool:
+    """Of a database without content: whether beside it lies only what SQLite leaves at a new one."""
+    return set(_traces(start)) <= {f"{start.path.name}{end}" for end in own}
+
+
 def _traces(start: _Start) -> Sequence[str]:
     """What an earlier life left: with any of it, a missing database is a loss and not a first start."""
     backups, audio = len(start.store.list()), len(restore.audio_ids(start.spool))
@@ -192,9 +226,10 @@ def _check_writable(path: Path) -> None:
 
 _ANSWERS = {
     Condition.ABSENT: _absent,
-    Condition.CLEAN: _kept,
-    Condition.CRASHED: _kept,
-    Condition.BARE: _doubtful,
-    Condition.CHANGED: _doubtful,
+    Condition.CLEAN: _clean,
+    Condition.CRASHED: _compared,
+    Condition.BARE: _compared,
+    Condition.CHANGED: _compared,
     Condition.TORN: _torn,
 }
+_DOUBTFUL = {Condition.BARE, Condition.CHANGED}  # an operator has to know, whatever was done

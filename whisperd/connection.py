@@ -61,14 +61,23 @@ def _configure(conn: sqlite3.Connection) -> None:
         "foreign_keys = on",
         "trusted_schema = off",
         "cell_size_check = on",
-        "cache_size = -8000",  # KiB
+        "cache_size = -2000",  # KiB; three connections: more is the system's page cache's to hold
     ):
         conn.execute(f"pragma {pragma}")
 
 
 def mark(conn: sqlite3.Connection, *, clean: bool) -> None:
     """Say in the file whether a daemon has it open; in the file itself only after a merge."""
-    conn.execute("insert or replace into session values (1, ?, ?)", (clean, __version__))
+    conn.execute(
+        "insert into session (id, clean, version) values (1, ?, ?) "
+        "on conflict do update set clean = excluded.clean, version = excluded.version",
+        (clean, __version__),
+    )
+
+
+def count_commit(conn: sqlite3.Connection) -> None:
+    """Let the file know how much has happened in it: times do not tell, since clocks are set back."""
+    conn.execute("update session set commits = commits + 1")
 
 
 def merge(conn: sqlite3.Connection) -> bool:

@@ -26,6 +26,7 @@ from whisperd.connection import (
     Files,
     connect,
     connect_read_only,
+    count_commit,
     mark,
     merge,
     set_reading,
@@ -257,9 +258,15 @@ class Database:
 
 
 def _commit(batch: Sequence[_Job], files: Files, conn: sqlite3.Connection) -> list[Any]:
-    """Run all jobs in one transaction; what a job raises is its outcome and undoes only that job."""
+    """Run all jobs in one transaction; what a job raises is its outcome and undoes only that job.
+
+    What changes no row must not change the file either: an idle daemon is asked every few seconds.
+    """
     with transaction(conn):
+        before = conn.total_changes
         outcomes = [_attempt(conn, job) for job in batch]
+        if conn.total_changes != before:
+            count_commit(conn)
     if trouble := files.trouble():  # after the commit, never before: else it may be in a -wal without a name
         raise StorageFailed(trouble)
     return outcomes

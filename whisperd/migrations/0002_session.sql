@@ -3,5 +3,6 @@
 create table session (
   id      integer primary key check (id = 1),
   clean   integer not null check (clean in (0, 1)),
-  version text    not null                             -- of the whisperd that opened it last
+  version text    not null,                            -- of the whisperd that opened it last
+  commits integer not null default 0                   -- those that changed something: who has more knows more
 ) strict;
