@@ -15,6 +15,7 @@ from hashlib import sha256
 import pytest
 
 from tests.conftest import a_task
+from tests.test_durable import told_to_the_disk
 from tests.trouble import files_end_at, on_a_small_disk
 from whisperd import archive
 from whisperd.archive import BadBackup, DamagedDatabase, NotABackup, Stopped, zstd
@@ -97,6 +98,21 @@ def test_the_manifest_says_what_is_in_it(raw, backup):
     assert (manifest.chunks, manifest.reason, manifest.taken_at) == (20, "manual", 1_795_409_694.123)
     assert (manifest.bytes, manifest.packed) == (raw.stat().st_size, backup.stat().st_size)
     assert manifest.last_change == 1_000_000.0
+    assert 0 < manifest.commits <= 22
+
+
+def test_it_is_on_the_disk_before_it_has_its_name(raw, tmp_path):
+    with told_to_the_disk() as told:
+        archive.pack(raw, tmp_path / "b.zst", reason="manual", taken_at=0)
+
+    assert told == ["sync .b.zst.part", "name .b.zst.part b.zst", f"sync {tmp_path.name}/"]
+
+
+def test_what_is_unpacked_is_on_the_disk(backup, tmp_path):
+    with told_to_the_disk() as told:
+        archive.unpack(backup, tmp_path / "back.db")
+
+    assert told == ["sync back.db"]
 
 
 def test_only_its_owner_may_read_it(backup, tmp_path):
@@ -188,7 +204,14 @@ def test_a_manifest_that_does_not_fit_is_refused(backup, tmp_path, changes, mess
 
 @pytest.mark.parametrize(
     "changes",
-    [{"tasks": 19}, {"chunks": 0}, {"by_state": {"queued": 20}}, {"schema": 99}, {"last_change": 1.0}],
+    [
+        {"tasks": 19},
+        {"chunks": 0},
+        {"by_state": {"queued": 20}},
+        {"schema": 99},
+        {"last_change": 1.0},
+        {"commits": 1},
+    ],
 )
 def test_counts_that_do_not_fit_are_found_when_it_is_unpacked(backup, tmp_path, changes):
     with_manifest(backup, **changes)
@@ -202,6 +225,20 @@ def test_a_format_of_the_future_is_not_guessed_at(backup, tmp_path):
     with_manifest(backup, format=2)
 
     refused(backup, tmp_path / "back.db", NotABackup, "upgrade")
+
+
+def test_a_manifest_from_before_commits_were_counted_is_read(raw, tmp_path):
+    with closing(sqlite3.connect(raw)) as conn:
+        conn.execute("update session set commits = 0")
+        conn.commit()
+    path = tmp_path / "b.db.zst"
+    archive.pack(raw, path, reason="manual", taken_at=0)
+    content = path.read_bytes()
+    manifest = json.loads(content[8:HEAD].splitlines()[0])
+    del manifest["commits"]
+    path.write_bytes(head_of(manifest) + content[HEAD:])
+
+    assert archive.unpack(path, tmp_path / "back.db").commits == 0
 
 
 # --- what means harm ---
@@ -289,6 +326,17 @@ def test_a_sound_database_in_a_backup_that_is_damaged_in_its_pages_is_refused(ra
     with pytest.raises(BadBackup, match="not sound"):
         archive.unpack(path, tmp_path / "back.db")
     assert not (tmp_path / "back.db").exists()
+
+
+def test_damage_that_is_not_even_text_is_a_damaged_database(raw):
+    """SQLite quotes the broken schema in its message, which Python then cannot decode."""
+    content = raw.read_bytes()
+    raw.write_bytes(content.replace(b"chunkchunk", b"\xff\xfeunkchunk", 1))
+    with closing(archive.connect(raw)) as conn, pytest.raises(UnicodeDecodeError):
+        conn.execute("pragma integrity_check")
+
+    with pytest.raises(DamagedDatabase, match="not sound"):
+        archive.take_census(raw)
 
 
 def test_a_manifest_too_long_for_its_frame_is_an_error_and_leaves_nothing(raw, tmp_path, monkeypatch):

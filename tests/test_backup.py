@@ -20,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.conftest import a_task
+from tests.test_durable import told_to_the_disk
 from tests.trouble import on_a_small_disk
 from whisperd import archive, durable
 from whisperd import backup as backup_module
@@ -143,17 +144,38 @@ def test_who_copies_latest_while_it_is_replaced_gets_the_old_one_whole(
     with_queue(body)
 
 
-def test_a_large_file_is_freed_in_portions(tmp_path, monkeypatch):
-    """At once, it would hold up the fsync of every commit meanwhile."""
-    monkeypatch.setattr(durable, "PORTION", 4096)
-    (tmp_path / "large").write_bytes(bytes(20_000))
-    sizes = []
-    monkeypatch.setattr(durable, "sleep", lambda _: sizes.append((tmp_path / "large").stat().st_size))
+def test_one_that_is_let_go_loses_its_name_before_its_content(with_queue, store, monkeypatch):
+    """Killed in between, it was a broken backup for ever."""
+    monkeypatch.setattr(durable, "PORTION", 1024)
+    seen = []
 
-    durable.remove(tmp_path / "large")
+    def look(_):
+        seen.extend(name for name in names(store) if name.startswith(".whisperd-"))
+        assert all(backup.verified for backup in store.list())
 
-    assert sizes == [20_000 - n * 4096 for n in range(1, 5)]
-    assert not (tmp_path / "large").exists()
+    async def body(queue):
+        await queue.submit(a_task(metadata={"x": random.randbytes(8000).hex()}))
+        for _ in range(2):
+            await store.take(queue.db, "manual")
+        first = store.list()[1].path
+        first.rename(f"{first}.restored")
+        store.keep = Keep(1, 0, 0)
+        monkeypatch.setattr(durable, "sleep", look)
+        await store.take(queue.db, "manual")
+        await store.take(queue.db, "manual")
+
+    with_queue(body)
+
+    gone = {name for name in seen if name.endswith(".part")}
+    assert {name.endswith(".restored.part") for name in gone} == {True, False}
+    (store.folder / max(gone, key=len)).touch()  # as if killed there: the next one clears it
+    with backup_module.alone_in(store.folder):
+        assert not [name for name in names(store) if name.startswith(".whisperd-")]
+
+
+def test_the_folder_is_made_for_good(tmp_path):
+    with told_to_the_disk() as told, backup_module.alone_in(tmp_path / "backups"):
+        assert told == [f"sync {tmp_path.name}/"]
 
 
 def test_everything_acknowledged_before_it_began_is_in_it_while_others_go_on_writing(

@@ -1,6 +1,7 @@
 """`whisperd backup` and `whisperd restore` on real files; a running daemon is the lock that it holds."""
 
 import asyncio
+import fcntl
 import json
 import os
 import shlex
@@ -108,6 +109,7 @@ def test_with_no_daemon_the_backup_is_made_here(run, folder):
     taken = json.loads(outcome.out)
 
     assert (outcome.status, taken["tasks"], taken["verified"]) == (0, 4, True)
+    assert taken["seconds"] == round(taken["seconds"], 3)  # as the daemon's
     assert [taken["name"]] == backups(folder)
     assert in_queue(folder, names) == FULL
 
@@ -191,6 +193,14 @@ def test_a_folder_that_is_not_there_is_told(run, tmp_path):
     assert outcome.status == 1
     assert "there is no queue; name its folder with --data-dir" in outcome.err
     assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_backup_that_cannot_be_written_names_its_folder(run, folder):
+    (folder / "backups" / ".lock").mkdir(parents=True)
+    outcome = run("backup", *at(folder))
+
+    assert outcome.status == 1
+    assert f"see {folder / 'backups'}, and its disk" in outcome.err
 
 
 def test_a_folder_with_no_queue_has_nothing_to_back_up(run, tmp_path):
@@ -362,10 +372,20 @@ def test_root_restores_as_the_owner_of_the_folder(run, folder, tmp_path):
 
 
 @pytest.fixture
-def bucket(monkeypatch, run):
+def requests():
+    """What is asked of the bucket is shown to each of these functions first."""
+    return []
+
+
+@pytest.fixture
+def bucket(monkeypatch, run, requests):
     from tests.test_offsite import KEY, SECRET, client, serving
 
-    with serving() as port:
+    def shown(environ):
+        for look in requests:
+            look(environ["REQUEST_METHOD"])
+
+    with serving(refuses=shown) as port:
         settings = {
             "ENDPOINT": f"http://127.0.0.1:{port}",
             "BUCKET": "backups",
@@ -391,12 +411,46 @@ def test_a_new_machine_is_restored_from_a_copy_in_s3(run, folder, tmp_path, buck
     assert backups(new) == [f"{name}.restored"]
 
 
+def test_a_dry_run_of_a_copy_in_s3_leaves_nothing_here(run, folder, tmp_path, bucket):
+    run("backup", *at(folder))
+    (name,) = backups(folder)
+    bucket.upload_file(folder / "backups" / name, "backups", f"whisperd/{name}")
+    new = tmp_path / "new"
+    new.mkdir()
+    outcome = run("restore", f"s3:{name}", "--dry-run", "--json", *at(new))
+
+    assert (outcome.status, outcome.err) == (0, "")
+    assert (json.loads(outcome.out)["source"], json.loads(outcome.out)["tasks"]) == (f"s3:{name}", 4)
+    assert list(new.iterdir()) == []
+
+
+def test_a_copy_that_comes_from_s3_is_not_taken_for_what_a_killed_backup_left(
+    run, folder, tmp_path, bucket, requests
+):
+    """Another queue that keeps its backups in the same folder clears it, but for the lock."""
+    run("backup", *at(folder))
+    (name,) = backups(folder)
+    bucket.upload_file(folder / "backups" / name, "backups", f"whisperd/{name}")
+    new, locked = tmp_path / "new", []
+
+    def look(method):
+        with open(new / "backups" / ".lock") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                locked.append(method)
+
+    requests.append(look)
+    assert run("restore", f"s3:{name}", *at(new)).status == 0
+    assert "GET" in locked
+
+
 def test_a_copy_that_is_not_there_leaves_nothing(run, folder, bucket):
     outcome = run("restore", "s3:whisperd-20260101T000000.000Z.db.zst", *at(folder))
 
     assert outcome.status == 1
     assert "Traceback" not in outcome.err
-    assert list((folder / "backups").iterdir()) == []
+    assert [path.name for path in (folder / "backups").iterdir()] == [".lock"]
     assert in_queue(folder, names) == FULL
 
 

@@ -26,8 +26,8 @@ KEY, SECRET = "AKIAEXAMPLE", "a-secret-that-nobody-may-read"
 
 
 @contextmanager
-def serving(port=0):
-    """An S3 server with a bucket; yields its port."""
+def serving(port=0, refuses=lambda environ: False):
+    """An S3 server with a bucket; yields its port. It answers 403 to the requests that it `refuses`."""
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = ThreadedMotoServer("127.0.0.1", port, verbose=False)
     server.start()
@@ -35,9 +35,20 @@ def serving(port=0):
         port = server.get_host_and_port()[1]
         httpx.post(f"http://127.0.0.1:{port}/moto-api/reset", trust_env=False)  # of the servers before it
         client(port).create_bucket(Bucket="backups")
+        server._server.app = guarded(server._server.app, refuses)
         yield port
     finally:
         server.stop()
+
+
+def guarded(app, refuses):
+    def answer(environ, start_response):
+        if not refuses(environ):
+            return app(environ, start_response)
+        start_response("403 Forbidden", [("Content-Length", "0")])
+        return [b""]
+
+    return answer
 
 
 def client(port):
@@ -164,6 +175,84 @@ def test_old_copies_go_as_the_local_ones_do_and_other_files_stay(port, backups):
         "whisperd/notes.txt",
         *(f"whisperd/{backup.name}" for backup in backups[1:]),
     ]
+
+
+def test_a_bucket_that_refuses_deletes_has_its_copies_all_the_same(backups):
+    """It had the same backup again and again, and none of the later ones."""
+
+    def deletes(environ):
+        return environ["REQUEST_METHOD"] == "DELETE" or "delete" in environ["QUERY_STRING"]
+
+    async def main(port):
+        offsite = Offsite(settings(port), Keep(1, 0, 0), first_delay=60)
+        async with running(offsite):
+            for backup in backups:
+                offsite.offer(backup)
+                await until(lambda backup=backup: offsite.last == backup.name)
+                await until(lambda: not offsite._offered.is_set())
+            assert "old copies stay" in offsite.trouble
+            assert "refuses the access key" in offsite.trouble
+        assert names(port) == [f"whisperd/{backup.name}" for backup in backups]
+
+    with serving(refuses=deletes) as port:
+        asyncio.run(main(port))
+
+
+def test_other_limits_hold_from_the_next_copy_on(port, backups):
+    async def main():
+        offsite = Offsite(settings(port), Keep())
+        for backup in backups:
+            await offsite.copy(backup)
+        offsite.keep = Keep(1, 0, 0)
+        await offsite.copy(backups[2])
+
+    asyncio.run(main())
+    assert names(port) == [f"whisperd/{backups[2].name}"]
+
+
+def test_a_copy_that_is_there_is_not_uploaded_again(backups):
+    """A start offers the last backup, which a crash in a loop does a hundred times."""
+    uploads = []
+
+    def counted(environ):
+        uploads.extend([1] if environ["REQUEST_METHOD"] == "PUT" else [])
+
+    async def main(port):
+        for _ in range(2):
+            offsite = Offsite(settings(port), Keep())
+            await offsite.copy(backups[0])
+            assert offsite.last == backups[0].name
+
+    with serving(refuses=counted) as port:
+        asyncio.run(main(port))
+    assert len(uploads) == 1
+
+
+def test_the_backup_of_a_stop_is_given_a_last_chance(port, backups):
+    async def main():
+        offsite = Offsite(settings(port), Keep())
+        assert await offsite.drain(5)  # nothing was offered
+        offsite.offer(backups[0])
+
+        assert await offsite.drain(5)
+        assert (offsite.last, await offsite.drain(5)) == (backups[0].name, True)
+
+    asyncio.run(main())
+
+
+def test_a_last_chance_ends_in_time(backups):
+    async def main():
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            offsite = Offsite(settings(silent.getsockname()[1]), Keep())
+            offsite.offer(backups[0])
+            async with asyncio.timeout(5):
+                assert not await offsite.drain(0.05)
+        offsite = Offsite(settings(a_free_port()), Keep())
+        offsite.offer(backups[0])
+        assert not await offsite.drain(5)
+        assert "cannot be reached" in offsite.trouble
+
+    asyncio.run(main())
 
 
 def test_one_that_was_rotated_away_before_its_turn_is_no_trouble(port, backups):

@@ -12,12 +12,14 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import a_task
+from tests.test_durable import told_to_the_disk
+from tests.trouble import on_a_small_disk
 from whisperd import archive, restore
 from whisperd.archive import BadBackup, NotABackup
 from whisperd.arrival import prepare
 from whisperd.backup import BackupStore
 from whisperd.condition import Condition, examine
-from whisperd.db import Database, DatabaseTooNew
+from whisperd.db import SCRIPTS, Database, DatabaseTooNew, migrate
 from whisperd.events import Events
 from whisperd.queue import SqliteQueue
 from whisperd.snapshot import snapshot_of
@@ -193,6 +195,111 @@ def test_a_link_to_the_database_stays_a_link(box, tmp_path):
     assert box.ids == ["a"]
 
 
+def test_the_database_is_set_aside_before_what_is_worth_nothing_without_it(box):
+    """Killed in between, the other way round, it is a database that lost its -wal."""
+    box.submit("a")
+    for end in ("-wal", "-shm", ".seal"):
+        Path(f"{box.path}{end}").write_text(end)
+    with told_to_the_disk() as told:
+        restore.set_aside(box.path, box.folder / "set-aside" / "now")
+
+    names = ["whisperd.db", "whisperd.db-wal", "whisperd.db-shm", "whisperd.db.seal"]
+    made = ["sync box/", "sync set-aside/"]
+    assert told == [*made, *(f"name {name} {name}" for name in names), "sync now/", "sync box/"]
+
+
+def test_a_restore_is_decided_once_all_of_it_is_on_the_disk(box):
+    box.submit("a")
+    backup = box.back_up()
+    with told_to_the_disk() as told:
+        box.restore(backup.path)
+
+    part = "whisperd.db.restoring-part"
+    decided = told.index(f"name {part} whisperd.db.restoring.{backup.name}")
+    assert told[:decided] == [f"sync {part}", f"sync {part}"]  # as it was unpacked, and as it was adopted
+    assert told[decided + 1] == "sync box/"
+
+
+def test_nothing_is_set_aside_over_another_file(box):
+    box.submit("a")
+    (box.folder / "set-aside" / "now").mkdir(parents=True)
+    (box.folder / "set-aside" / "now" / "whisperd.db").write_text("mine")
+
+    with pytest.raises(FileExistsError, match="move it elsewhere"):
+        restore.set_aside(box.path, box.folder / "set-aside" / "now")
+    assert box.ids == ["a"]
+
+
+OTHER_DISK = """
+import sys
+from pathlib import Path
+from whisperd import restore
+
+spool = Path(sys.argv[1])
+for name in ("a", "b"):
+    (spool / f"{name}.audio").write_text(name)
+aside = spool.parent / "set-aside" / "now"
+print(restore.keep_orphans(spool, {"a"}, aside), restore.keep_orphans(spool, {"a"}, aside))
+print(*sorted(str(path.relative_to(spool)) for path in spool.rglob("*.audio")))
+"""
+
+
+def test_audio_on_another_disk_is_set_aside_there(tmp_path):
+    """A copy could find no room, or be cut off and then be in the way of every later start."""
+    (tmp_path / "spool").mkdir()
+    said = on_a_small_disk(tmp_path / "spool", OTHER_DISK).splitlines()
+
+    assert said[-2:] == ["1 0", "a.audio set-aside/now/b.audio"]
+
+
+def test_a_queue_that_was_given_up_never_has_more_commits_than_the_one_that_goes_on(box):
+    """Else a start after a crash takes its last backup for what the restored database has lost."""
+    box.submit("a")
+    older = box.back_up()
+    box.submit("b", "c")
+    box.back_up()
+    given_up = restore.highest_commits(box.store.folder)
+
+    box.restore(older.path)
+
+    assert box.ids == ["a"]
+    assert archive.take_census(box.path).commits > given_up
+    assert restore.highest_commits(None) == restore.highest_commits(box.folder / "none") == 0
+
+
+def test_a_program_in_a_backup_is_not_taken_over_and_ours_are_as_they_should_be(box):
+    box.submit("a")
+    ours = programs(box.path)
+    with closing(sqlite3.connect(box.path)) as conn:
+        conn.execute('create trigger "a ""b" after insert on task begin delete from chunk; end')
+        conn.execute("create view spy as select * from task")
+        conn.execute("drop trigger tally_insert")
+        conn.execute(dict(ours)["tally_insert"].replace(", 1)", ", 7)"))
+        conn.execute("drop trigger place_enter")
+    backup = box.store.take_file(box.path, "manual")
+    assert programs(box.path) != ours
+
+    box.restore(backup.path)
+
+    assert programs(box.path) == ours
+    box.submit("b")
+    assert box.ids == ["a", "b"]
+
+
+def programs(path):
+    return set(rows(path, "select name, sql from sqlite_schema where type in ('trigger', 'view')"))
+
+
+def test_a_database_of_the_first_schema_is_restored(tmp_path):
+    path = tmp_path / "old" / "whisperd.db"
+    path.parent.mkdir()
+    with closing(sqlite3.connect(path, isolation_level=None)) as conn:
+        migrate(conn, SCRIPTS[:1])
+
+    restore.restore(path, tmp_path / "whisperd.db")
+    assert rows(tmp_path / "whisperd.db", "pragma user_version") == [(1,)]
+
+
 # --- plain databases ---
 
 
@@ -303,11 +410,130 @@ def test_a_backup_is_not_restored_twice_unless_it_is_named(box):
 def test_a_backup_that_knows_less_than_the_database_is_skipped(box):
     box.submit("a")
     box.back_up()
-    known = examine(box.path).last_change
+    known = restore.highest_commits(box.store.folder)
+    assert known > 0
 
     with pytest.raises(restore.NoneSound, match="later changes"):
         restore.restore_newest(box.store, box.path, at_least=known + 1)
     assert restore.restore_newest(box.store, box.path, at_least=known).tasks == 1
+
+
+def test_only_the_newest_sound_backup_is_weighed_against_the_database(box):
+    """An older one may know more, but of a queue that was given up."""
+    for commits in (1000, 5):
+        box.submit(f"t{commits}")
+        with closing(sqlite3.connect(box.path)) as conn:
+            conn.execute("update session set commits = ?", (commits,))
+            conn.commit()
+        box.store.take_file(box.path, "manual")
+    newest, older = box.store.list()
+
+    with pytest.raises(restore.NoneSound) as found:
+        restore.restore_newest(box.store, box.path, at_least=500)
+    assert len(found.value.skipped) == 1
+    assert restore.newest_sound_manifest(box.store)[1].commits == 5
+
+    os.truncate(newest.path, 5000)
+    assert restore.newest_sound_manifest(box.store)[0].name == older.name
+    assert restore.restore_newest(box.store, box.path, at_least=500).backup == older.name
+
+
+def test_one_that_was_used_is_still_what_a_database_is_compared_with(box):
+    assert restore.newest_sound_manifest(box.store) is None
+    box.submit("a")
+    box.back_up()
+    restore.restore_newest(box.store, box.path)
+
+    backup, manifest = restore.newest_sound_manifest(box.store)
+    assert (backup.restored, manifest.tasks) == (True, 1)
+    with pytest.raises(restore.NoneSound, match="restored before"):
+        restore.restore_newest(box.store, box.path, at_least=0)
+
+
+# --- what an earlier restore left to do ---
+
+
+@pytest.fixture
+def two(box):
+    """A box with two backups, of a, and of a and b."""
+    backups = []
+    for name in ("a", "b"):
+        box.submit(name)
+        backups.append(box.back_up())
+    box.submit("c")
+    return backups
+
+
+def decided(box, backup):
+    """As if a restore of it had been killed."""
+    archive.unpack(backup.path, box.folder / f"whisperd.db.restoring.{backup.name}")
+
+
+def test_a_restore_of_the_newest_that_was_cut_off_is_finished_and_no_older_one_restored(box, two):
+    decided(box, two[1])
+
+    done = restore.restore_newest(box.store, box.path, box.spool)
+
+    assert (done.backup, box.ids) == (two[1].name, ["a", "b"])
+    assert [backup.restored for backup in box.store.list()] == [True, False]
+    assert left_over(box) == []
+
+
+def test_a_restore_of_an_older_one_that_was_cut_off_comes_before_that_of_the_newest(box, two):
+    decided(box, two[0])
+
+    done = restore.restore_newest(box.store, box.path, box.spool)
+
+    assert (done.backup, box.ids) == (two[1].name, ["a", "b"])
+    assert left_over(box) == []
+
+
+def test_with_no_other_backup_the_restore_that_was_cut_off_is_what_was_done(box, two):
+    decided(box, two[0])
+    for backup in two:
+        backup.path.unlink()
+
+    assert restore.restore_newest(box.store, box.path, box.spool).backup == two[0].name
+    assert box.ids == ["a"]
+
+
+def test_a_restore_that_was_cut_off_does_not_come_after_one_that_was_named_later(box, two):
+    decided(box, two[1])
+
+    assert box.restore(two[0].path).backup == two[0].name
+
+    assert box.ids == ["a"]
+    assert left_over(box) == []
+    assert restore.finish(box.path, box.spool, box.store.folder) is None
+
+
+def test_a_restore_that_was_cut_off_may_be_asked_for_again(box, two):
+    decided(box, two[0])
+
+    assert box.restore(two[0].path).backup == two[0].name
+    assert box.ids == ["a"]
+
+
+@pytest.mark.parametrize("content", [b"rubbish", b"SQLite format 3\0" + b"\xff" * 5000, b""])
+def test_a_decided_restore_that_was_damaged_since_is_set_aside_and_in_nobodys_way(box, two, content):
+    ready = box.folder / f"whisperd.db.restoring.{two[0].name}"
+    ready.write_bytes(content)
+
+    assert restore.finish(box.path, box.spool, box.store.folder) is None
+
+    assert box.ids == ["a", "b", "c"]
+    assert [path.read_bytes() for path in box.folder.rglob(ready.name)] == [content]
+    assert left_over(box) == []
+    assert not any(backup.restored for backup in box.store.list())
+
+
+def test_what_a_killed_preview_left_is_cleared_by_the_next_start(box):
+    (box.folder / ".preview-x").mkdir()
+    (box.folder / ".preview-x" / "whisperd.db").touch()
+
+    restore.finish(box.path)
+
+    assert left_over(box) == []
 
 
 # --- looking first ---
@@ -348,12 +574,12 @@ from whisperd import restore
 from whisperd.arrival import prepare
 from whisperd.backup import BackupStore
 
-EVENTS = {"open", "os.rename", "os.remove", "os.mkdir", "os.listdir", "shutil.move", "sqlite3.connect"}
+EVENTS = {"open", "os.rename", "os.remove", "os.mkdir", "os.listdir", "sqlite3.connect"}
 
-def kill_before(n):
+def kill_before(n, folder):
     def hook(event, args):
         nonlocal n
-        if event in EVENTS:
+        if event in EVENTS and folder in str(args[0]):
             n -= 1
             if n < 0:
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -369,7 +595,7 @@ verb = {"restore": restored, "start": started}[sys.argv[1]]
 for line in sys.stdin:
     n, folder, source = line.split()
     if (child := os.fork()) == 0:
-        kill_before(int(n))
+        kill_before(int(n), folder)
         verb(Path(folder), Path(source))
         os._exit(0)
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)

@@ -86,7 +86,7 @@ def test_the_file_and_then_its_name_are_on_disk_before_the_block_ends(spool):
     calls = []
 
     def watch(frame, event, call):
-        if event == "c_call" and call.__name__ in ("write", "fsync", "rename"):
+        if event == "c_call" and call.__name__ in ("write", "fsync", "replace"):
             calls.append(call.__name__)
 
     threading.setprofile(watch)  # of the threads that are started from here on
@@ -96,7 +96,7 @@ def test_the_file_and_then_its_name_are_on_disk_before_the_block_ends(spool):
         threading.setprofile(None)
 
     in_turn = [call for call, _ in groupby(calls)]
-    assert in_turn == ["write", "fsync", "rename", "fsync"]  # the second is that of the folder
+    assert in_turn == ["write", "fsync", "replace", "fsync"]  # the second is that of the folder
 
 
 # --- nothing stays of what failed ---
@@ -291,6 +291,12 @@ def test_owners_are_the_ids_of_whatever_is_there(spool, folder):
     (folder / "t4.part").touch()
 
     assert set(spool.owners()) == {"t1", "t2", "t3", "t4"}
+
+
+def test_what_a_restore_set_aside_in_the_spool_belongs_to_no_task(spool, folder):
+    (folder / "set-aside").mkdir()
+
+    assert set(spool.owners()) == set()
 
 
 def test_removing_takes_all_of_a_task_and_nothing_of_others(spool, folder):

@@ -4,8 +4,9 @@
     [one zstd frame: the SQLite file]
 
 So `zstd -d` gives the database, and a list of backups reads one page of each. The manifest holds a SHA-256
-and row counts, since integrity_check sees no flipped bit inside a value. Nothing in a backup is ever run, as
-unpickling one would. Everything here blocks: call it on a thread. Knows nothing of folders and rotation.
+and row counts, since integrity_check sees no flipped bit inside a value. Reading a backup runs nothing that
+is in it, as unpickling one would; triggers that it brings along are adopt.py's matter. Everything here
+blocks: call it on a thread. Knows nothing of folders and rotation.
 """
 
 from __future__ import annotations
@@ -78,6 +79,7 @@ class Census(Struct, frozen=True, kw_only=True):
     by_state: dict[str, _Count]
     chunks: _Count
     last_change: float | None = None  # Unix seconds, UTC; None if nothing ever happened in it
+    commits: _Count = 0  # those that changed something: whoever has more knows more
 
 
 class Manifest(Census, frozen=True, kw_only=True):
@@ -173,7 +175,7 @@ def take_census(raw: Path, stop: threading.Event | None = None) -> Census:
             if problems := [row[0] for row in conn.execute("pragma integrity_check(3)") if row[0] != "ok"]:
                 raise DamagedDatabase(f"the database is not sound: {'; '.join(problems)}")
             return _count(conn)
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:  # the latter: of a message that quotes the damage
         if stop.is_set():
             raise Stopped("stopped while the copy was checked") from error
         raise DamagedDatabase(f"the database is not sound: {error}") from error
@@ -332,6 +334,7 @@ def _count(conn: sqlite3.Connection) -> Census:
         by_state=by_state,
         chunks=conn.execute("select count(*) from chunk").fetchone()[0],
         last_change=condition.last_change(conn),
+        commits=condition.commits(conn),
     )
 
 

@@ -35,7 +35,9 @@ R = TypeVar("R")
 LATEST = "latest.db"  # the newest backup, unpacked: what to copy instead of the live file
 RESTORED = ".restored"  # ends the name of a backup that has been used
 _NAME = re.compile(r"whisperd-(\d{8}T\d{6}\.\d{3})Z\.db\.zst(\.restored)?")
-_LEFT_OVER = re.compile(r"\.whisperd-\d{8}T\d{6}\.\d{3}Z\.db\.(zst\.part|raw(-journal|-wal|-shm|-old)?)")
+_LEFT_OVER = re.compile(
+    r"\.whisperd-\d{8}T\d{6}\.\d{3}Z\.db\.(zst(\.restored)?\.part|raw(-journal|-wal|-shm|-old)?)"
+)
 _SIDE_FILES = ("", "-journal", "-wal", "-shm")
 _SMALL = 16 * 2**20  # bytes of a snapshot for which a process of its own is not worth its start
 
@@ -134,13 +136,11 @@ class BackupStore:
         Blocks. For the owner of its lock only: see db.owned. Raises as `take` does.
         """
         stop = stop or threading.Event()
-        with self._noted(), _lock_file(self.folder) as lock:
-            _claim(lock, self.folder, stop)
-            with self._raw() as (raw, taken_at):
-                laps = Laps()
-                snapshot_of(path, raw, stop)
-                laps("snapshot")
-                return self._finish(raw, reason, taken_at, laps, stop)
+        with self._noted(), alone_in(self.folder, stop), self._raw() as (raw, taken_at):
+            laps = Laps()
+            snapshot_of(path, raw, stop)
+            laps("snapshot")
+            return self._finish(raw, reason, taken_at, laps, stop)
 
     def list(self) -> Sequence[Backup]:
         """All that have a backup's name, newest first, the broken ones too. Reads a page of each; blocks."""
@@ -184,7 +184,7 @@ class BackupStore:
         try:
             _replace_latest(raw, self.folder / LATEST)
             for name in doomed(map(_entry, self.list()), self.keep):
-                durable.remove(self.folder / name)
+                _let_go(self.folder / name)
         except OSError as error:
             self.trouble = f"the backup was taken, but not what follows it: {error}"
 
@@ -220,6 +220,17 @@ class BackupStore:
         except Exception as error:
             self.trouble = str(error)
             raise
+
+
+@contextmanager
+def alone_in(folder: Path, stop: threading.Event | None = None) -> Iterator[None]:
+    """While it lasts, nobody else writes to this folder of backups, which is made if need be. Blocks.
+
+    What killed ones left in it is gone. Raises Stopped, OSError.
+    """
+    with _lock_file(folder) as lock:
+        _claim(lock, folder, stop or threading.Event())
+        yield
 
 
 def name_of(taken_at: float) -> str:
@@ -313,6 +324,12 @@ def _replace_latest(raw: Path, latest: Path) -> None:
     durable.remove(old)
 
 
+def _let_go(path: Path) -> None:
+    """Its name goes first: killed in mid-removal, it is a left-over and no broken backup."""
+    with suppress(FileNotFoundError):
+        durable.remove(path.rename(archive.part_of(path)))
+
+
 def _remove(raw: Path) -> None:
     for suffix in _SIDE_FILES:
         durable.remove(Path(f"{raw}{suffix}"))
@@ -320,7 +337,7 @@ def _remove(raw: Path) -> None:
 
 @contextmanager
 def _lock_file(folder: Path) -> Iterator[IO[bytes]]:
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    durable.make_folder(folder)
     with open(folder / ".lock", "ab", opener=_private) as file:
         yield file
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -31,22 +32,56 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def remove(path: Path) -> None:
-    """Remove a file if it is there, a large one in portions.
+def sync_file(path: Path) -> None:
+    """Make the content of a file that was written by others outlive a power cut."""
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
 
-    Freed at once, a gigabyte holds up everybody's fsync (67 ms were seen on ext4, 11 in portions). One that
-    somebody has open, or knows by another name, is left to him whole.
+
+def make_folder(folder: Path, mode: int = 0o700) -> None:
+    """Make it and its parents where they are missing, for good. Raises FileExistsError: a file is there."""
+    if folder.is_dir():
+        return
+    make_folder(folder.parent, 0o777)
+    folder.mkdir(mode=mode, exist_ok=True)
+    sync_folder(folder.parent)
+
+
+@contextmanager
+def whole(target: Path) -> Iterator[Path]:
+    """The name under which to write and fsync a file; it becomes `target` in the end, or is gone."""
+    part = target.with_name(f".{target.name}.part")
+    part.unlink(missing_ok=True)  # of a call that was killed
+    with gone_if_it_fails(part):
+        yield part
+        publish(part, target)
+
+
+def remove(path: Path) -> None:
+    """Remove a file if it is there, a large one in portions: killed between two, it leaves a part.
+
+    So of a file whose name promises to be whole, the name has to go first. Freed at once, a gigabyte holds
+    up everybody's fsync (67 ms were seen on ext4, 11 in portions). One that somebody has open, or knows by
+    another name, is left to him whole.
     """
     with suppress(OSError), open(path, "r+b", buffering=0) as file:  # if anything: then in one go
         if os.fstat(file.fileno()).st_size > PORTION and _is_ours_alone(file.fileno()):
-            for end in range(os.fstat(file.fileno()).st_size - PORTION, 0, -PORTION):
-                file.truncate(end)
-                sleep(0.005)
+            _shorten(file)
     path.unlink(missing_ok=True)
+
+
+def _shorten(file: IO[bytes]) -> None:
+    for end in range(os.fstat(file.fileno()).st_size - PORTION, 0, -PORTION):
+        if fcntl.fcntl(file, fcntl.F_GETLEASE) != fcntl.F_WRLCK:
+            return  # somebody opens it, and waits until we are done
+        file.truncate(end)
+        sleep(0.005)
 
 
 def _is_ours_alone(descriptor: int) -> bool:
     """A lease is granted only where nobody else has the file open. Raises OSError where it is refused."""
+    # Who opens it from now on is told to us by a signal. SIGIO, if no other is chosen, would end us.
+    fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)
     fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_WRLCK)
     return os.fstat(descriptor).st_nlink == 1
 

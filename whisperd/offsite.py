@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -47,14 +47,14 @@ class Offsite:
 
     Of what is offered while an upload runs or fails, only the newest is kept: it holds all that the older
     ones hold, save for what was deleted since. `last` is the newest copy, `trouble` why the latest try
-    failed, or None.
+    failed, or what failed after it, or None.
     """
 
     def __init__(self, settings: S3, keep: Keep, first_delay: float = FIRST_DELAY) -> None:
         """Connects to nothing yet. Raises OffsiteError where obstore is missing."""
         self._store = _connected(settings)
         self._where = f"bucket {settings.bucket} at {settings.endpoint or 'Amazon S3'}"
-        self._keep = keep
+        self.keep = keep  # may be replaced: a reload
         self._first_delay = first_delay
         self._pending: Backup | None = None
         self._offered = asyncio.Event()
@@ -82,21 +82,54 @@ class Offsite:
                 await asyncio.sleep(delay)
                 delay = min(2 * delay, LONGEST_DELAY)
 
-    async def copy(self, backup: Backup) -> None:
-        """Upload it, make sure that it is there, and let the old copies go. Raises OffsiteError, OSError."""
-        import obstore
+    async def drain(self, seconds: float) -> bool:
+        """Try once more what is still to be copied: the backup of a stop. Whether nothing is left to copy.
 
+        To be called when `run` has ended. What is not there in time is to be offered at the next start.
+        """
+        if not self._offered.is_set() or (backup := self._pending) is None:
+            return True
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                if await self._tried(backup):
+                    self._offered.clear()
+        return not self._offered.is_set()
+
+    async def copy(self, backup: Backup) -> None:
+        """Upload it unless it is there, make sure that it is, and let the old copies go.
+
+        A copy counts, though old ones cannot be removed: that is trouble, and tried again with the next one.
+        Raises OffsiteError, OSError.
+        """
         if not backup.path.exists():
             raise FileNotFoundError(f"{backup.name} is gone")
+        if await self._size_of(backup.name) != backup.bytes:
+            await self._upload(backup)
+        self.last, self.last_at, self.trouble = backup.name, time(), None
+        try:
+            await self._prune()
+        except OffsiteError as error:
+            self.trouble = f"{backup.name} was copied, but old copies stay: {error}"
+            log.warning("old_copies_not_removed", reason=str(error))
+
+    async def _upload(self, backup: Backup) -> None:
+        import obstore
+
         with self._troubles():
             await obstore.put_async(
                 self._store, backup.name, backup.path, chunk_size=_PART_BYTES, max_concurrency=2
             )
-            found = await obstore.head_async(self._store, backup.name)
-        if found["size"] != backup.bytes:
-            raise OffsiteError(f"{backup.name} has {found['size']} bytes in the {self._where}")
-        self.last, self.last_at, self.trouble = backup.name, time(), None
-        await self._prune()
+        if (size := await self._size_of(backup.name)) != backup.bytes:
+            raise OffsiteError(f"{backup.name} has {size} bytes in the {self._where}")
+
+    async def _size_of(self, name: str) -> int | None:
+        """None where there is no such copy."""
+        import obstore
+        from obstore.exceptions import NotFoundError
+
+        with self._troubles(), suppress(FileNotFoundError, NotFoundError):  # which: the version decides
+            return (await obstore.head_async(self._store, name))["size"]
+        return None
 
     async def list(self) -> Sequence[Remote]:
         """The copies, newest first. Raises OffsiteError."""
@@ -141,7 +174,7 @@ class Offsite:
         import obstore
 
         entries = [Entry(remote.name, remote.taken_at) for remote in await self.list()]
-        for name in doomed(entries, self._keep):
+        for name in doomed(entries, self.keep):
             with self._troubles():
                 await obstore.delete_async(self._store, name)
 

@@ -5,26 +5,27 @@ Nothing is deleted: what is replaced moves to `set-aside/<time>/` beside the dat
 whose task the restored database does not know (it was acknowledged after the backup).
 
 A restore is decided when a complete, checked, fsynced `<database>.restoring…` has its name. Killed before,
-the old database is untouched; killed after, `finish` at the next start does the rest.
+the old database is untouched; killed after, `finish` at the next start does the rest. What is restored gets
+more commits than any backup in the folder has (adopt.py): the queue that goes on is always ahead.
 """
 
 from __future__ import annotations
 
+import errno
 import os
-import shutil
 import threading
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Literal
 
 import structlog
 
-from whisperd import archive, condition, durable
-from whisperd.archive import BackupError, BadBackup, Census, NotABackup, Stopped
+from whisperd import archive, condition, durable, scratch
+from whisperd.adopt import adopt
+from whisperd.archive import BackupError, BadBackup, Census, DamagedDatabase, Manifest, NotABackup, Stopped
 from whisperd.backup import RESTORED, Backup, BackupStore, time_of
 from whisperd.condition import Condition, Finding
 from whisperd.db import DatabaseTooNew
@@ -40,11 +41,15 @@ _USABLE = {Condition.CLEAN, Condition.CRASHED, Condition.BARE, Condition.CHANGED
 
 
 class NoneSound(BackupError):
-    """No backup could be used; `skipped` says why, of each."""
+    """No backup could be used; `skipped` says why, of each that was looked at."""
 
     def __init__(self, skipped: Sequence[str]) -> None:
         super().__init__("; ".join(skipped) or "there are no backups")
         self.skipped = tuple(skipped)
+
+
+class _Unfit(BackupError):
+    """A sound backup that is not the one to restore."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,49 +96,81 @@ def restore(
     StorageFailed, OSError; the old database is then untouched, or the next start finishes the restore.
     """
     path = _real(path)
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    finish(path, spool, backups)  # what an earlier one left: this one comes after it
-    part = _clear_part(path)
-    census = extract(source, path, part, stop)
-    return _replace(source, path, part, census, spool, backups)
+    durable.make_folder(path.parent)
+    finished = finish(path, spool, backups)  # what an earlier one left: this one comes after it
+    if finished and finished.backup == source.name and _lies_in(backups, source):
+        return finished  # the same, which was cut off
+    _decide(source, path, backups, stop)
+    return _done(path, spool, backups)
 
 
 def restore_newest(
-    store: BackupStore, path: Path, spool: Path | None = None, at_least: float | None = None
+    store: BackupStore, path: Path, spool: Path | None = None, at_least: int | None = None
 ) -> Restored:
-    """Restore the newest backup that is sound, was not restored before, and knows a change since `at_least`.
+    """Restore the newest backup that is sound and was not restored before.
 
-    Raises NoneSound: then nothing has changed. And StorageFull, OSError.
+    With `at_least`, only the newest sound one is considered, and only if it knows so many commits: older ones
+    may be of a queue that was given up, and know more of that. What an earlier restore of the newest had left
+    to do is done, and is all then. Raises NoneSound: then nothing has changed. And StorageFull, OSError.
     """
     path = _real(path)
-    part, skipped = _clear_part(path), list[str]()
+    finished, skipped = finish(path, spool, store.folder), list[str]()
     for backup in store.list():
+        if finished and backup.name.removesuffix(RESTORED) == finished.backup:
+            break
         try:
             _check_fit(backup, at_least)
-            census = extract(backup.path, path, part)
+            _decide(backup.path, path, store.folder)
         except (BackupError, DatabaseTooNew) as error:
             skipped.append(f"{backup.name}: {error}")
-            log.warning("backup_skipped", backup=backup.name, reason=str(error))
+            if not isinstance(error, _Unfit):
+                log.warning("backup_skipped", backup=backup.name, reason=str(error))
+            elif at_least is not None:
+                break
         else:
-            return _replace(backup.path, path, part, census, spool, store.folder, tuple(skipped))
+            return replace(_done(path, spool, store.folder), skipped=tuple(skipped))
+    if finished:
+        return replace(finished, skipped=tuple(skipped))
     raise NoneSound(skipped)
+
+
+def newest_sound_manifest(store: BackupStore) -> tuple[Backup, Manifest] | None:
+    """The newest backup that is sound as far as its first page tells, used or not; unpacks nothing."""
+    for backup in store.list():
+        with suppress(BackupError, OSError):
+            return backup, archive.manifest_of(backup.path)
+    return None
+
+
+def highest_commits(backups: Path | None) -> int:
+    """The most that any sound backup in the folder knows; 0 if there is none."""
+    found = [] if backups is None or not backups.is_dir() else list(backups.iterdir())
+    highest = 0
+    for path in found:
+        if time_of(path.name) is not None:
+            with suppress(BackupError, OSError):
+                highest = max(highest, archive.manifest_of(path).commits)
+    return highest
 
 
 def finish(path: Path, spool: Path | None = None, backups: Path | None = None) -> Restored | None:
     """Do the rest of a restore that is decided; None if there is none. Killed anywhere, call it again.
 
-    The folder for the old files is named after the decision, so that all of them meet in it.
+    The folder for the old files is named after the decision, so that all of them meet in it. A decided one
+    that was damaged since goes there too, and counts as none. Raises OSError.
     """
     path = _real(path)
     _clear_part(path)
+    scratch.clear(path.parent)
     if (ready := _ready(path)) is None:
         return None
     backup = ready.name.removeprefix(f"{path.name}{_READY}").removeprefix(".")
-    _mark_used(backup, backups)
     folder = aside(path, ready.stat().st_mtime)
+    if (census := _census_of(ready, folder)) is None:
+        return None
+    _mark_used(backup, backups)
     moved = set_aside(path, folder)
-    orphans = keep_orphans(spool, known(ready, audio_ids(spool)), folder) if spool else 0
-    census = archive.take_census(ready)
+    orphans = keep_orphans(spool, condition.known_tasks(ready, audio_ids(spool)), folder) if spool else 0
     durable.publish(ready, path)
     return Restored(backup, census.tasks, census.by_state, folder if moved or orphans else None, orphans)
 
@@ -163,8 +200,8 @@ def preview(
     Tenants' limits are not considered.
     """
     path = _real(path)
-    with TemporaryDirectory(dir=path.parent, prefix=".preview-") as folder:
-        part = Path(folder) / path.name
+    with scratch.scratch(path.parent) as folder:
+        part = folder / path.name
         census = extract(source, path, part)
         return Preview(census.tasks, census.by_state, census.last_change, upcoming(part, spool, order, limit))
 
@@ -197,11 +234,7 @@ def set_aside(path: Path, folder: Path) -> bool:
     and not one without its -wal. Raises OSError.
     """
     found = [file for file in (path, *side_files(path)) if file.exists()]
-    for file in found:
-        _move(file, folder / file.name)
-    if found:
-        durable.sync_folder(folder)
-        durable.sync_folder(path.parent)
+    _move(found, folder)
     return bool(found)
 
 
@@ -211,13 +244,20 @@ def side_files(path: Path) -> Sequence[Path]:
 
 
 def keep_orphans(spool: Path, known_ids: Collection[str], folder: Path) -> int:
-    """Move audio that no task in `known_ids` owns to `folder`, where no clean-up finds it; how many files."""
-    orphans = [task_id for task_id in audio_ids(spool) if task_id not in known_ids]
-    for task_id in orphans:
-        _move(spool / f"{task_id}{_AUDIO}", folder / f"{task_id}{_AUDIO}")
-    if orphans:
-        durable.sync_folder(folder)
-        durable.sync_folder(spool)
+    """Move audio that no task in `known_ids` owns to `folder`, where no clean-up finds it; how many files.
+
+    Where the spool is a disk of its own, it goes to `set-aside/<name of folder>/` in the spool: a copy could
+    take long, find no room, or be cut off. Killed anywhere, call it again. Raises OSError.
+    """
+    orphans = [spool / f"{task_id}{_AUDIO}" for task_id in audio_ids(spool) if task_id not in known_ids]
+    try:
+        _move(orphans, folder)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        there = spool / SET_ASIDE / folder.name
+        log.warning("audio_set_aside_on_its_own_disk", files=len(orphans), folder=str(there))
+        _move(orphans, there)
     return len(orphans)
 
 
@@ -226,32 +266,37 @@ def audio_ids(spool: Path) -> Sequence[str]:
     return [file.name.removesuffix(_AUDIO) for file in spool.glob(f"*{_AUDIO}")] if spool.is_dir() else []
 
 
-def known(database: Path, ids: Iterable[str]) -> set[str]:
-    """Those of `ids` that are tasks; of a database that nobody has open and that has no -wal."""
-    with closing(archive.connect(database)) as conn:
-        found = (conn.execute("select id from task where id = ?", (task_id,)).fetchone() for task_id in ids)
-        return {row[0] for row in found if row}
-
-
 def aside(path: Path, moment: float) -> Path:
     """The folder for what is set aside at a moment (Unix seconds); made when it is needed."""
     return path.parent / SET_ASIDE / f"{datetime.fromtimestamp(moment, UTC):%Y%m%dT%H%M%S.%fZ}"
 
 
-def _replace(
-    source: Path,
-    path: Path,
-    part: Path,
-    census: Census,
-    spool: Path | None,
-    backups: Path | None,
-    skipped: tuple[str, ...] = (),
-) -> Restored:
-    used = f".{source.name}" if _lies_in(backups, source) else ""
-    durable.publish(part, path.with_name(f"{path.name}{_READY}{used}"))  # decided
-    done = finish(path, spool, backups)
-    assert done is not None
-    return replace(done, skipped=skipped)
+def _decide(source: Path, path: Path, backups: Path | None, stop: threading.Event | None = None) -> None:
+    """From here on `source` is what `finish` brings."""
+    part = _clear_part(path)
+    with durable.gone_if_it_fails(part):
+        extract(source, path, part, stop)
+        adopt(part, highest_commits(backups))
+        used = f".{source.name}" if _lies_in(backups, source) else ""
+        durable.publish(part, path.with_name(f"{path.name}{_READY}{used}"))
+
+
+def _done(path: Path, spool: Path | None, backups: Path | None) -> Restored:
+    if (done := finish(path, spool, backups)) is None:
+        raise BadBackup("the disk gave back something else than was written to it: the restore was given up")
+    return done
+
+
+def _census_of(ready: Path, folder: Path) -> Census | None:
+    found = condition.examine(ready)
+    try:
+        if found.condition not in {Condition.CLEAN, Condition.TOO_NEW}:  # too new: the start says what to do
+            raise DamagedDatabase(found.reason)
+        return archive.take_census(ready)
+    except DamagedDatabase as error:
+        log.warning("decided_restore_given_up", reason=str(error), set_aside=str(folder))
+        _move([ready], folder)
+        return None
 
 
 def _lies_in(backups: Path | None, source: Path) -> bool:
@@ -276,13 +321,12 @@ def _check_condition(found: Finding, accepted: Collection[Condition]) -> None:
         raise BadBackup(f"it holds no usable database: {found.reason}")
 
 
-def _check_fit(backup: Backup, at_least: float | None) -> None:
+def _check_fit(backup: Backup, at_least: int | None) -> None:
     """Raises BackupError when it is no candidate, before anything is unpacked."""
     if backup.restored:
-        raise BackupError("it was restored before")
-    last_change = archive.manifest_of(backup.path).last_change
-    if at_least is not None and (last_change is None or last_change < at_least):
-        raise BackupError("the database knows of later changes")
+        raise _Unfit("it was restored before")
+    if archive.manifest_of(backup.path).commits < (at_least or 0):
+        raise _Unfit("the database knows of later changes")
 
 
 def _real(path: Path) -> Path:
@@ -316,9 +360,17 @@ def _mark_used(name: str, backups: Path | None) -> None:
         log.warning("backup_not_marked", backup=name, reason=str(error))
 
 
-def _move(file: Path, target: Path) -> None:
-    """Never over another file. The spool may be a disk of its own, hence no plain rename."""
-    if target.exists():
-        raise FileExistsError(f"{target} is in the way")
-    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    shutil.move(file, target)
+def _move(files: Collection[Path], folder: Path) -> None:
+    """Into a folder that is made if need be, for good, in this order; never over another file."""
+    for file in files:
+        target = folder / file.name
+        if target.exists():
+            raise FileExistsError(
+                errno.EEXIST, "it is in the way: move it elsewhere, then try again", str(target)
+            )
+        durable.make_folder(folder)
+        file.rename(target)
+    if files:
+        durable.sync_folder(folder)
+        for source in {file.parent for file in files}:
+            durable.sync_folder(source)

@@ -16,12 +16,17 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+import structlog
+
+from whisperd import durable
 from whisperd.task import StorageFailed, StorageFull, StorageReadOnly
 
+log = structlog.get_logger(__name__)
 BUFFER = 256 * 1024  # bytes gathered before a write leaves the loop
 HEAD = 4096  # bytes of a file that are kept at hand to tell what it is
 _AUDIO, _PCM, _PART = ".audio", ".pcm", ".part"
 _PARTS = ".parts"  # a folder, where the children of a task's requests decode to
+_OURS = (_AUDIO, _PCM, _PART, _PARTS)  # beside them there may be the folder set-aside: see restore.py
 
 
 class TooLarge(Exception):
@@ -76,7 +81,7 @@ class Spool:
         self._max_bytes = max_bytes
         self._min_free_bytes = min_free_bytes
         self._arriving: set[str] = set()
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        durable.make_folder(folder)
 
     def reload(self, max_bytes: int, min_free_bytes: int) -> None:
         """Other limits, for what begins to come from now on."""
@@ -112,8 +117,8 @@ class Spool:
             incoming = Incoming(file, self._max_bytes, self.check_room)
             yield incoming
             await incoming.flush()
-            with _gone_if_it_fails(self.audio(task_id)) as path:
-                await _to_its_end(_sync_and_rename, file, part, path)
+            with durable.gone_if_it_fails(self.audio(task_id)):
+                await _to_its_end(_publish, file, part, self.audio(task_id))
 
     def remove(self, task_id: str) -> None:
         """Remove all that is kept of a task, what came before a crash included."""
@@ -126,9 +131,23 @@ class Spool:
         self.pcm(task_id).unlink(missing_ok=True)
         shutil.rmtree(self._folder / f"{task_id}{_PARTS}", ignore_errors=True)
 
+    def discard(self, ids: Iterable[str], *, decoded_only: bool = False) -> None:
+        """Remove what is kept of these tasks. What cannot be removed is logged and stays."""
+        for task_id in ids:
+            try:
+                self.remove_pcm(task_id) if decoded_only else self.remove(task_id)
+            except OSError as error:
+                log.error("a file of the spool cannot be removed", task_id=task_id, error=error.strerror)
+
+    def decoded(self) -> Iterable[str]:
+        """The ids that decoded audio is kept for, whole or in parts, in no order."""
+        return {name.split(".", 1)[0] for name in os.listdir(self._folder) if name.endswith((_PCM, _PARTS))}
+
     def owners(self) -> Iterable[str]:
         """The ids that files are kept for, in no order, without those whose audio is still coming."""
-        return {name.split(".", 1)[0] for name in os.listdir(self._folder)} - self._arriving
+        return {
+            name.split(".", 1)[0] for name in os.listdir(self._folder) if name.endswith(_OURS)
+        } - self._arriving
 
     def _part(self, task_id: str) -> Path:
         return self._folder / f"{task_id}{_PART}"
@@ -160,23 +179,9 @@ def _private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
 
 
-@contextmanager
-def _gone_if_it_fails(path: Path) -> Iterator[Path]:
-    try:
-        yield path
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
-
-
-def _sync_and_rename(file: IO[bytes], part: Path, path: Path) -> None:
+def _publish(file: IO[bytes], part: Path, path: Path) -> None:
     os.fsync(file.fileno())
-    part.rename(path)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    durable.publish(part, path)
 
 
 async def _to_its_end(fn: Callable[..., None], *args: Any) -> None:

@@ -11,14 +11,11 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from whisperd.backup import Backup, BackupStore, Keep
     from whisperd.config import Config
     from whisperd.offsite import Offsite
-
-DATABASE = "whisperd.db"  # in the data folder
 
 
 def settings_of(config: Path | None, data_dir: str | None) -> Config:
@@ -31,25 +28,12 @@ def settings_of(config: Path | None, data_dir: str | None) -> Config:
     return settings
 
 
-def store_of(settings: Config) -> BackupStore:
-    from whisperd.backup import BackupStore
-
-    return BackupStore(settings.backups_dir, keep_of(settings), settings.backup.compression_level)
-
-
-def keep_of(settings: Config) -> Keep:
-    from whisperd.backup import Keep
-
-    keep = settings.backup
-    return Keep(keep.keep_newest, keep.keep_hourly, keep.keep_daily)
-
-
 @contextmanager
 def exclusively(settings: Config, advice: str) -> Iterator[Path]:
     """The database's path, while no daemon can start on it. Raises DatabaseInUse, with the advice."""
     from whisperd.db import DatabaseInUse, owned
 
-    database = settings.data_dir / DATABASE
+    database = settings.database
     with ExitStack() as stack:
         stack.enter_context(as_owner(settings.data_dir))
         try:
@@ -81,10 +65,6 @@ def utc(seconds: float) -> datetime:
     return datetime.fromtimestamp(seconds, UTC)
 
 
-def rfc3339(seconds: float | None) -> str | None:
-    return None if seconds is None else utc(seconds).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
 def source_of(settings: Config, named: str) -> Path:
     """The file that is named; a copy in S3, `s3:NAME`, becomes one of the backups of this machine first.
 
@@ -92,30 +72,39 @@ def source_of(settings: Config, named: str) -> Path:
     """
     if not named.startswith("s3:"):
         return Path(named)
-    from whisperd.durable import publish
+    from whisperd.backup import alone_in
+    from whisperd.durable import whole
 
     name = named.removeprefix("s3:")
     offsite, target = offsite_of(settings), settings.backups_dir / name
-    if not target.exists():
-        settings.backups_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        part = target.with_name(f".{target.name}.part")
-        part.unlink(missing_ok=True)  # of a call that was killed
-        asyncio.run(offsite.fetch(name, part))
-        publish(part, target)
+    with alone_in(settings.backups_dir):  # else another process would take the part for a killed one's
+        if not target.exists():
+            with whole(target) as part:
+                asyncio.run(offsite.fetch(name, part))
     return target
+
+
+@contextmanager
+def to_look_at(settings: Config, named: str) -> Iterator[Path]:
+    """The file that is named, for a while: a copy in S3 is fetched to where it is gone in the end.
+
+    Raises OffsiteError, BackupError, StorageFull, OSError.
+    """
+    if not named.startswith("s3:"):
+        yield Path(named)
+        return
+    from whisperd.scratch import scratch
+
+    name = named.removeprefix("s3:")
+    with scratch(settings.data_dir) as folder:
+        yield asyncio.run(offsite_of(settings).fetch(name, folder / name))
 
 
 def offsite_of(settings: Config) -> Offsite:
     """Raises OffsiteError."""
+    from whisperd.backup_setup import keep
     from whisperd.offsite import Offsite, OffsiteError
 
     if not settings.backup.s3.bucket:
         raise OffsiteError("no bucket is set: backup.s3.bucket")
-    return Offsite(settings.backup.s3, keep_of(settings))
-
-
-def shown(backup: Backup) -> dict[str, Any]:
-    """As the API shows it."""
-    fields = ("bytes", "tasks", "reason", "verified", "restored", "problem", "seconds")
-    named = {"name": backup.name, "path": str(backup.path), "taken_at": rfc3339(backup.taken_at)}
-    return named | {field: getattr(backup, field) for field in fields}
+    return Offsite(settings.backup.s3, keep(settings))
