@@ -1,7 +1,8 @@
 """A child that misbehaves as its first argument says, and else answers well.
 
 It does so at the first request to any child, or with "always" behind it at each; the marker file has a byte
-for each time. With "in company" it does so whenever another child of its parent is alive.
+for each time. With "then out of memory" no child can start after that. With "in company" it does so whenever
+another child of its parent is alive.
 """
 
 import json
@@ -20,6 +21,10 @@ kept = []
 def say(**message):
     sys.stdout.write(json.dumps(message) + "\n")
     sys.stdout.flush()
+
+
+def beside(path, name):
+    return os.path.join(os.path.dirname(path), name)
 
 
 def misbehave():  # noqa: C901  # one case a way to misbehave
@@ -71,7 +76,13 @@ def misbehave():  # noqa: C901  # one case a way to misbehave
             while True:
                 say(type="alive")
         case "waits":  # for a file to appear, which lets all go on
-            while not os.path.exists(os.path.join(os.path.dirname(marker), "go on")):
+            while not os.path.exists(beside(marker, "go on")):
+                time.sleep(0.005)
+        case "does as it is told":  # by a file named after its pid: run out of memory; or "go on", to all
+            while not os.path.exists(beside(marker, "go on")):
+                if os.path.exists(beside(marker, str(os.getpid()))):
+                    os.write(2, b"failed to allocate\n")
+                    os._exit(1)
                 time.sleep(0.005)
         case "silence" | "deaf":
             time.sleep(3600)
@@ -91,6 +102,9 @@ def misbehaves():
     return how == "waits" or (how != "well" and not os.path.exists(marker))
 
 
+if how == "segfault" and when == "then out of memory" and os.path.exists(marker):
+    os.write(2, b"failed to allocate\n")
+    os._exit(1)
 say(type="ready")
 for line in sys.stdin:
     request = json.loads(line)

@@ -20,6 +20,12 @@ def with_pool(tmp_path):
     return partial(run_beside_a_pool, tmp_path)
 
 
+async def in_work(pool, workers=1):
+    """Those whose children have a request, once they are so many."""
+    await until(lambda: [worker.state for worker in pool.workers()].count("busy") == workers)
+    return [worker for worker in pool.workers() if worker.state == "busy"]
+
+
 @pytest.mark.parametrize("how", ["eats its address space", "bad_alloc", "refuses"])
 def test_a_chunk_that_ran_out_of_memory_is_tried_again_on_a_fresh_worker_and_not_blamed(with_pool, how):
     async def body(queue, pool):
@@ -80,6 +86,96 @@ def test_one_more_worker_works_after_a_calm_spell(with_pool):
         assert pool.deaths == {"out_of_memory": 1}
 
     with_pool(body, "eats its address space, in company", workers=2, calm_seconds=0.5)
+
+
+def test_a_chunk_that_others_wake_up_beside_each_time_fails_all_the_same(with_pool, tmp_path):
+    """It ran for ever: the resting worker woke during each try, so that no try was made alone."""
+
+    async def body(queue, pool):
+        await until(lambda: states(pool) == ["idle", "idle"])
+        task, _ = await queue.submit(a_task(max_retries=10))
+        task = await over(queue, task)
+
+        assert (task.state, task.error.code) == (State.FAILED, "out_of_memory")
+        assert misdeeds(tmp_path) == 3
+
+    how = "grows at work, always"
+    with_pool(body, how, workers=2, calm_seconds=0.02, max_rss_bytes=ROOM)
+
+
+def test_a_try_that_began_in_company_does_not_tell_that_the_chunk_is_at_fault(with_pool, tmp_path):
+    async def body(queue, pool):
+        await until(lambda: states(pool) == ["idle"] * 3)
+        task, _ = await queue.submit(a_task(max_retries=0))
+        (tmp_path / str((await in_work(pool))[0].pid)).touch()
+        await until(lambda: states(pool) == ["busy", "idle", "resting"])
+        pids = {worker.state: worker.pid for worker in pool.workers()}
+        os.kill(pids["idle"], 9)
+        await until(lambda: pool.deaths["crashed"] == 1)  # nobody has a process now but the one at work
+        (tmp_path / str(pids["busy"])).touch()
+        await until(lambda: pool.deaths["out_of_memory"] == 2)
+
+        assert (await queue.get(task.id)).error is None
+        (tmp_path / "go on").touch()
+        assert (await over(queue, task)).state == State.COMPLETED
+
+    with_pool(body, "does as it is told, always", workers=3)
+
+
+def test_the_only_worker_that_stays_does_not_rest(with_pool, tmp_path):
+    async def body(queue, pool):
+        for _ in range(2):
+            await queue.submit(a_task())
+        staying, _ = await in_work(pool, 2)
+        pool.resize(1)
+        (tmp_path / str(staying.pid)).touch()
+        await until(lambda: pool.workers()[0].restarts == 1)
+        await in_work(pool, 2)
+
+    with_pool(body, "does as it is told, always", workers=2)
+
+
+def test_a_worker_that_ran_out_of_memory_as_it_left_lets_no_later_one_rest(with_pool, tmp_path):
+    """Its number stayed among those that rest, and the next worker of this number was born resting."""
+
+    async def body(queue, pool):
+        for _ in range(2):
+            await queue.submit(a_task())
+        _, leaving = await in_work(pool, 2)
+        pool.resize(1)
+        (tmp_path / str(leaving.pid)).touch()
+        await until(lambda: len(pool.workers()) == 1)
+        pool.resize(2)
+        await in_work(pool, 2)
+
+    with_pool(body, "does as it is told, always", workers=2)
+
+
+def test_workers_that_rest_are_the_first_to_go(with_pool, tmp_path):
+    async def body(queue, pool):
+        for _ in range(2):
+            await queue.submit(a_task())
+        first, second = await in_work(pool, 2)
+        (tmp_path / str(first.pid)).touch()
+        await until(lambda: pool.workers()[0].state == "resting")
+        pool.resize(1)
+        await until(lambda: len(pool.workers()) == 1)
+
+        assert pool.workers()[0].pid == second.pid
+
+    with_pool(body, "does as it is told, always", workers=2)
+
+
+def test_a_worker_whose_next_child_finds_no_memory_rests_whatever_the_one_before_died_of(with_pool):
+    async def body(queue, pool):
+        await until(lambda: states(pool) == ["idle", "idle"])
+        task, _ = await queue.submit(a_task())
+        task = await over(queue, task)
+        await until(lambda: states(pool) == ["idle", "resting"])
+
+        assert (task.state, pool.deaths) == (State.COMPLETED, {"crashed": 1, "out_of_memory": 1})
+
+    with_pool(body, "segfault, then out of memory", workers=2)
 
 
 def test_words_about_memory_that_a_child_outlived_do_not_explain_a_later_death(with_pool):

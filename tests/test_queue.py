@@ -21,6 +21,7 @@ from whisperd.task import (
     Rules,
     Segment,
     State,
+    StorageBusy,
     TaskNotFound,
     WrongState,
 )
@@ -664,6 +665,30 @@ def test_after_a_crash_the_finished_chunks_are_kept_and_the_order_holds(with_que
     with_queue(after)
 
 
+def test_after_an_orderly_stop_what_was_begun_waits_in_line_and_nobody_is_blamed(with_queue):
+    async def body(queue):
+        await planned(queue, 3, name="overtaken", max_retries=0)
+        await queue.finish(await queue.claim(), said("one"))
+        await planned(queue, 2, name="in work", max_retries=0)
+        held = [await queue.claim() for _ in range(2)]
+        told = []
+        with queue._events.subscribe() as subscription:
+            released = await queue.release_all()
+            subscription.end()
+            async for event in subscription:
+                told.append(event.task)
+
+        assert sorted(task.audio.name for task in released) == ["in work", "overtaken"]
+        assert {(task.state, task.attempt, task.error) for task in released} == {(State.QUEUED, 1, None)}
+        assert told == released
+        for chunk in held:
+            with pytest.raises(LostClaim):
+                await queue.finish(chunk, said("late"))
+        assert [(await queue.claim()).number for _ in range(4)] == [1, 2, 2, 3]
+
+    with_queue(body)
+
+
 def test_a_task_that_takes_the_daemon_down_with_it_fails_after_its_attempts(with_queue):
     async def first(queue):
         await queue.submit(a_task(max_retries=2))
@@ -738,6 +763,25 @@ def test_a_cancelled_claim_owns_nothing(with_queue):
             else:
                 await queue.release(await claiming)
             assert (await queue.get(task.id)).state == State.QUEUED
+
+    with_queue(body)
+
+
+def test_a_cancelled_claim_that_cannot_be_given_back_is_told_to_its_owner(with_queue):
+    """It counted as a worker that was lost, once its lease was over."""
+
+    async def body(queue):
+        task, _ = await queue.submit(a_task())
+
+        async def fails(chunk):
+            raise StorageBusy("another program holds the database")
+
+        queue.release = fails
+        claiming = asyncio.create_task(queue.claim())
+        await asyncio.sleep(0)
+        claiming.cancel()
+
+        assert (await claiming).task.id == task.id
 
     with_queue(body)
 

@@ -44,15 +44,15 @@ def test_memory_that_runs_out_again_starts_the_spell_anew(restraint, clock):
     assert restraint.seconds_left() == 1
 
 
-def test_a_chunk_is_known_the_second_time(restraint):
-    assert [restraint.suspect("a"), restraint.suspect("b"), restraint.suspect("a")] == [False, False, True]
+def test_how_often_memory_ran_out_is_counted_by_chunk(restraint):
+    assert [restraint.suspect(chunk) for chunk in "abaaa"] == [1, 1, 2, 3, 4]
 
 
 def test_a_chunk_that_went_well_is_suspected_no_more(restraint):
     restraint.suspect("a")
     restraint.acquit("a")
 
-    assert restraint.suspect("a") is False
+    assert restraint.suspect("a") == 1
 
 
 def test_nobody_rests_for_a_chunk_that_was_at_fault_itself(restraint):
@@ -71,9 +71,9 @@ def test_a_slot_that_rests_already_rests_for_what_it_first_did(restraint):
     assert resting(restraint) == []
 
 
-def test_no_more_than_a_thousand_chunks_are_remembered():
+def test_the_thousand_chunks_that_ran_out_of_memory_last_are_remembered():
     restraint = Restraint(600.0, Clock())
-    for number in range(1001):
+    for number in (*range(1000), 0, 1000):
         restraint.suspect(number)
 
-    assert [restraint.suspect(1000), restraint.suspect(0)] == [True, False]
+    assert [restraint.suspect(number) for number in (0, 1000, 1)] == [3, 2, 1]

@@ -25,7 +25,7 @@ from whisperd.events import Events
 from whisperd.model_store import ModelStore
 from whisperd.queue import SqliteQueue
 from whisperd.spool import Spool
-from whisperd.task import ModelUnusable, State, StorageBusy
+from whisperd.task import ModelUnusable, State, StorageBusy, StorageFailed
 from whisperd.worker_pool import Model, PoolFailed, PoolSettings, WorkerPool
 
 
@@ -75,6 +75,26 @@ def test_the_death_of_an_idle_child_is_noticed_and_blamed_on_nobody(with_pool):
         task, _ = await queue.submit(a_task(max_retries=0))
 
         assert (await over(queue, task)).state == State.COMPLETED
+
+    with_pool(body, "well")
+
+
+def test_a_chunk_that_was_claimed_as_the_idle_child_died_goes_to_the_next_one(with_pool):
+    async def body(queue, pool):
+        claim = queue.claim
+
+        async def claimed_as_it_dies():
+            chunk, queue.claim = await claim(), claim
+            os.kill(pool.workers()[0].pid, signal.SIGKILL)
+            with contextlib.suppress(asyncio.CancelledError):  # as one that could not give its chunk back
+                await asyncio.Event().wait()
+            return chunk
+
+        queue.claim = claimed_as_it_dies
+        task, _ = await queue.submit(a_task(max_retries=0))
+
+        assert (await over(queue, task)).attempt == 1
+        assert pool.deaths == {"crashed": 1}
 
     with_pool(body, "well")
 
@@ -239,6 +259,190 @@ def test_a_pool_whose_children_cannot_start_ends_with_the_reason(tmp_path):
     with pytest.raises(ExceptionGroup) as raised:
         asyncio.run(main())
     assert raised.group_contains(PoolFailed, match="exited with 3")
+
+
+def test_a_child_that_dies_for_a_week_stops_nothing(with_pool):
+    """2 to the number of deaths became too large for a float, and took the daemon down."""
+
+    async def body(queue, pool):
+        await until(lambda: states(pool) == ["idle"])
+        pool._slots[0]._deaths = 1024
+        os.kill(pool.workers()[0].pid, signal.SIGKILL)
+        await until(lambda: states(pool) == ["starting"])
+        pool.drain()
+        await until(lambda: states(pool) == ["stopped"])
+
+        assert pool.responsive()
+
+    with_pool(body, "well")
+
+
+# --- cancelled while its model is looked for ---
+
+
+@pytest.fixture
+def held_up():
+    """A `find_model` that takes until `go_on` for the model "slow", and says that it was `asked` for it."""
+
+    async def find_model(name):
+        if name == "slow":
+            find_model.asked.set()
+            await find_model.go_on.wait()
+        return Model("m", "0")
+
+    find_model.asked, find_model.go_on = asyncio.Event(), asyncio.Event()
+    return find_model
+
+
+def test_a_task_that_was_cancelled_before_its_chunk_was_begun_is_not_begun(with_pool, tmp_path, held_up):
+    async def body(queue, pool):
+        task, _ = await queue.submit(a_task(model="slow"))
+        await held_up.asked.wait()
+        await queue.cancel(task.id)
+        held_up.go_on.set()
+        await until(lambda: states(pool) == ["idle"])
+
+        assert not (tmp_path / "misbehaved").exists()  # no child was asked for anything
+
+    with_pool(body, "waits", find_model=held_up)
+
+
+def test_a_task_that_was_even_cleared_away_before_its_chunk_was_begun_stops_nothing(with_pool, held_up):
+    """The whole daemon ended: nobody expected that a claimed task could be gone."""
+
+    async def body(queue, pool):
+        task, _ = await queue.submit(a_task(model="slow"))
+        await held_up.asked.wait()
+        await queue.cancel(task.id)
+        assert await queue.clear({State.CANCELLED}, float("inf")) == [task.id]
+        held_up.go_on.set()
+        after, _ = await queue.submit(a_task())
+
+        assert (await over(queue, after)).state == State.COMPLETED
+        assert pool.workers()[0].restarts == 0
+
+    with_pool(body, "well", find_model=held_up)
+
+
+def test_a_cancel_that_comes_just_after_the_look_for_one_is_heard(with_pool):
+    async def body(queue, pool):
+        get = queue.get
+
+        async def cancelled_just_after(task_id):
+            task, queue.get = await get(task_id), get
+            await queue.cancel(task_id)
+            for _ in range(10):  # turns of the loop, in which the pool hears of it
+                await asyncio.sleep(0)
+            return task
+
+        await until(lambda: states(pool) == ["idle"])
+        queue.get = cancelled_just_after
+        await queue.submit(a_task())
+        await until(lambda: queue.get == get)
+        await until(lambda: states(pool) == ["idle"], seconds=2)
+
+    with_pool(body, "deaf")
+
+
+# --- trouble with the database ---
+
+
+def test_a_failed_read_costs_a_pause_and_no_retry(with_pool, monkeypatch):
+    """It stopped the worker for good, without a word, and left its chunk in nobody's hands."""
+    monkeypatch.setattr("whisperd.slot.STORAGE_RETRY", 0.01)
+
+    async def body(queue, pool):
+        get = queue.get
+
+        async def fails_once(task_id):
+            queue.get = get
+            raise StorageFailed("the database reported: disk I/O error")
+
+        queue.get = fails_once
+        task, _ = await queue.submit(a_task(max_retries=0))
+        await until(lambda: queue.get == get)
+        task = await over(queue, task)
+
+        assert (task.state, task.attempt) == (State.COMPLETED, 1)
+        assert pool.workers()[0].state in ("idle", "busy")
+
+    with_pool(body, "well")
+
+
+def test_a_pool_whose_database_is_lost_stops_its_children_says_so_once_and_waits(
+    with_pool, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr("whisperd.slot.STORAGE_RETRY", 0.01)
+
+    async def body(queue, pool):
+        await until(lambda: states(pool) == ["idle", "idle"])
+        (tmp_path / "q.db-wal").unlink()
+        assert queue._db.check_files()
+        tries, sweep = [], queue.sweep
+
+        async def counted(older_than):
+            tries.append(older_than)
+            return await sweep(older_than)
+
+        queue.sweep = counted
+        pool.pause()  # has them look again
+        pool.resume()
+        await until(lambda: states(pool) == ["stopped", "stopped"])
+        assert not pool.responsive()
+        await until(lambda: len(tries) >= 8)
+
+        assert [(worker.pid, worker.restarts) for worker in pool.workers()] == [(None, 0)] * 2
+        assert capsys.readouterr().out.count("the queue cannot be used") == 2
+        pool.drain()
+        assert pool.responsive()
+
+    with_pool(body, "well", workers=2)
+
+
+def test_what_cannot_be_handed_back_stays_held_until_the_queue_can_be_written(with_pool, monkeypatch):
+    """It was swept or recovered as a failure, though nobody was to blame."""
+    monkeypatch.setattr("whisperd.slot.STORAGE_RETRY", 0.01)
+
+    async def body(queue, pool):
+        beat, release, sweep = queue.beat, queue.release, queue.sweep
+
+        async def fails(*args):
+            raise StorageFailed("the database reported: disk I/O error")
+
+        queue.beat = queue.release = queue.sweep = fails
+        task, _ = await queue.submit(a_task(max_retries=0))
+        await until(lambda: states(pool) == ["stopped"])
+        (chunk,) = pool.held()
+        assert (chunk.task.id, list(await sweep(float("inf"), pool.held()))) == (task.id, [])
+        queue.beat, queue.release, queue.sweep = beat, release, sweep
+        task = await over(queue, task)
+
+        assert (task.state, task.attempt) == (State.COMPLETED, 1)
+
+    with_pool(body, "alive for ever", silence_seconds=1.0)
+
+
+def test_an_orderly_stop_that_could_not_hand_back_its_chunks_blames_nobody(with_pool, tmp_path):
+    async def body(queue, pool):
+        task, _ = await queue.submit(a_task(max_retries=0))
+        await until(lambda: pool.workers()[0].state == "busy")
+        body.task, body.pool = task, pool
+
+        async def fails(chunk):
+            raise StorageBusy("another program holds the database")
+
+        queue.release = fails
+
+    with_pool(body, "deaf")
+    assert [chunk.task.id for chunk in body.pool.held()] == [body.task.id]
+
+    async def end_of_the_stop():
+        async with Database(tmp_path / "q.db") as db:
+            (task,) = await SqliteQueue(db, Events()).release_all()
+            return task
+
+    task = asyncio.run(end_of_the_stop())
+    assert (task.state, task.attempt, task.error) == (State.QUEUED, 1, None)
 
 
 # --- poison ---

@@ -27,6 +27,9 @@ from whisperd.task import (
     Segment,
     State,
     Stats,
+    StorageBusy,
+    StorageFailed,
+    StorageFull,
     Task,
 )
 
@@ -104,7 +107,10 @@ class SqliteQueue:
         return await self._db.write(moves.retry, task_id, then=self._told)
 
     async def claim(self) -> Chunk:
-        """Wait for a chunk that may run now, and own it. A cancelled claim owns nothing."""
+        """Wait for a chunk that may run now, and own it. A cancelled claim owns nothing.
+
+        Unless what it had just taken cannot be given back: then it returns that and is not cancelled.
+        """
         while True:
             self._ready.clear()  # before looking, never after: else a submission can be missed
             found = await self._claim_now()
@@ -121,7 +127,10 @@ class SqliteQueue:
             return await asyncio.shield(claiming)
         except asyncio.CancelledError:
             if isinstance(chunk := await claiming, Chunk):
-                await self.release(chunk)
+                try:
+                    await self.release(chunk)
+                except (StorageFull, StorageBusy, StorageFailed):
+                    return chunk  # its owner must know of it: else it counts as lost once its lease is over
             raise
 
     async def _take(self) -> Chunk | float:
@@ -171,9 +180,17 @@ class SqliteQueue:
             rescue.sweep, older_than, held, self._rules, self._now(), then=self._told_all
         )
 
+    async def release_all(self) -> Sequence[Task]:
+        """At the end of an orderly stop: what was begun waits in line again, and nobody is blamed.
+
+        When no worker is at work any more. Where it fails, the next start's `recover` counts an interruption.
+        """
+        return await self._db.write(rescue.release_all, then=self._told_all)
+
     async def recover(self) -> Sequence[Task]:
         """At start, when no worker can be at work: queue again what a dead daemon was processing.
 
+        A chunk that was in work counts as failed. Returns the tasks that wait in line again.
         A wait between attempts that a clock set back would make longer than the longest is cut to that.
         """
         return await self._db.write(rescue.recover, self._rules, self._now(), then=self._told_all)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from time import monotonic
 
-_REMEMBERED = 1000  # chunks that ran out of memory once and were not heard of again
+_REMEMBERED = 1000  # chunks that ran out of memory and were not heard of again
 
 
 class Restraint:
@@ -18,18 +18,17 @@ class Restraint:
         self.calm_seconds = calm_seconds
         self._now = now
         self._resting: dict[int, Hashable] = {}  # slot: the chunk it rests for; the longest first
-        self._suspects: dict[Hashable, None] = {}
+        self._suspects: dict[Hashable, int] = {}  # how often memory ran out over it; the latest last
         self._changed_at = 0.0  # when memory ran out, or a slot was woken, last
 
-    def suspect(self, chunk: Hashable) -> bool:
-        """Note that memory ran out over this chunk; whether it did before."""
+    def suspect(self, chunk: Hashable) -> int:
+        """Note that memory ran out over this chunk; how often it has by now."""
         self._changed_at = self._now()
-        if chunk in self._suspects:
-            return True
-        self._suspects[chunk] = None
+        times = self._suspects.pop(chunk, 0) + 1
+        self._suspects[chunk] = times
         if len(self._suspects) > _REMEMBERED:
             del self._suspects[next(iter(self._suspects))]
-        return False
+        return times
 
     def acquit(self, chunk: Hashable) -> None:
         """The chunk went well, or ended: it is suspected no more."""

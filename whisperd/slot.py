@@ -1,7 +1,7 @@
 """A slot: one coroutine that owns one child process and runs one chunk at a time.
 
-Records what came of its chunks, stops what was cancelled, replaces its child when it died, grew too large or
-ran out of memory. Knows what a chunk is, not what is in it; of the other slots only what they share.
+Has its child do the chunks it holds (see holding.py), stops what was cancelled, replaces the child when it
+died, grew too large or ran out of memory. Of the other slots it knows only what they share.
 """
 
 from __future__ import annotations
@@ -13,43 +13,32 @@ from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import count
 from time import monotonic
-from typing import assert_never
 
 import structlog
 from msgspec import Struct
 
 from whisperd import children, orders
 from whisperd.children import OUT_OF_MEMORY, Child, ChildDied, Outcome
-from whisperd.engine.protocol import (
-    Abort,
-    Aborted,
-    Alive,
-    Planned,
-    Refused,
-    Settings,
-    Transcribed,
-)
+from whisperd.engine.protocol import Abort, Aborted, Alive, Refused, Settings
+from whisperd.holding import STORAGE_RETRY, Holding
 from whisperd.orders import Model, PoolSettings
 from whisperd.restraint import Restraint
 from whisperd.spool import Spool
 from whisperd.task import (
-    FINAL,
-    SAMPLE_RATE,
     Chunk,
-    LostClaim,
     ModelUnusable,
     Problem,
     StorageBusy,
     StorageFailed,
     StorageFull,
-    Task,
+    TaskError,
     TaskQueue,
 )
 
 log = structlog.get_logger(__name__)
 ABORT_SECONDS = 1.2  # to stop on request, before it is killed; a cancel must be done in 2 s
-STORAGE_RETRY = 1.0  # seconds between tries to commit what a full disk or a foreign lock refused
 LONGEST_RESTART = 30.0  # seconds between two starts of a child that keeps dying; 0.2 after the first death
+DOUBLINGS = 8  # of these 0.2 s, which are past the longest by then; 2 to the deaths of a week fits no float
 STUCK_SECONDS = 300.0  # for one start, which ends itself after children.START_SECONDS
 
 
@@ -62,7 +51,7 @@ class WorkerInfo(Struct, frozen=True, kw_only=True):
 
     id: int
     pid: int | None
-    state: str  # starting | idle | busy | resting (memory ran out) | stopped
+    state: str  # starting | idle | busy | resting (memory ran out) | stopped (as its pool; no storage)
     model: str | None
     task_id: str | None
     chunk: int | None
@@ -98,7 +87,7 @@ class Slot:
     def __init__(self, shared: Shared, number: int) -> None:
         self._shared = shared
         self.number = number
-        self.chunk: Chunk | None = None
+        self._holding = Holding(shared.queue, number)
         self.leaving = False  # to end once its chunk is finished
         self._poked = asyncio.Event()  # something changed: look again
         self._child: Child | None = None
@@ -111,8 +100,7 @@ class Slot:
         self._requests = count(1)
         self._asked: int | None = None  # the request that the child works on
         self._deaths = 0  # since a child answered
-        self._restarts = self._tasks_done = self._chunks_done = 0
-        self._compute_seconds = self._audio_seconds = 0.0
+        self._restarts = 0
 
     async def run(self) -> None:
         while not self._over:
@@ -123,11 +111,8 @@ class Slot:
                         await self._serve(child)
             except ChildDied as died:
                 await self._mourn(died)
-            except StorageFailed as failed:
-                # The daemon stays up to say so: nothing is acknowledged, /health is down until a restart.
-                log.critical("nothing can be committed", worker=self.number, error=str(failed))
-                self._enter("stopped")
-                await self._shared.draining.wait()
+            except (StorageFailed, StorageFull, StorageBusy) as failed:
+                await self._outlast(failed)
         self._enter("stopped")
 
     def leave(self) -> None:
@@ -154,6 +139,11 @@ class Slot:
         asyncio.get_running_loop().call_later(ABORT_SECONDS, kill_if_still_at_it)
 
     @property
+    def chunk(self) -> Chunk | None:
+        """What it holds: also while no child works on it, until the queue has taken note of its outcome."""
+        return self._holding.chunk
+
+    @property
     def resting(self) -> bool:
         return self._shared.restraint.rests(self.number)
 
@@ -163,11 +153,12 @@ class Slot:
 
     @property
     def stuck(self) -> bool:
-        """Whether one start of a child, or the end of one, takes longer than its own limit allows."""
+        """Whether the storage has failed, or one start of a child, or its end, is longer than it can be."""
+        if self._state == "stopped":
+            return not self._over
         return self._state == "starting" and monotonic() - self._state_since > STUCK_SECONDS
 
     def info(self) -> WorkerInfo:
-        speed = self._compute_seconds / self._audio_seconds if self._audio_seconds else None
         return WorkerInfo(
             id=self.number,
             pid=self._child.pid if self._child else None,
@@ -176,9 +167,9 @@ class Slot:
             task_id=self.chunk.task.id if self.chunk else None,
             chunk=self.chunk.number if self.chunk else None,
             rss_bytes=self._child.rss_bytes() if self._child else None,
-            tasks_done=self._tasks_done,
-            chunks_done=self._chunks_done,
-            real_time_factor=speed and round(speed, 4),
+            tasks_done=self._holding.tasks_done,
+            chunks_done=self._holding.chunks_done,
+            real_time_factor=self._holding.real_time_factor,
             restarts=self._restarts,
         )
 
@@ -198,6 +189,19 @@ class Slot:
                 async with asyncio.timeout(left):
                     await self._poked.wait()
 
+    async def _outlast(self, failed: TaskError) -> None:
+        """Wait, without a child, until the queue can be written again: for ever where the database is lost.
+
+        The daemon stays up to say so, and its watchdog restarts it once all slots wait here. What cannot be
+        handed back stays held.
+        """
+        log.critical("the queue cannot be used", worker=self.number, error=str(failed))
+        self._enter("stopped")
+        await self._holding.hand_back()
+        await self._sleep(STORAGE_RETRY)
+        while not self._over and not await self._holding.storage_answers():
+            await self._sleep(STORAGE_RETRY)
+
     # --- the child ---
 
     async def _rest(self) -> None:
@@ -212,7 +216,7 @@ class Slot:
     async def _ready_child(self) -> AsyncIterator[Child]:
         self._enter("starting")
         self._model_name = self._shared.default_model
-        self._has_process = True
+        self._has_process, self._blamed = True, False
         try:
             async with children.started(await self._child_settings(), self._shared.settings.command) as child:
                 self._child = child
@@ -238,15 +242,14 @@ class Slot:
             return
         self._count_restart(died.problem.code.removeprefix("worker_"))
         log.warning("worker died", worker=self.number, cause=died.problem.code, message=str(died))
-        blamed, self._blamed = self._blamed, False
-        if died.problem.code == OUT_OF_MEMORY and not blamed:
+        if died.problem.code == OUT_OF_MEMORY and not self._blamed:
             self._step_down(None)
         if self.resting:
             return
         if not self._shared.ready.is_set():
             raise PoolFailed(f"a worker could not start: {died}") from died
         self._enter("starting")
-        await self._sleep(min(LONGEST_RESTART, 0.2 * 2**self._deaths))
+        await self._sleep(min(LONGEST_RESTART, 0.2 * 2 ** min(self._deaths, DOUBLINGS)))
         self._deaths += 1
 
     def _count_restart(self, cause: str) -> None:
@@ -260,18 +263,16 @@ class Slot:
         while not self._over and not self._outgrown(child):
             self._enter("idle")
             try:
-                self.chunk = await self._claim(child)
+                chunk = await self._claim(child)
                 if child.ended:
-                    await self._hand_back()
+                    await self._holding.release()
                     raise ChildDied(child.cause_of_death())
-                if self.chunk is not None:
+                if chunk is not None:
                     self._enter("busy")
-                    await self._work(child, self.chunk)
+                    await self._work(child, chunk)
             except asyncio.CancelledError:
-                await asyncio.shield(self._hand_back())
+                await asyncio.shield(self._holding.hand_back())
                 raise
-            finally:
-                self.chunk = None
 
     def _outgrown(self, child: Child) -> bool:
         """Whether the child is to be replaced for its size. A new one always gets its first chunk."""
@@ -287,39 +288,14 @@ class Slot:
         self._poked.clear()  # before looking, never after: else a poke can be missed
         if self._over:
             return None
-        claiming = asyncio.create_task(self._permitted_claim(), name=f"claim-{self.number}")
-        others = [
-            asyncio.create_task(self._poked.wait(), name=f"poke-{self.number}"),
-            asyncio.create_task(child.gone(), name=f"gone-{self.number}"),
-        ]
         try:
-            await asyncio.wait([claiming, *others], return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for other in (claiming, *others):  # a claim that is done is not touched by this
-                other.cancel()
-            await asyncio.shield(asyncio.wait([claiming, *others]))
-            if not claiming.cancelled() and claiming.exception() is None:
-                self.chunk = claiming.result()  # known also to who cancels us just now
-        try:
-            return None if claiming.cancelled() else claiming.result()
+            return await self._holding.claim(self._shared.resumed, self._poked.wait(), child.gone())
         except (StorageFull, StorageBusy) as error:
             log.warning("the queue cannot be written", worker=self.number, error=str(error))
             await self._sleep(STORAGE_RETRY)
             return None
 
-    async def _permitted_claim(self) -> Chunk:
-        await self._shared.resumed.wait()
-        return await self._shared.queue.claim()
-
-    async def _hand_back(self) -> None:
-        """Release what is held, once: what cannot be written now, the next start recovers."""
-        chunk, self.chunk = self.chunk, None
-        if chunk is not None:
-            with suppress(LostClaim, StorageFull, StorageBusy, StorageFailed):
-                await self._shared.queue.release(chunk)
-
     async def _work(self, child: Child, chunk: Chunk) -> None:
-        queue = self._shared.queue
         try:
             outcome = await self._converse(child, chunk)
         except ChildDied as died:
@@ -328,127 +304,73 @@ class Slot:
             await self._blame(chunk, died.problem)
             raise
         except ModelUnusable as unusable:
-            problem = Problem("model_unusable", str(unusable))
-            await self._settle(lambda: queue.fail(chunk, problem, final=True))
+            await self._holding.fail(Problem("model_unusable", str(unusable)), final=True)
         else:
             self._shared.restraint.acquit(_key(chunk))
-            await self._record(chunk, outcome)
+            self._deaths = 0  # whatever it said, the child is well
+            await self._holding.record(outcome)
+            if isinstance(outcome, Refused) and outcome.then == "wait":
+                await self._sleep(STORAGE_RETRY)
 
     async def _converse(self, child: Child, chunk: Chunk) -> Outcome:
         """Have the chunk done, and keep the lease while the child shows life. Safe to cancel."""
         model, settings = await self._shared.find_model(chunk.task.model), self._shared.settings
         self._model_name = chunk.task.model
         request = orders.request(chunk, next(self._requests), model, self._shared.spool, settings)
-        # A cancel that came before this slot was known to hold the chunk was told to nobody.
-        if (await self._shared.queue.get(chunk.task.id)).state in FINAL:
-            return Aborted()
-        self._asked = request.number
+        self._asked = request.number  # before looking, never after: else a cancel can be missed
         self._alone = self._is_alone()
         beaten_at = monotonic()
         try:
+            if await self._holding.is_over():
+                return Aborted()
             async with aclosing(child.answer(request, orders.limits(chunk, settings))) as answers:
                 async for answer in answers:
                     if not isinstance(answer, Alive):
                         return answer
                     if monotonic() - beaten_at >= settings.beat_seconds:
                         beaten_at = monotonic()
-                        await self._beat(chunk)
+                        if not await self._holding.beat():
+                            self.abort()
         finally:
             self._asked = None
         raise AssertionError("an answer ends with the last word")
 
-    async def _beat(self, chunk: Chunk) -> None:
-        try:
-            await self._shared.queue.beat(chunk)
-        except LostClaim:
-            self.abort()
-        except (StorageFull, StorageBusy):
-            pass  # what this pool holds is not swept, however old its lease; _settle waits for room
-
-    # --- what came of them ---
-
-    async def _record(self, chunk: Chunk, outcome: Outcome) -> None:
-        queue, self._deaths = self._shared.queue, 0  # whatever it said, the child is well
-        match outcome:
-            case Planned(plan):
-                await self._settle(lambda: queue.plan(chunk, plan))
-            case Transcribed(segments, seconds, warnings):
-                self._count(chunk, seconds)
-                await self._settle(lambda: queue.finish(chunk, segments, warnings=warnings))
-            case Refused():
-                await self._refused(chunk, outcome)
-            case Aborted():
-                # Its task is over, or was: a task that is run again meanwhile must get its chunk back.
-                await self._settle(lambda: queue.release(chunk))
-            case _:
-                assert_never(outcome)
-
-    async def _refused(self, chunk: Chunk, refused: Refused) -> None:
-        queue, problem = self._shared.queue, Problem(refused.code, refused.message)
-        log.info("chunk refused", chunk=str(chunk), code=refused.code, message=refused.message)
-        match refused.then:
-            case "replan":
-                await self._settle(lambda: queue.replan(chunk))
-            case "wait":
-                await self._settle(lambda: queue.release(chunk))
-                await self._sleep(STORAGE_RETRY)
-            case "retry" | "fail":
-                await self._settle(lambda: queue.fail(chunk, problem, final=refused.then == "fail"))
+    # --- what its child died of ---
 
     async def _blame(self, chunk: Chunk, problem: Problem) -> None:
-        queue, self._blamed = self._shared.queue, True
+        self._blamed = True
         if problem.code == OUT_OF_MEMORY:
             await self._ran_out_of_memory(chunk, problem)
         else:
             self._shared.restraint.acquit(_key(chunk))
-            await self._settle(lambda: queue.fail(chunk, problem, final=problem.code == "timeout"))
+            await self._holding.fail(problem, final=problem.code == "timeout")
 
     async def _ran_out_of_memory(self, chunk: Chunk, problem: Problem) -> None:
         """Nobody is to blame while others used memory too: the chunk is tried again with one worker fewer.
 
-        A chunk for which it was not enough a second time, with all of it to itself, ends its task: so it is
-        tried as often as there are workers, and twice at least.
+        A chunk for which it was not enough a second time, with all of it to itself, ends its task. So does
+        one that never has it to itself, since others wake each time, after max(2, workers) tries and one.
         """
-        queue, restraint = self._shared.queue, self._shared.restraint
-        before = restraint.suspect(_key(chunk))
-        if before and self._alone and self._is_alone():
+        restraint, most = self._shared.restraint, max(2, self._shared.settings.workers)
+        tries = restraint.suspect(_key(chunk))
+        if tries > most or (tries > 1 and self._alone and self._is_alone()):
             restraint.convict(_key(chunk))
             self._shared.poke()
-            await self._settle(lambda: queue.fail(chunk, problem, final=True))
+            await self._holding.fail(problem, final=True)
         else:
             self._step_down(_key(chunk))
-            await self._settle(lambda: queue.release(chunk))
+            await self._holding.release()
 
-    def _step_down(self, chunk: tuple[int, int] | None) -> bool:
-        """Rest, unless no other slot would go on."""
-        if not any(slot is not self and not slot.leaving and not slot.resting for slot in self._shared.slots):
-            return False
-        self._shared.restraint.rest(self.number, chunk)
-        working = sum(not slot.leaving and not slot.resting for slot in self._shared.slots)
-        log.warning("out of memory: a worker rests", worker=self.number, workers_left=working)
-        return True
+    def _step_down(self, chunk: tuple[int, int] | None) -> None:
+        """Rest, unless no other slot would go on; or this one ends anyway, and another gets its number."""
+        others = [slot for slot in self._shared.slots if slot is not self and not slot.leaving]
+        working = sum(not slot.resting for slot in others)
+        if working and not self.leaving:
+            self._shared.restraint.rest(self.number, chunk)
+            log.warning("out of memory: a worker rests", worker=self.number, workers_left=working)
 
     def _is_alone(self) -> bool:
         return not any(slot.has_process for slot in self._shared.slots if slot is not self)
-
-    async def _settle(self, verb: Callable[[], Awaitable[Task]]) -> None:
-        """Record the outcome, unless the chunk was taken away; wait while nothing can be written."""
-        while True:
-            try:
-                task = await verb()
-            except LostClaim:
-                return
-            except (StorageFull, StorageBusy) as error:
-                log.warning("an outcome waits to be committed", worker=self.number, error=str(error))
-                await asyncio.sleep(STORAGE_RETRY)
-            else:
-                self._tasks_done += task.state in FINAL
-                return
-
-    def _count(self, chunk: Chunk, seconds: float) -> None:
-        self._chunks_done += 1
-        self._compute_seconds += seconds
-        self._audio_seconds += chunk.cut.samples / SAMPLE_RATE if chunk.cut else 0.0
 
 
 def _key(chunk: Chunk) -> tuple[int, int]:

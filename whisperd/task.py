@@ -6,7 +6,7 @@ run and committed on its own. States and legal moves of a task:
 
     queued -> processing             the claim of its first chunk
     processing -> completed          its last chunk is finished
-    processing -> queued             a chunk failed and waits for its next attempt; the daemon restarted
+    processing -> queued             a chunk failed and waits for its next attempt; the daemon stopped
     processing -> failed             a chunk failed for good
     queued, processing -> cancelled
     failed, cancelled -> queued      retry

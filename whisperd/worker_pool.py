@@ -80,14 +80,15 @@ class WorkerPool:
         return [slot.info() for slot in self._slots]
 
     def held(self) -> Sequence[Chunk]:
-        """The chunks in work: alive for certain, whatever the clock says of their leases."""
+        """The chunks in work, and those whose outcome is not committed yet, however old their leases look."""
         return [slot.chunk for slot in self._slots if slot.chunk is not None]
 
     def responsive(self) -> bool:
-        """Whether its machinery turns: it has not ended unasked, and not all slots hang in a start.
+        """Whether its machinery turns: it has not ended unasked, nor hang all slots in a start, nor have all
+        met a storage that fails, which a restart may mend.
 
         Says nothing of whether any child works: one that keeps dying is started again and again, and the
-        workers' states tell.
+        workers' states tell. Slots that wait for work notice nothing of the storage.
         """
         if self._ended:
             return self._shared.draining.is_set()

@@ -1,4 +1,4 @@
-"""The rescue: chunks whose holder is gone, because its worker fell silent or the daemon died; clocks set."""
+"""The rescue: chunks whose holder is gone: its worker fell silent, the daemon stopped or died; clocks set."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Sequence
 from contextlib import suppress
 
-from whisperd.sql.moves import fail
+from whisperd.sql.moves import fail, release
 from whisperd.sql.rows import to_chunk, to_task
 from whisperd.task import Chunk, LostClaim, Problem, Rules, Task
 
@@ -33,6 +33,16 @@ def recover(conn: sqlite3.Connection, rules: Rules, now: float) -> Sequence[Task
         # A task that takes the daemon down with it must end: an interruption counts, without a delay.
         with suppress(LostClaim):  # another chunk has just failed this task for good
             fail(conn, chunk, INTERRUPTED, 0.0, False, now)
+    return _back_in_line(conn)
+
+
+def release_all(conn: sqlite3.Connection) -> Sequence[Task]:
+    released = {chunk.task.seq: release(conn, chunk) for chunk in _running(conn, float("inf"))}
+    return [*released.values(), *_back_in_line(conn)]
+
+
+def _back_in_line(conn: sqlite3.Connection) -> Sequence[Task]:
+    """What was overtaken, and so is in nobody's work, is still called processing."""
     rows = conn.execute("update task set state = 'queued' where state = 'processing' returning *").fetchall()
     return [to_task(row) for row in rows]
 

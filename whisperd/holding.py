@@ -1,0 +1,170 @@
+"""What a slot holds: one chunk, from its claim until the queue has committed what came of it.
+
+Claims, keeps the lease, records outcomes and counts them. Knows neither the child nor the other slots.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, assert_never
+
+import structlog
+
+from whisperd.children import Outcome
+from whisperd.engine.protocol import Aborted, Planned, Refused, Transcribed
+from whisperd.task import (
+    FINAL,
+    SAMPLE_RATE,
+    Chunk,
+    LostClaim,
+    Problem,
+    StorageBusy,
+    StorageFailed,
+    StorageFull,
+    Task,
+    TaskNotFound,
+    TaskQueue,
+)
+
+log = structlog.get_logger(__name__)
+STORAGE_RETRY = 1.0  # seconds between tries to commit what a full disk or a foreign lock refused
+
+
+class Holding:
+    """At most one chunk: held until its outcome is committed, or somebody else has taken it.
+
+    What is held is not swept; so a chunk whose outcome cannot be written yet is never taken for a failure.
+    The verbs wait while the disk is full or the database is locked, and raise StorageFailed: then the chunk
+    is still held. Safe to cancel, and then it may be still held too.
+    """
+
+    def __init__(self, queue: TaskQueue, worker: int) -> None:
+        self._queue = queue
+        self._worker = worker
+        self.chunk: Chunk | None = None
+        self.tasks_done = self.chunks_done = 0
+        self._compute_seconds = self._audio_seconds = 0.0
+
+    @property
+    def real_time_factor(self) -> float | None:
+        """Compute time ÷ audio time, of all chunks that were transcribed."""
+        return round(self._compute_seconds / self._audio_seconds, 4) if self._audio_seconds else None
+
+    async def claim(self, resumed: asyncio.Event, *until: Coroutine[Any, Any, object]) -> Chunk | None:
+        """Wait for the next chunk, once `resumed` is set, and hold it; None when one of `until` ends first.
+
+        Raises StorageFull, StorageBusy, StorageFailed: then nothing is held. Cancelled, it may hold one.
+        """
+        claiming = asyncio.create_task(self._permitted_claim(resumed), name=f"claim-{self._worker}")
+        others = [asyncio.create_task(wait, name=f"claim-{self._worker}-until") for wait in until]
+        try:
+            await asyncio.wait([claiming, *others], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for other in (claiming, *others):  # a claim that is done is not touched by this
+                other.cancel()
+            await asyncio.shield(asyncio.wait([claiming, *others]))
+            if not claiming.cancelled() and claiming.exception() is None:
+                self.chunk = claiming.result()  # known also to who cancels us just now
+        return None if claiming.cancelled() else claiming.result()
+
+    async def is_over(self) -> bool:
+        """Whether its task has ended since: of an end before it was held, its slot was not told."""
+        assert self.chunk is not None
+        try:
+            return (await self._queue.get(self.chunk.task.id)).state in FINAL
+        except TaskNotFound:  # it was even cleared away
+            return True
+
+    async def beat(self) -> bool:
+        """Renew its lease; False when it has been taken."""
+        assert self.chunk is not None
+        try:
+            await self._queue.beat(self.chunk)
+        except LostClaim:
+            return False
+        except (StorageFull, StorageBusy):
+            pass  # what is held is not swept, however old its lease; its outcome waits for room
+        return True
+
+    async def record(self, outcome: Outcome) -> None:
+        """Commit what the child said last."""
+        queue = self._queue
+        match outcome:
+            case Planned(plan):
+                await self._settle(lambda chunk: queue.plan(chunk, plan))
+            case Transcribed(segments, seconds, warnings):
+                self._count(seconds)
+                await self._settle(lambda chunk: queue.finish(chunk, segments, warnings=warnings))
+            case Refused():
+                await self._refused(outcome)
+            case Aborted():
+                # Its task is over, or was: a task that is run again meanwhile must get its chunk back.
+                await self.release()
+            case _:
+                assert_never(outcome)
+
+    async def fail(self, problem: Problem, *, final: bool = False) -> None:
+        await self._settle(lambda chunk: self._queue.fail(chunk, problem, final=final))
+
+    async def release(self) -> None:
+        """Hand back without blame what is held, if anything is."""
+        await self._settle(self._queue.release)
+
+    async def hand_back(self) -> bool:
+        """Try once to release what is held; whether nothing is held any more.
+
+        What stays held is released by a later try, or by `release_all` at the end of an orderly stop.
+        """
+        if self.chunk is None:
+            return True
+        try:
+            await self._queue.release(self.chunk)
+        except LostClaim:
+            pass  # it has been taken already
+        except (StorageFull, StorageBusy, StorageFailed):
+            return False
+        self.chunk = None
+        return True
+
+    async def storage_answers(self) -> bool:
+        """Whether the queue can be written, and nothing is held any more."""
+        try:
+            await self._queue.sweep(float("-inf"))  # takes nothing, but is a write
+        except (StorageFull, StorageBusy, StorageFailed):
+            return False
+        return await self.hand_back()
+
+    async def _permitted_claim(self, resumed: asyncio.Event) -> Chunk:
+        await resumed.wait()
+        return await self._queue.claim()
+
+    async def _refused(self, refused: Refused) -> None:
+        problem = Problem(refused.code, refused.message)
+        log.info("chunk refused", chunk=str(self.chunk), code=refused.code, message=refused.message)
+        match refused.then:
+            case "replan":
+                await self._settle(self._queue.replan)
+            case "wait":
+                await self.release()
+            case "retry" | "fail":
+                await self.fail(problem, final=refused.then == "fail")
+
+    async def _settle(self, verb: Callable[[Chunk], Awaitable[Task]]) -> None:
+        while self.chunk is not None:
+            try:
+                task = await verb(self.chunk)
+            except LostClaim:
+                self.chunk = None
+            except (StorageFull, StorageBusy) as error:
+                log.warning("an outcome waits to be committed", worker=self._worker, error=str(error))
+                await asyncio.sleep(STORAGE_RETRY)
+            else:
+                self.chunk = None
+                self.tasks_done += task.state in FINAL
+
+    def _count(self, seconds: float) -> None:
+        cut = self.chunk.cut if self.chunk else None
+        self.chunks_done += 1
+        self._compute_seconds += seconds
+        self._audio_seconds += cut.samples / SAMPLE_RATE if cut else 0.0
