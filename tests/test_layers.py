@@ -23,7 +23,7 @@ ALLOWED = {
     # one thing each
     "clock": {"task"},
     "events": {"task"},
-    "spool": {"task"},
+    "spool": {"task", "durable"},
     "sql": {"task"},
     "engine": {"task"},
     "transcript": {"task"},
@@ -31,18 +31,24 @@ ALLOWED = {
     "reload": {"config"},
     "notify": set(),
     "restraint": set(),
+    "malloc": set(),
     # the database file, and how it comes back
     "sqlite_trouble": {"task"},
     "durable": {"task"},
+    "scratch": set(),
     "connection": set(),
     "snapshot": {"connection", "sqlite_trouble"},
     "db": {"task", "connection", "snapshot", "sqlite_trouble"},
-    "condition": {"connection", "db"},
+    "wal": set(),
+    "condition": {"connection", "db", "durable", "wal"},
     "archive": {"durable", "task", "condition"},
     "packer": {"task", "archive"},
     "backup": {"durable", "db", "snapshot", "archive", "packer"},
     "offsite": {"durable", "config", "archive", "backup"},
-    "restore": {"durable", "db", "snapshot", "condition", "archive", "backup"},
+    "backup_setup": {"config", "backup"},
+    "shown": {"backup"},
+    "adopt": {"durable", "db", "sqlite_trouble"},
+    "restore": {"durable", "scratch", "db", "snapshot", "condition", "archive", "backup", "adopt"},
     "arrival": {"db", "condition", "backup", "restore"},
     # model files
     "catalogue": {"transcript"},  # LANGUAGES
@@ -54,14 +60,15 @@ ALLOWED = {
     "child": {"task", "engine"},
     "children": {"task", "engine"},
     "orders": {"task", "spool", "engine", "children"},
-    "slot": {"task", "spool", "engine", "children", "orders", "restraint"},
+    "holding": {"task", "engine", "children"},
+    "slot": {"task", "spool", "engine", "children", "holding", "orders", "restraint"},
     "worker_pool": {"task", "events", "spool", "orders", "restraint", "slot"},
     "queue": {"task", "db", "events", "sql"},
     # HTTP
     "metrics": {"task", "backup", "worker_pool"},
     "routes": {
         *("task", "config", "events", "spool", "sniff", "transcript", "worker_pool", "metrics"),
-        *("archive", "backup", "arrival"),
+        *("archive", "backup", "arrival", "shown"),
     },
     "http": {"config", "routes"},
     # the composition root
@@ -69,12 +76,13 @@ ALLOWED = {
     "housekeeping": {"task", "config", "events", "queue", "spool"},
     "machine": {
         *("task", "config", "clock", "db", "events", "spool", "queue", "worker_pool", "engine"),
-        *("condition", "archive", "backup", "offsite", "arrival", "housekeeping", "model_store"),
+        *("malloc", "condition", "archive", "backup", "backup_setup", "offsite", "arrival"),
+        *("housekeeping", "model_store"),
     },
     "upkeep": {"task", "archive", "housekeeping", "machine"},
     "listening": {"config", "routes", "http"},
     "daemon": {
-        *("task", "config", "logs", "notify", "reload", "models", "db", "worker_pool", "routes"),
+        *("task", "config", "logs", "malloc", "notify", "reload", "models", "db", "worker_pool", "routes"),
         *("archive", "arrival", "housekeeping", "listening", "machine", "upkeep"),
     },
     "embedded": {"task", "config", "transcript", "worker_pool", "machine"},
@@ -89,7 +97,18 @@ ALLOWED = {
     },
     "commands": {
         *("config", "logs", "client", "terminal", "transcript", "catalogue", "models"),
-        *("durable", "db", "archive", "backup", "offsite", "restore", "service"),
+        *(
+            "durable",
+            "scratch",
+            "db",
+            "archive",
+            "backup",
+            "backup_setup",
+            "shown",
+            "offsite",
+            "restore",
+            "service",
+        ),
         *("batch", "monitor", "doctor", "daemon"),
     },
     "cli": {"commands", "terminal"},
@@ -99,7 +118,17 @@ ALLOWED = {
 # Which of ours may import what of others, where it matters who does.
 ONLY = {
     # the doctor names its version
-    "sqlite3": {"db", "sql", "connection", "snapshot", "sqlite_trouble", "condition", "archive", "doctor"},
+    "sqlite3": {
+        "db",
+        "sql",
+        "connection",
+        "snapshot",
+        "sqlite_trouble",
+        "condition",
+        "archive",
+        "adopt",
+        "doctor",
+    },
     "aiosqlite": {"db", "connection"},
     "starlette": {"routes", "http"},
     "python_multipart": {"routes"},

@@ -19,6 +19,7 @@ RELOADABLE = {
     "workers.max_processing_seconds",
     "workers.silence_seconds",
     "workers.max_rss_mb",
+    "workers.step_up_seconds",
     "storage.min_free_mb",
     "backup.interval_seconds",
     "backup.keep_newest",

@@ -6,9 +6,13 @@ import time
 import pytest
 
 from tests.conftest import a_task
+from whisperd.clock import Clock
 from whisperd.config import Config, with_values
 from whisperd.machine import machine
+from whisperd.task import QueueFull, StorageFull
 from whisperd.upkeep import Upkeep
+
+DAY = 86_400
 
 
 @pytest.fixture
@@ -46,18 +50,23 @@ def test_what_has_changed_is_backed_up_on_its_interval(run):
 
 def test_an_idle_daemon_writes_no_second_backup_and_its_first_does_not_grow_old(run):
     async def body(upkeep, parts):
-        jobs = upkeep._jobs()
-        back_up = jobs["backup"][0]
-        await back_up()
+        await upkeep.back_up("interval")
         first, taken_at = parts.backups.last, parts.backups.current_at
 
-        await back_up()
+        await upkeep.back_up("interval")
 
         assert parts.backups.last is first
         assert parts.backups.current_at > taken_at
 
+    run(body)
+
+
+def test_a_daemon_that_did_something_backs_it_up(run):
+    async def body(upkeep, parts):
+        await upkeep.back_up("interval")
         await parts.queue.submit(a_task())
-        await back_up()
+
+        await upkeep.back_up("interval")
 
         assert parts.backups.last.tasks == 1
 
@@ -66,11 +75,10 @@ def test_an_idle_daemon_writes_no_second_backup_and_its_first_does_not_grow_old(
 
 def test_a_backup_that_somebody_removed_is_made_again(run):
     async def body(upkeep, parts):
-        back_up = upkeep._jobs()["backup"][0]
-        await back_up()
+        await upkeep.back_up("interval")
         parts.backups.last.path.unlink()
 
-        await back_up()
+        await upkeep.back_up("interval")
 
         assert parts.backups.last.path.exists()
 
@@ -90,19 +98,87 @@ def test_what_a_lost_database_still_holds_goes_into_a_backup_once(run):
     run(body)
 
 
-def test_a_clock_that_is_set_does_not_stop_the_schedule(run):
+class Wall:
+    """A wall clock that somebody sets."""
+
+    def __init__(self):
+        self.set_by = 0.0
+
+    def __call__(self):
+        return time.time() + self.set_by
+
+
+def test_a_clock_that_is_set_does_not_move_the_schedule(run):
     """APScheduler waits for a time of day: set back by a day, its next backup would be a day away."""
 
     async def body(upkeep, parts):
-        jobs = upkeep._scheduler
+        parts.clock = Clock(wall := Wall())
         with upkeep.scheduled():
-            for job in jobs.get_jobs():
-                job.modify(next_run_time=job.next_run_time.replace(year=2100))
+            due = {job.id: job.next_run_time.timestamp() for job in upkeep._scheduler.get_jobs()}
+            following = asyncio.create_task(upkeep.follow_the_clock())
+            wall.set_by = DAY
+            await until(lambda: upkeep._scheduler.get_job("sweep").next_run_time.timestamp() > due["sweep"])
+            following.cancel()
 
-            upkeep.reschedule()
+            for job in upkeep._scheduler.get_jobs():
+                assert abs(job.next_run_time.timestamp() - (due[job.id] + DAY)) < 1
 
-            soon = time.time() + 1000
-            assert all(job.next_run_time.timestamp() < soon for job in jobs.get_jobs())
+    run(body)
+
+
+def test_a_reload_moves_only_the_job_whose_interval_changed(run):
+    """A reload each minute would otherwise keep every longer interval from ever ending."""
+
+    async def body(upkeep, parts):
+        with upkeep.scheduled():
+            due = {job.id: job.next_run_time for job in upkeep._scheduler.get_jobs()}
+            parts.config = with_values(parts.config, {"backup.interval_seconds": 7})
+            upkeep.reload()
+
+            moved = {job.id for job in upkeep._scheduler.get_jobs() if job.next_run_time != due[job.id]}
+            assert moved == {"backup"}
+
+    run(body)
+
+
+def test_the_sweep_leaves_alone_what_the_pool_holds(run):
+    async def body(upkeep, parts):
+        await parts.queue.submit(a_task())
+        chunk = await parts.queue.claim()
+        parts.clock = Clock(lambda: time.time() + DAY)  # its lease has run out long ago
+        parts.pool.held = lambda: [chunk]
+        assert await upkeep.sweep() == []
+
+        parts.pool.held = list
+        assert len(await upkeep.sweep()) == 1
+
+    run(body)
+
+
+def test_the_file_of_a_submission_outlives_the_first_look(run):
+    async def body(upkeep, parts):
+        clean = upkeep._jobs()["clean"][0]
+        parts.spool.audio("arriving").touch()
+
+        await clean()
+        assert parts.spool.audio("arriving").exists()
+        await clean()
+        assert not parts.spool.audio("arriving").exists()
+
+    run(body)
+
+
+def test_a_reload_reaches_queue_spool_and_backups(run):
+    async def body(upkeep, parts):
+        values = {"queue.max_waiting": 1, "http.max_upload_bytes": 7, "backup.keep_newest": 3}
+        parts.reload(with_values(parts.config, {**values, "storage.min_free_mb": 2**30}))
+
+        await parts.queue.submit(a_task())
+        with pytest.raises(QueueFull):
+            await parts.queue.submit(a_task())
+        with pytest.raises(StorageFull):
+            parts.spool.check_room()
+        assert parts.backups.keep.newest == 3
 
     run(body)
 

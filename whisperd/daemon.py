@@ -10,37 +10,40 @@ import asyncio
 import faulthandler
 import os
 import signal
+import socket
 import sys
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from math import inf
 from time import monotonic
 
 import structlog
 
-from whisperd import logs, models
+from whisperd import logs, malloc, models
 from whisperd.archive import BackupError, Reason
 from whisperd.arrival import CannotStart
 from whisperd.config import Config, ConfigError
 from whisperd.db import DatabaseInUse, DatabaseTooNew
-from whisperd.housekeeping import clean_spool, tidy
+from whisperd.housekeeping import tidy
 from whisperd.listening import announce, bind, http_server
 from whisperd.machine import Machine, machine
 from whisperd.notify import Notifier
 from whisperd.reload import changes, merged
 from whisperd.routes import Services
-from whisperd.task import ModelUnusable, State, Stats, StorageBusy, StorageFailed, StorageFull
+from whisperd.task import ModelUnusable, State, Stats, StorageBusy, StorageFailed, StorageFull, TaskError
 from whisperd.upkeep import Upkeep
 from whisperd.worker_pool import PoolFailed, WorkerInfo
 
 log = structlog.get_logger(__name__)
 BACKUP_SECONDS = 1.5  # for the last one, at least, whatever the pool has left of the grace
-PULSE_SECONDS = 10.0  # between two looks whether all is well
+PACKED_BYTES = 16 * 10**6  # a second that a backup takes, about
+PULSE_SECONDS = 5.0  # between two looks whether all is well, at most
 
 # Why a start can fail that is for the operator to read, without a traceback.
 _REASONS = (
     *(DatabaseInUse, DatabaseTooNew, CannotStart, BackupError, StorageFull),
-    *(PoolFailed, ModelUnusable, models.ModelError, OSError),
+    *(PoolFailed, ModelUnusable, models.ModelError),
 )
 
 
@@ -65,19 +68,48 @@ async def run(config: Config, reread: Callable[[], Config], *, begin_afresh: boo
     Returns the exit status.
     """
     os.umask(0o077)
+    malloc.one_arena()
     faulthandler.enable()  # systemd's watchdog kills by SIGABRT: the log then says where the daemon hung
     logs.configure(config.log)
     notifier, signals = Notifier(), Signals()
     signals.listen()
     reasons: list[BaseException] = []
     try:
-        async with machine(config, begin_afresh=begin_afresh) as parts:
-            await Daemon(parts, signals, notifier, reread).serve()
+        async with AsyncExitStack() as stack:
+            with _starting():
+                listening = stack.enter_context(bind(config.http))
+                parts = await _opened(stack, machine(config, begin_afresh=begin_afresh), signals)
+            await Daemon(parts, signals, notifier, reread).serve(listening)
     except* _REASONS as group:
         reasons += _leaves(group)
     for reason in reasons:
         print(f"whisperd: {reason}", file=sys.stderr)
     return 1 if reasons else 0
+
+
+@contextmanager
+def _starting() -> Iterator[None]:
+    """What disk or network refuse at the start is for the operator to read; later it is a fault of ours."""
+    try:
+        yield
+    except (OSError, StorageBusy, StorageFailed) as error:
+        raise CannotStart(str(error)) from error
+
+
+async def _opened(
+    stack: AsyncExitStack, opening: AbstractAsyncContextManager[Machine], signals: Signals
+) -> Machine:
+    """The machine; a signal to stop ends the process here and now.
+
+    The threads that hash a model, check a database or restore one cannot be stopped. They may be killed: what
+    they do is done whole or not at all, and nothing has been accepted yet.
+    """
+    entering = asyncio.ensure_future(stack.enter_async_context(opening))
+    await _first(entering, signals.stop.wait())
+    if not entering.done():
+        log.info("stopped during the start")
+        os._exit(0)
+    return await entering
 
 
 class Daemon:
@@ -91,19 +123,21 @@ class Daemon:
         self._notifier = notifier
         self._reread = reread
         self._upkeep = Upkeep(parts)
-        self._services = _services(parts, self._upkeep)
+        self._trouble: str | None = None  # what the last look at database and pool found
+        self._services = _services(parts, self._upkeep, lambda: self._trouble)
 
-    async def serve(self) -> None:
-        """Until a signal, or until a part fails; a last backup is taken either way."""
+    async def serve(self, listening: socket.socket) -> None:
+        """Until a signal, or until a part fails; a last backup is taken of what has changed either way."""
         reason: Reason = "error"
         try:
-            await self._serve()
+            await self._serve(listening)
             reason = "shutdown"
         finally:
-            await self._last_backup(reason)
+            if reason == "shutdown" or self._parts.pool.ready.is_set():  # a start that fails again and again
+                await self._last_backup(reason)  # must not push out what was backed up before
 
-    async def _serve(self) -> None:
-        parts, listening = self._parts, bind(self._parts.config.http)
+    async def _serve(self, listening: socket.socket) -> None:
+        parts = self._parts
         server = http_server(self._services)
         async with asyncio.TaskGroup() as group:
             pooling = group.create_task(parts.pool.run(), name="pool")
@@ -122,11 +156,14 @@ class Daemon:
             await asyncio.wait([serving])
             for work in beside:
                 work.cancel()
-        await _leave_in_order(parts)
+        with suppress(StorageFull, StorageBusy, StorageFailed):  # else the next start does it
+            await parts.queue.release_all()
 
     def _beside(self) -> dict[str, Coroutine[object, object, None]]:
         """What goes on until the end."""
         parts = self._parts
+        if parts.offsite is not None and parts.backups.last is not None:
+            parts.offsite.offer(parts.backups.last)  # the one of the last stop, which had no time for it
         works = {
             "tidy": tidy(parts.events, parts.spool),
             "clock": self._upkeep.follow_the_clock(),
@@ -153,7 +190,8 @@ class Daemon:
         As much of the grace as the last backup may need is left to it, up to a half.
         """
         grace_seconds, last = self._parts.config.shutdown.grace_seconds, self._parts.backups.last
-        reserved = min(grace_seconds / 2, 2 * (last.seconds or 0.0) if last else 0.0)
+        needed = (last.seconds or last.bytes / PACKED_BYTES) if last else 0.0
+        reserved = min(grace_seconds / 2, 1.5 * needed)
         with suppress(TimeoutError):
             async with asyncio.timeout(grace_seconds - reserved):
                 await _first(pooling, self._signals.now.wait())
@@ -164,19 +202,26 @@ class Daemon:
         """With what is left of the grace; a second signal ends it, and nothing of it stays."""
         parts = self._parts
         seconds = max(BACKUP_SECONDS, min(parts.ends_at, monotonic() + 60) - monotonic())
-        taking = asyncio.create_task(parts.back_up(reason, seconds), name="last-backup")
+        taking = asyncio.create_task(self._upkeep.back_up(reason, seconds), name="last-backup")
         await _first(taking, self._signals.now.wait())
         taking.cancel()
         await asyncio.wait([taking])
         if not taking.cancelled() and (error := taking.exception()):
             log.error("no last backup could be taken", error=str(error))
+        if self._signals.now.is_set():
+            parts.ends_at = monotonic()
+        elif parts.offsite is not None:
+            await parts.offsite.drain(max(0.0, min(parts.ends_at, monotonic() + 60) - monotonic()))
 
     # --- while it runs ---
 
     async def _reload_when_asked(self) -> None:
+        await self._parts.pool.ready.wait()  # else the end of a reload would pass for that of the start
         while True:
             await self._signals.reload.wait()
             self._signals.reload.clear()
+            if self._signals.stop.is_set():
+                return
             self._notifier.reloading()
             self._reload()
             self._notifier.ready()
@@ -199,39 +244,46 @@ class Daemon:
         logs.configure(config.log)
         self._parts.reload(config)
         self._services.config = config
-        self._upkeep.reschedule()
+        self._upkeep.reload()
 
     async def _pulse(self) -> None:
-        """Tell systemd that all is well, after having looked, and how it goes."""
-        seconds = min(PULSE_SECONDS, (self._notifier.watchdog_seconds or PULSE_SECONDS * 3) / 3)
-        while True:
-            if stats := await self._answered(seconds):
-                self._notifier.watchdog()
-                self._notifier.status(_status(stats, self._parts.pool.workers()))
-            await asyncio.sleep(seconds)
+        """Tell systemd that all is well, after having looked, and how it goes.
 
-    async def _answered(self, seconds: float) -> Stats | None:
-        """How it goes; None unless database and pool answer in time. That the disk is full is an answer."""
-        parts = self._parts
+        A look may take a quarter of the watchdog's time, and a failed one is repeated soon: a daemon that
+        stalls for less than half of that time is not killed.
+        """
+        seconds = min(PULSE_SECONDS, (self._notifier.watchdog_seconds or inf) / 4)
+        while True:
+            stats = await self._look(seconds)
+            if stats or self._upkeep.rescuing:
+                self._notifier.watchdog()
+            if stats:
+                self._notifier.status(_status(stats, self._parts.pool.workers()))
+            await asyncio.sleep(seconds if stats else seconds / 5)
+
+    async def _look(self, seconds: float) -> Stats | None:
+        """How it goes; None unless database and pool answer in time: that the disk is full, for example."""
+        stats, trouble = await self._asked(seconds)
+        pool_answers = self._parts.pool.responsive()
+        if trouble and trouble != self._trouble:
+            log.error("the database is in trouble", reason=trouble)
+        if not pool_answers:
+            log.error("the worker pool does not answer")
+        self._trouble = trouble
+        return stats if pool_answers else None
+
+    async def _asked(self, seconds: float) -> tuple[Stats | None, str | None]:
+        """What the database says, and why it cannot be read or written at present."""
+        stats = None
         try:
             async with asyncio.timeout(seconds):
-                stats = await parts.queue.stats()
-                with suppress(StorageFull, StorageBusy):
-                    await parts.db.changes()
-        except (StorageBusy, StorageFailed, TimeoutError) as error:
-            log.error("the daemon is not well", reason=str(error) or "the database does not answer")
-            return None
-        if parts.pool.responsive():
-            return stats
-        log.error("the daemon is not well", reason="the worker pool does not answer")
-        return None
-
-
-async def _leave_in_order(parts: Machine) -> None:
-    """What was begun waits in line, in the file as in the next start; which does the same if this fails."""
-    with suppress(StorageFull, StorageBusy, StorageFailed):
-        await parts.queue.recover()
-        await clean_spool(parts.queue, parts.spool)
+                stats = await self._parts.queue.stats()
+                await self._parts.db.changes()
+        except (StorageFull, StorageBusy) as error:
+            return stats, str(error)
+        except (TaskError, TimeoutError) as error:
+            return None, str(error) or "the database does not answer"
+        return stats, None
 
 
 async def _first(*waits: object) -> None:
@@ -245,7 +297,7 @@ async def _first(*waits: object) -> None:
                 task.cancel()
 
 
-def _services(parts: Machine, upkeep: Upkeep) -> Services:
+def _services(parts: Machine, upkeep: Upkeep, pulse_trouble: Callable[[], str | None]) -> Services:
     return Services(
         queue=parts.queue,
         events=parts.events,
@@ -254,6 +306,8 @@ def _services(parts: Machine, upkeep: Upkeep) -> Services:
         config=parts.config,
         check_model=parts.models.multilingual,
         database_trouble=lambda: parts.db.broken,
+        pulse_trouble=pulse_trouble,
+        offsite_trouble=lambda: parts.offsite.trouble if parts.offsite else None,
         backups=parts.backups,
         back_up=lambda: parts.back_up("manual"),
         backup_results=parts.backup_results,

@@ -5,15 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-import structlog
-
 from whisperd.config import Retention
 from whisperd.events import Events
 from whisperd.queue import SqliteQueue
 from whisperd.spool import Spool
-from whisperd.task import FINAL, Task
+from whisperd.task import FINAL
 
-log = structlog.get_logger(__name__)
 # What a task failed with when its audio is of no use to anyone: it is not kept for a retry.
 _HOPELESS = frozenset({"unsupported_media", "no_audio", "audio_too_long"})
 
@@ -26,22 +23,19 @@ async def clean_spool(
     Returns the ids of no task whose files stay, since `sure` said no: while the daemon takes submissions the
     row of a file may be about to be committed, so only what was such an orphan at the last look too may go.
     """
-    found = await asyncio.to_thread(lambda: sorted(spool.owners()))
-    states = await queue.states(found)
-    orphans = {task_id for task_id in found if task_id not in states}
-    for task_id in filter(sure, orphans):
-        await asyncio.to_thread(spool.remove, task_id)
-    for task_id in found:
-        if states.get(task_id) in FINAL:
-            await asyncio.to_thread(spool.remove_pcm, task_id)
+    owners, decoded = await asyncio.to_thread(lambda: (set(spool.owners()), set(spool.decoded())))
+    states = await queue.states(sorted(owners | decoded))
+    orphans = owners - states.keys()
+    await asyncio.to_thread(spool.discard, filter(sure, orphans))
+    over = {task_id for task_id in decoded if states.get(task_id) in FINAL}
+    await asyncio.to_thread(spool.discard, over, decoded_only=True)
     return {task_id for task_id in orphans if not sure(task_id)}
 
 
 async def prune(queue: SqliteQueue, spool: Spool, keep: Retention, now: float) -> None:
     """Forget the finished tasks that are too old, and their audio. `now`: a cautious time, see Clock."""
     while gone := await queue.prune(now - keep.job_hours * 3600, now - keep.failed_job_hours * 3600):
-        for task_id in gone:
-            await asyncio.to_thread(spool.remove, task_id)
+        await asyncio.to_thread(spool.discard, gone)
 
 
 async def tidy(events: Events, spool: Spool) -> None:
@@ -50,12 +44,5 @@ async def tidy(events: Events, spool: Spool) -> None:
         with events.subscribe() as subscription:
             async for event in subscription:
                 if event.task.state in FINAL:
-                    await _remove_leftovers(spool, event.task)
-
-
-async def _remove_leftovers(spool: Spool, task: Task) -> None:
-    hopeless = task.error is not None and task.error.code in _HOPELESS
-    try:
-        await asyncio.to_thread(spool.remove if hopeless else spool.remove_pcm, task.id)
-    except OSError as error:
-        log.error("a file of the spool cannot be removed", task_id=task.id, error=error.strerror)
+                    decoded_only = event.task.error is None or event.task.error.code not in _HOPELESS
+                    await asyncio.to_thread(spool.discard, [event.task.id], decoded_only=decoded_only)

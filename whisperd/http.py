@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 from collections.abc import Collection
 from contextlib import suppress
@@ -16,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from whisperd.config import Http
 from whisperd.routes import Json, Services, admin, live, status, tasks
-from whisperd.routes.errors import HANDLERS
+from whisperd.routes.errors import HANDLERS, rendered, stopping
 
 LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
 ROUTES: list[BaseRoute] = [*tasks.routes, *live.routes, *status.routes, *admin.routes]
@@ -27,7 +28,11 @@ def build_app(services: Services) -> Starlette:
     app = Starlette(
         routes=ROUTES,
         exception_handlers={**HANDLERS},
-        middleware=[Middleware(SafeHeaders), Middleware(Loopback, config=services.config.http)],
+        middleware=[
+            Middleware(SafeHeaders),
+            Middleware(CutOff, services=services),
+            Middleware(Loopback, config=services.config.http),
+        ],
     )
     app.router.redirect_slashes = False
     app.state.services = services
@@ -125,3 +130,31 @@ class SafeHeaders:
             await send(message)
 
         await self._app(scope, receive, send_with_headers)
+
+
+class CutOff:
+    """What the stop of the daemon cuts off, such as an upload that goes on and on, is told to come back.
+
+    The server ends such a request by a cancel. This is its edge: raised any further, it would be logged as a
+    bug and answered with 500. An answer that was begun just ends.
+    """
+
+    def __init__(self, app: ASGIApp, services: Services) -> None:
+        self._app = app
+        self._services = services
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = False
+
+        async def send_and_note(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_and_note)
+        except asyncio.CancelledError:
+            if scope["type"] != "http" or not self._services.draining:
+                raise
+            if not started:
+                await rendered(stopping())(scope, receive, send)

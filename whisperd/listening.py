@@ -7,6 +7,7 @@ import os
 import socket
 from collections.abc import Iterator
 from ipaddress import ip_address
+from typing import Any
 
 import uvicorn
 
@@ -19,7 +20,7 @@ HTTP_GRACE_SECONDS = 1  # for answers under way
 
 def bind(config: Http) -> socket.socket:
     """The listening socket. Without keys it must be one that only this machine can reach."""
-    info = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM)[0]
+    info = _address(config)
     if not ip_address(info[4][0]).is_loopback:
         raise OSError(
             f"refusing to listen on {config.host}: without keys whisperd serves only this machine "
@@ -33,8 +34,18 @@ def bind(config: Http) -> socket.socket:
     except OSError as error:
         listening.close()
         raise OSError(f"cannot listen on {config.host}:{config.port}: {error.strerror}") from None
-    listening.listen(2048)
     return listening
+
+
+def _address(config: Http) -> tuple[Any, ...]:
+    """The first that the host stands for, as getaddrinfo tells it."""
+    try:
+        return socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM)[0]
+    except (socket.gaierror, UnicodeError) as error:  # no such name; one that cannot be a name
+        why = error.strerror if isinstance(error, OSError) else "not a name"
+        raise OSError(
+            f"cannot listen on {config.host}: no address is known for it ({why}); set http.host to 127.0.0.1"
+        ) from None
 
 
 def announce(listening: socket.socket) -> None:

@@ -8,14 +8,16 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from math import inf
+from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING
 
 import structlog
 
+from whisperd import backup_setup, malloc
 from whisperd.archive import Reason
 from whisperd.arrival import Arrival, prepare
-from whisperd.backup import Backup, BackupStore, Keep
+from whisperd.backup import Backup, BackupStore
 from whisperd.clock import Clock
 from whisperd.condition import seal, unseal
 from whisperd.config import Config, cores
@@ -26,13 +28,14 @@ from whisperd.housekeeping import clean_spool, prune
 from whisperd.model_store import ModelStore
 from whisperd.queue import SqliteQueue
 from whisperd.spool import Spool
-from whisperd.task import Rules
+from whisperd.task import Rules, TaskError
 from whisperd.worker_pool import PoolSettings, WorkerPool
 
 if TYPE_CHECKING:
     from whisperd.offsite import Offsite
 
 log = structlog.get_logger(__name__)
+SEAL_SECONDS = 0.5  # for the hash of the file at the end, at least: a few hundred MB
 
 
 @dataclass(slots=True)
@@ -58,6 +61,8 @@ class Machine:
         except Exception:
             self.backup_results["failed"] += 1
             raise
+        finally:
+            malloc.trim()
         self.backup_results["ok"] += 1
         if self.offsite is not None:
             self.offsite.offer(backup)
@@ -69,7 +74,9 @@ class Machine:
         self.queue.reload(rules(config))
         self.pool.reload(pool_settings(config))
         self.spool.reload(config.http.max_upload_bytes, config.storage.min_free_mb * 2**20)
-        self.backups.keep = keep(config)
+        self.backups.keep = backup_setup.keep(config)
+        if self.offsite is not None:
+            self.offsite.keep = self.backups.keep
 
 
 @asynccontextmanager
@@ -81,28 +88,32 @@ async def machine(config: Config, *, begin_afresh: bool = False) -> AsyncIterato
     _make_folders(config)
     models = ModelStore(config)
     await models.find(config.workers.model)
-    path = config.data_dir / "whisperd.db"
+    path = config.database
     with owned(path):
-        backups = BackupStore(config.backups_dir, keep(config), config.backup.compression_level)
-        arrival = await asyncio.to_thread(
-            prepare, path, backups, config.data_dir / "spool", begin_afresh=begin_afresh
-        )
+        backups = backup_setup.store(config)
+        arrival = await asyncio.to_thread(prepare, path, backups, config.spool_dir, begin_afresh=begin_afresh)
         _say(arrival)
         await asyncio.to_thread(unseal, path)
         async with Database(path) as db:
-            parts = _joined(config, arrival, models, db, backups)
+            settings = await asyncio.to_thread(pool_settings, config)  # which asks whisper.cpp's build
+            parts = _joined(config, arrival, models, db, backups, settings)
             await _recover(parts)
             yield parts
-        await asyncio.to_thread(seal, path, within=max(1.0, parts.ends_at - monotonic()))
+        await _seal(path, parts.ends_at - monotonic())
 
 
 def _joined(
-    config: Config, arrival: Arrival, models: ModelStore, db: Database, backups: BackupStore
+    config: Config,
+    arrival: Arrival,
+    models: ModelStore,
+    db: Database,
+    backups: BackupStore,
+    settings: PoolSettings,
 ) -> Machine:
     events, clock = Events(), Clock()
     queue = SqliteQueue(db, events, rules(config), clock.now, clock.cautious)
     spool = Spool(
-        config.data_dir / "spool",
+        config.spool_dir,
         max_bytes=config.http.max_upload_bytes,
         min_free_bytes=config.storage.min_free_mb * 2**20,
     )
@@ -116,9 +127,17 @@ def _joined(
         queue=queue,
         events=events,
         spool=spool,
-        pool=WorkerPool(queue, events, spool, models.find, config.workers.model, pool_settings(config)),
+        pool=WorkerPool(queue, events, spool, models.find, config.workers.model, settings),
         models=models,
     )
+
+
+async def _seal(path: Path, seconds: float) -> None:
+    """Where there is no room for a seal nothing is lost: the next start looks at the database otherwise."""
+    try:
+        await asyncio.to_thread(seal, path, within=max(SEAL_SECONDS, seconds))
+    except (OSError, TaskError) as error:
+        log.warning("the database was closed but not sealed", reason=str(error))
 
 
 def _offsite(config: Config) -> Offsite | None:
@@ -126,7 +145,7 @@ def _offsite(config: Config) -> Offsite | None:
         return None
     from whisperd.offsite import Offsite
 
-    return Offsite(config.backup.s3, keep(config))
+    return Offsite(config.backup.s3, backup_setup.keep(config))
 
 
 def _say(arrival: Arrival) -> None:
@@ -140,10 +159,6 @@ async def _recover(parts: Machine) -> None:
         log.warning("the last stop was not clean", queued_again=len(recovered))
     await prune(parts.queue, parts.spool, parts.config.retention, parts.clock.cautious())
     await clean_spool(parts.queue, parts.spool)
-
-
-def keep(config: Config) -> Keep:
-    return Keep(config.backup.keep_newest, config.backup.keep_hourly, config.backup.keep_daily)
 
 
 def rules(config: Config) -> Rules:

@@ -29,7 +29,8 @@ Family: TypeAlias = GaugeMetricFamily | CounterMetricFamily | InfoMetricFamily
 class Reading:
     """What the parts say at one moment."""
 
-    stats: Stats | None  # None: the database does not answer
+    database_up: bool  # it can be read and written
+    stats: Stats | None  # None: it cannot even be read
     now: float  # Unix seconds, UTC
     workers: Sequence[WorkerInfo]
     deaths: Mapping[str, int]  # of worker processes, by cause, since the start
@@ -39,7 +40,7 @@ class Reading:
     backups: Mapping[str, int]  # attempts since the start, by result
     condition: str  # in which the database was found at the start
     recovered: bool  # and whether that made a recovery necessary
-    free_bytes: int  # of the disk with the spool
+    free_bytes: int | None  # of the disk with the spool; None: that cannot be told
 
 
 def text(reading: Reading) -> bytes:
@@ -56,13 +57,13 @@ class _Read(Collector):
     def collect(self) -> Iterator[Family]:
         reading = self._reading
         yield InfoMetricFamily("whisperd", "The daemon.", {"version": __version__})
-        answers = reading.stats is not None
-        yield _gauge("database_up", "1 while the database can be read and written.", answers)
+        yield _gauge("database_up", "1 while the database can be read and written.", reading.database_up)
         if reading.stats is not None:
             yield from _tasks(reading.stats, reading.now)
         yield from _workers(reading)
         yield from _backups(reading)
-        yield _gauge("disk_free_bytes", "Free space on the disk with the spool.", reading.free_bytes)
+        if reading.free_bytes is not None:
+            yield _gauge("disk_free_bytes", "Free space on the disk with the spool.", reading.free_bytes)
 
 
 def _tasks(stats: Stats, now: float) -> Iterator[Family]:

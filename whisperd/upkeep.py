@@ -8,12 +8,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import structlog
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
-from whisperd.archive import BackupError
+from whisperd.archive import BackupError, Reason
 from whisperd.housekeeping import clean_spool, prune
 from whisperd.machine import Machine
 from whisperd.task import StorageBusy, StorageFailed, StorageFull, Task
@@ -31,7 +31,8 @@ class Upkeep:
     def __init__(self, parts: Machine) -> None:
         self._parts = parts
         self._suspects: set[str] = set()  # files of no task, seen once
-        self._backed_up = -1  # changes to the database that the newest backup holds
+        self._backed_up: int | None = None  # changes to the database that the newest backup holds
+        self.rescuing = False  # an emergency backup is under way
         self._scheduler = AsyncIOScheduler(
             timezone="UTC",  # its job store stays in memory: others pickle
             job_defaults={"coalesce": True, "misfire_grace_time": None},  # late is better than not at all
@@ -50,11 +51,17 @@ class Upkeep:
         finally:
             self._scheduler.shutdown(wait=False)
 
-    def reschedule(self) -> None:
-        """Let every interval begin now: it may have changed, or the clock that APScheduler waits by."""
+    def reload(self) -> None:
+        """Let those intervals begin anew that have changed, no others: else frequent reloads starve a job."""
         for name, (_, seconds) in self._jobs().items():
-            if self._scheduler.get_job(name):
-                self._scheduler.reschedule_job(name, trigger="interval", seconds=seconds)
+            job = self._scheduler.get_job(name)
+            if job is not None and job.trigger.interval != timedelta(seconds=seconds):
+                job.reschedule("interval", seconds=seconds)
+
+    def _shift(self, seconds: float) -> None:
+        """APScheduler waits for times of day: after the clock was set, what was due in a minute still is."""
+        for job in self._scheduler.get_jobs():
+            job.modify(next_run_time=job.next_run_time + timedelta(seconds=seconds))
 
     def _jobs(self) -> dict[str, tuple[Callable[[], Awaitable[object]], float]]:
         return {
@@ -79,7 +86,7 @@ class Upkeep:
 
         async def jumped(seconds: float) -> None:
             await self._parts.queue.clock_jumped(seconds)
-            self.reschedule()
+            self._shift(seconds)
 
         await self._parts.clock.follow(jumped)
 
@@ -88,7 +95,17 @@ class Upkeep:
         while not self._parts.db.check_files():  # noqa: ASYNC110  # a removed file tells nobody
             await asyncio.sleep(WATCH_SECONDS)
         log.critical("the database is lost: nothing more is accepted", reason=self._parts.db.broken)
+        self.rescuing = True
         await _patiently("emergency backup", lambda: self._parts.back_up("emergency"))
+        self.rescuing = False
+
+    async def back_up(self, reason: Reason, seconds: float | None = None) -> None:
+        """Back up what has changed since the last one; an idle daemon does not wear out its disk."""
+        changes = None if self._parts.db.broken else await self._parts.db.changes()
+        if changes is not None and changes == self._backed_up and self._parts.backups.confirm():
+            return
+        await self._parts.back_up(reason, seconds)
+        self._backed_up = changes
 
     async def _prune(self) -> None:
         parts = self._parts
@@ -98,12 +115,7 @@ class Upkeep:
         self._suspects = await clean_spool(self._parts.queue, self._parts.spool, self._suspects.__contains__)
 
     async def _back_up(self) -> None:
-        """Back up what has changed; an idle daemon does not wear out its disk."""
-        changes = await self._parts.db.changes()
-        if changes == self._backed_up and self._parts.backups.confirm():
-            return
-        await self._parts.back_up("interval")
-        self._backed_up = changes
+        await self.back_up("interval")
 
 
 async def _patiently(name: str, job: Callable[[], Awaitable[object]]) -> None:

@@ -54,6 +54,20 @@ def test_a_broken_backup_is_listed_as_one(with_server):
     with_server(body)
 
 
+def test_a_folder_of_backups_that_cannot_be_read_is_said_with_what_to_do(with_server):
+    async def body(server):
+        server.services.backups.folder.touch()  # a file in its place
+        listed = await server.get("/admin/backups")
+        taken = await server.client.post("/admin/backup")
+
+        for answer in (listed, taken):
+            assert the_error(answer) == (503, "backup_failed", None)
+            assert "backup.folder" in answer.json()["error"]["message"]
+        assert (await server.get("/health")).status_code == 200
+
+    with_server(body)
+
+
 @pytest.mark.parametrize(
     ("error", "status", "code"),
     [
@@ -147,9 +161,30 @@ def test_more_than_one_batch_is_cleared(with_server):
         for task_id in ids:
             await server.queue.cancel(task_id)
         one_by_one, server.queue.clear = server.queue.clear, None
-        server.queue.clear = lambda states, before: one_by_one(states, before, limit=1)
+        server.queue.clear = lambda states, before, limit: one_by_one(states, before, limit=1)
 
         assert (await clear(server, ["cancelled"], 0)).json() == {"deleted": 3}
+
+    with_server(body)
+
+
+def test_what_is_finished_while_others_are_cleared_stays(with_server):
+    async def body(server):
+        for _ in range(3):
+            await server.queue.cancel((await server.submit())["task_id"])
+        late = (await server.submit())["task_id"]
+        clear_all = server.queue.clear
+
+        async def clear_one(states, before, limit):
+            gone = await clear_all(states, before, 1)
+            if (await server.task(late))["status"] == "queued":
+                await server.queue.cancel(late)
+            return gone
+
+        server.queue.clear = clear_one
+
+        assert (await clear(server, ["cancelled"], 0)).json() == {"deleted": 3}
+        assert (await server.task(late))["status"] == "cancelled"
 
     with_server(body)
 
@@ -175,6 +210,17 @@ def test_a_clearing_that_is_not_said_clearly_is_refused(with_idle_server, body, 
         status, code, named = the_error(answer)
         assert (status, named) == (422, param)
         assert code in ("invalid_field", "unknown_field", "missing_field")
+
+    with_idle_server(check)
+
+
+def test_a_wrong_state_to_clear_is_told_the_right_ones_and_a_missing_field_its_name(with_idle_server):
+    async def check(server):
+        wrong = await clear(server, ["queued"], 1)
+        missing = await server.client.post("/admin/clear", json={"status": ["completed"]})
+
+        assert wrong.json()["error"]["message"] == "must be one of completed, failed, cancelled"
+        assert missing.json()["error"]["message"] == "older_than_hours has to be given"
 
     with_idle_server(check)
 

@@ -99,6 +99,18 @@ def test_a_daemon_whose_database_failed_still_has_metrics(with_server):
     with_server(body)
 
 
+def test_a_database_that_does_not_answer_is_not_up(with_server):
+    async def body(server):
+        await server.submit()
+        server.services.pulse_trouble = lambda: "another program holds the database"
+        found = await scrape(server)
+
+        assert found["database_up",] == 0
+        assert found["tasks", "queued"] == 1  # reading goes on
+
+    with_server(body)
+
+
 def test_metrics_name_no_task_tenant_or_file(with_server):
     async def body(server):
         task = await server.completed(tenant="acme", name="secret talk.wav")

@@ -233,7 +233,9 @@ def test_the_limit_is_the_files_own_size(with_server):
     at_limit = SOUND + bytes(limit - len(SOUND))
 
     async def body(server):
-        await refused(server, await server.post(at_limit + b"\0"), 413, "too_large", "file")
+        answer = await server.post(at_limit + b"\0")
+        await refused(server, answer, 413, "too_large", "file")
+        assert "http.max_upload_bytes" in answer.json()["error"]["message"]
         answer = await server.post(at_limit)
         assert (answer.status_code, answer.json()["audio"]["size"]) == (202, limit)
 
@@ -281,6 +283,7 @@ def test_a_file_named_by_its_path_is_counted_too(with_idle_server):
         (server.allowed / "long.wav").write_bytes(SOUND + bytes(2**20))
         answer = await server.post_json(audio_path=str(server.allowed / "long.wav"))
         await refused(server, answer, 413, "too_large", "audio_path")
+        assert "http.max_upload_bytes" in answer.json()["error"]["message"]
 
     with_idle_server(body)
 

@@ -1,5 +1,8 @@
 """/stats, /workers, /health."""
 
+import os
+from types import SimpleNamespace
+
 import pytest
 
 from tests.http_server import Server, the_error
@@ -83,8 +86,11 @@ def test_all_is_well(with_idle_server):
         assert (answer.status_code, view["status"], view["version"]) == (200, "ok", __version__)
         assert view["uptime_seconds"] >= 0
         assert view["checks"] == {
-            name: {"status": "ok", "message": None}
-            for name in ("database", "workers", "disk", "backup", "recovery")
+            **{
+                name: {"status": "ok", "message": None}
+                for name in ("database", "workers", "disk", "backup", "recovery")
+            },
+            "redis": {"status": "ok", "message": "not configured"},
         }
         for path in ("/health/live", "/health/ready"):
             answer = await server.get(path)
@@ -132,13 +138,109 @@ def test_a_daemon_whose_database_failed_is_down_and_says_so(with_server):
     with_server(body)
 
 
+def test_a_database_that_does_not_answer_is_degraded_and_nothing_new_is_taken(with_server):
+    async def body(server):
+        server.services.pulse_trouble = lambda: "another program holds the database"
+        status, view, ready, live = await health(server)
+
+        assert (status, view["status"], ready, live) == (200, "degraded", 503, 200)
+        assert view["checks"]["database"] == {
+            "status": "degraded",
+            "message": "another program holds the database",
+        }
+
+    with_server(body)
+
+
+def test_a_database_that_failed_for_good_is_down_whatever_the_last_look_said(with_server):
+    async def body(server):
+        server.db._broken = "the database reported: disk I/O error"
+        server.services.pulse_trouble = lambda: "the database does not answer"
+        status, view, ready, _ = await health(server)
+
+        assert (status, ready) == (503, 503)
+        assert view["checks"]["database"]["message"] == server.db.broken
+
+    with_server(body)
+
+
 def test_a_full_disk_is_degraded_since_accepted_tasks_go_on(with_server):
     async def body(server):
-        status, view, *_ = await health(server)
+        status, view, ready, _ = await health(server)
 
         assert (status, view["status"], view["checks"]["disk"]["status"]) == (200, "degraded", "degraded")
+        assert ready == 503  # nothing new is accepted
 
     with_server(body, storage={"min_free_mb": 2**30})
+
+
+def test_a_disk_that_cannot_be_written_is_degraded_and_nothing_new_is_taken(with_server, monkeypatch):
+    async def body(server):
+        found = os.statvfs(server.folder)
+        as_it_is = {name: getattr(found, name) for name in dir(found) if name.startswith("f_")}
+        mounted = SimpleNamespace(**as_it_is | {"f_flag": found.f_flag | os.ST_RDONLY})
+        monkeypatch.setattr(os, "statvfs", lambda path: mounted)
+        status, view, ready, _ = await health(server)
+        metrics = (await server.get("/metrics")).text
+
+        assert (status, ready) == (200, 503)
+        assert "cannot be written" in view["checks"]["disk"]["message"]
+        assert "\nwhisperd_database_up 0.0\n" in metrics
+
+    with_server(body)
+
+
+def test_a_spool_that_is_gone_is_said_and_breaks_no_look(with_server):
+    async def body(server):
+        server.folder.rmdir()
+        status, view, ready, live = await health(server)
+        metrics = await server.get("/metrics")
+
+        assert (status, view["status"], ready, live) == (503, "down", 503, 200)
+        assert view["checks"]["disk"]["status"] == "down"
+        assert "storage.data_dir" in view["checks"]["disk"]["message"]
+        assert metrics.status_code == 200
+        assert "whisperd_disk_free_bytes" not in metrics.text
+        assert "\nwhisperd_database_up 1.0\n" in metrics.text
+
+    with_server(body)
+
+
+def test_the_only_worker_may_be_replaced_without_an_alarm(with_server):
+    async def body(server):
+        server.services.pool.ready.set()  # as when its first child has started
+        status, view, ready, _ = await health(server)
+
+        assert (status, view["status"], ready) == (200, "degraded", 200)
+        assert view["checks"]["workers"]["message"] == "0 of 1 workers are up"
+
+    with_server(body, workers=1)
+
+
+def test_no_worker_for_longer_than_a_restart_takes_is_down(with_server):
+    async def body(server):
+        server.services.pool.ready.set()
+        await health(server)
+        server.services.none_up_since -= 31
+        assert [(await health(server))[n] for n in (0, 2)] == [503, 503]
+
+        server.services.pool._slots[0]._state = "idle"
+        assert (await health(server))[0] == 200
+        server.services.pool._slots[0]._state = "starting"  # again: its time begins anew
+        assert (await health(server))[0] == 200
+
+    with_server(body, workers=1)
+
+
+def test_workers_that_have_stopped_do_not_come_back(with_server):
+    async def body(server):
+        server.services.pool.ready.set()
+        server.services.pool._slots[0]._state = "stopped"
+        status, _, ready, _ = await health(server)
+
+        assert (status, ready) == (503, 503)
+
+    with_server(body, workers=1)
 
 
 def test_a_daemon_that_is_stopping_is_alive_and_not_ready(with_server):
@@ -176,6 +278,15 @@ def test_a_backup_that_failed_is_said(with_server):
         server.services.backups.trouble = "the backup failed: Input/output error"
 
         assert await check(server, "backup") == ("degraded", "the backup failed: Input/output error")
+
+    with_server(body)
+
+
+def test_a_copy_elsewhere_that_failed_is_said(with_server):
+    async def body(server):
+        server.services.offsite_trouble = lambda: "the bucket is away"
+
+        assert await check(server, "backup") == ("degraded", "the bucket is away")
 
     with_server(body)
 

@@ -610,6 +610,8 @@ def test_a_wrong_method_is_told_the_right_ones(with_idle_server, path):
 
             assert the_error(answer) == (405, "method_not_allowed", None), method
             assert set(answer.headers["allow"].split(", ")) == ALLOWED[path]
+            said = f"{method} is not allowed here; allowed: {answer.headers['allow']}"
+            assert answer.json()["error"]["message"] == said
 
     with_idle_server(body)
 

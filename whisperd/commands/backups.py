@@ -4,24 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from whisperd.commands import DEFAULT_URL, DataDir, Json, Settings, Url, client, command
-from whisperd.commands.data_folder import DATABASE, exclusively, settings_of, shown, store_of
+from whisperd.commands.data_folder import exclusively, settings_of
 from whisperd.terminal import megabytes, safe, show_fields, show_json, spell
+
+if TYPE_CHECKING:
+    from whisperd.config import Config
 
 app = typer.Typer()
 
 
+To = Annotated[
+    Path | None,
+    typer.Option("--to", metavar="FILE", help="Write a plain SQLite file, too.", show_default=False),
+]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite the FILE of --to.")]
+
+
 @command(app, "backup", "The daemon")
 def backup(
-    to: Annotated[
-        Path | None,
-        typer.Option("--to", metavar="FILE", help="Write a plain SQLite file, too.", show_default=False),
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite the FILE of --to.")] = False,
+    to: To = None,
+    force: Force = False,
     url: Url = DEFAULT_URL,
     config: Settings = None,
     data_dir: DataDir = None,
@@ -37,8 +44,7 @@ def backup(
       $ whisperd backup
       $ whisperd backup --to /mnt/stick/whisperd.db
     """
-    if to is not None:
-        _check_target(to, force)
+    _check_target(to, force)
     taken = _taken(url, config, data_dir)
     if to is not None:
         _unpack(Path(taken["path"]), to)
@@ -49,7 +55,9 @@ def backup(
         show_fields(_backup_fields(taken))
 
 
-def _check_target(target: Path, force: bool) -> None:
+def _check_target(target: Path | None, force: bool) -> None:
+    if target is None:
+        return
     if target.exists() and not force:
         raise typer.BadParameter(f"{safe(str(target))} is there already; --force overwrites it")
     wal = target.with_name(f"{target.name}-wal")
@@ -68,11 +76,21 @@ def _taken(url: str, config: Path | None, data_dir: str | None) -> dict[str, Any
         except DaemonAway as away:
             if away.stopped:
                 raise
-    settings = settings_of(config, data_dir)
-    if not (database := settings.data_dir / DATABASE).is_file():  # a backup of nothing could be restored
+    return _taken_here(settings_of(config, data_dir))
+
+
+def _taken_here(settings: Config) -> dict[str, Any]:
+    from whisperd.backup import BackupFailed
+    from whisperd.backup_setup import store
+    from whisperd.shown import backup_view
+
+    if not (database := settings.database).is_file():  # a backup of nothing could be restored
         raise FileNotFoundError(2, "there is no queue; name its folder with --data-dir", str(database))
     with exclusively(settings, "leave --data-dir out, or name the daemon with --url"):
-        return shown(store_of(settings).take_file(database, "manual"))
+        try:
+            return backup_view(store(settings).take_file(database, "manual"))
+        except BackupFailed as error:
+            raise BackupFailed(f"{error}; see {settings.backups_dir}, and its disk") from error
 
 
 def _unpack(backup: Path, target: Path) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import Annotated, Any
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,10 +22,16 @@ from whisperd.commands import (
 )
 from whisperd.terminal import show_fields, show_json, spell
 
+if TYPE_CHECKING:
+    from whisperd.config import Config
+
 app = typer.Typer()
 
 Host = Annotated[str | None, typer.Option(help="Address to bind.", show_default=False)]
 Port = Annotated[int | None, typer.Option(help="0 takes a free one.", show_default=False)]
+BeginAfresh = Annotated[
+    bool, typer.Option("--begin-afresh", help="Start an empty queue where one is lost and no backup is left.")
+]
 
 
 @command(app, "serve", "The daemon")
@@ -34,10 +41,7 @@ def serve(
     port: Port = None,
     data_dir: DataDir = None,
     models_dir: ModelsDir = None,
-    begin_afresh: Annotated[
-        bool,
-        typer.Option("--begin-afresh", help="Start an empty queue where one is lost and no backup is left."),
-    ] = False,
+    begin_afresh: BeginAfresh = False,
 ) -> None:
     """Run the daemon in the foreground.
 
@@ -50,20 +54,20 @@ def serve(
 
       $ whisperd serve --port 8002 --data-dir /var/lib/whisperd
     """
-    from whisperd.config import Config, find, load
-
     at = {"http.host": host, "http.port": port}
-    kept = {"storage.data_dir": data_dir, "storage.models_dir": models_dir}
-
-    file = find(config)  # once: one that vanishes before a reload is an error, not a reason for the defaults
-
-    def read() -> Config:
-        return load(file, overrides=at | kept)
-
+    read = _reader(config, at | {"storage.data_dir": data_dir, "storage.models_dir": models_dir})
     settings = read()
     from whisperd.daemon import run
 
     raise typer.Exit(asyncio.run(run(settings, read, begin_afresh=begin_afresh)))
+
+
+def _reader(config: Path | None, overrides: Mapping[str, str | int | None]) -> Callable[[], Config]:
+    """What reads the settings at the start, and again at each reload: the same file each time."""
+    from whisperd.config import find, load
+
+    file = find(config)  # once: one that vanishes before a reload is an error, not a reason for the defaults
+    return lambda: load(file, overrides=overrides)
 
 
 @command(app, "stats", "The daemon")

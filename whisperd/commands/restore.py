@@ -13,15 +13,12 @@ import typer
 
 from whisperd.commands import DataDir, Json, Settings, command
 from whisperd.commands.data_folder import (
-    DATABASE,
     as_owner,
     exclusively,
     offsite_of,
-    rfc3339,
     settings_of,
-    shown,
     source_of,
-    store_of,
+    to_look_at,
     utc,
 )
 from whisperd.terminal import complain, megabytes, show_fields, show_json, show_table, spell
@@ -38,16 +35,21 @@ UPCOMING = 10  # tasks that a dry run names
 Fields = Sequence[tuple[str, object]]
 
 
+Source = Annotated[
+    str | None,
+    typer.Argument(metavar="FILE", help="A backup, or a SQLite file; s3:NAME.", show_default=False),
+]
+List = Annotated[bool, typer.Option("--list", help="List the backups, newest first.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Change nothing; show what would be there and run next.")
+]
+
+
 @command(app, "restore", "The daemon")
 def restore(
-    file: Annotated[
-        str | None,
-        typer.Argument(metavar="FILE", help="A backup, or a SQLite file; s3:NAME.", show_default=False),
-    ] = None,
-    list_: Annotated[bool, typer.Option("--list", help="List the backups, newest first.")] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Change nothing; show what would be there and run next.")
-    ] = False,
+    file: Source = None,
+    list_: List = False,
+    dry_run: DryRun = False,
     config: Settings = None,
     data_dir: DataDir = None,
     json: Json = False,
@@ -69,15 +71,23 @@ def restore(
     elif dry_run:
         _foresee(settings, file, json)
     else:
-        here = [*(("--data-dir", data_dir) if data_dir else ()), *(("--config", config) if config else ())]
-        _restore(settings, file, [str(part) for part in here], json)
+        _restore(settings, file, _place(config, data_dir), json)
+
+
+def _place(config: Path | None, data_dir: str | None) -> Sequence[str]:
+    """The options by which this command was told where the data folder is."""
+    named = {"--data-dir": data_dir, "--config": config}
+    return [str(part) for option, value in named.items() if value for part in (option, value)]
 
 
 def _list(settings: Config, json: bool) -> None:
     """Exit status 1 when the copies in S3 cannot be listed; those of this machine are all the same."""
-    backups, (copies, trouble) = store_of(settings).list(), _copies(settings)
+    from whisperd.backup_setup import store
+    from whisperd.shown import backup_view
+
+    backups, (copies, trouble) = store(settings).list(), _copies(settings)
     if json:
-        show_json([shown(backup) for backup in backups] + [_copy(copy) for copy in copies])
+        show_json([backup_view(backup) for backup in backups] + [_copy(copy) for copy in copies])
     else:
         head = ("TAKEN", "AGE", "TASKS", "SIZE", "REASON", "STATE", "NAME")
         rows = [_row(backup) for backup in backups] + [_copy_row(copy) for copy in copies]
@@ -100,7 +110,9 @@ def _copies(settings: Config) -> tuple[Sequence[Remote], str | None]:
 
 
 def _copy(copy: Remote) -> dict[str, Any]:
-    return {"name": f"s3:{copy.name}", "taken_at": rfc3339(copy.taken_at), "bytes": copy.bytes}
+    from whisperd.shown import timestamp
+
+    return {"name": f"s3:{copy.name}", "taken_at": timestamp(copy.taken_at), "bytes": copy.bytes}
 
 
 def _copy_row(copy: Remote) -> Sequence[str]:
@@ -123,18 +135,19 @@ def _when(taken_at: float) -> Sequence[str]:
 
 
 def _foresee(settings: Config, named: str | None, json: bool) -> None:
+    from whisperd.backup_setup import store
     from whisperd.restore import preview
 
     def look(source: Path) -> Preview:
-        spool = settings.data_dir / "spool"
-        return preview(source, settings.data_dir / DATABASE, spool, settings.queue.order, UPCOMING)
+        return preview(source, settings.database, settings.spool_dir, settings.queue.order, UPCOMING)
 
     with as_owner(settings.data_dir):  # also while a daemon runs: nothing of its own is touched
         if named is not None:
-            source, skipped = source_of(settings, named), list[str]()
-            found = look(source)
+            source, skipped = Path(named), list[str]()
+            with to_look_at(settings, named) as file:
+                found = look(file)
         else:
-            source, found, skipped = _first(store_of(settings), look)
+            source, found, skipped = _first(store(settings), look)
     if json:
         show_json(_preview_json(source, found, skipped))
     else:
@@ -160,18 +173,20 @@ def _first(store: BackupStore, look: Callable[[Path], Preview]) -> tuple[Path, P
 
 
 def _preview_json(source: Path, found: Preview, skipped: Sequence[str]) -> dict[str, Any]:
+    from whisperd.shown import timestamp
+
     return {
         "source": str(source),
         "tasks": found.tasks,
         "by_state": dict(found.by_state),
-        "last_change": rfc3339(found.last_change),
+        "last_change": timestamp(found.last_change),
         "skipped": list(skipped),
         "next": [
             {
                 "task_id": task.id,
                 "priority": task.priority,
                 "name": task.audio_name,
-                "run_at": rfc3339(task.run_at),
+                "run_at": timestamp(task.run_at),
                 "audio": task.audio,
             }
             for task in found.upcoming
@@ -192,10 +207,10 @@ def _show_preview(source: Path, found: Preview) -> None:
 
 
 def _restore(settings: Config, named: str | None, here: Sequence[str], json: bool) -> None:
-    """`here`: the options by which this command was told where the data folder is."""
     from whisperd import restore
+    from whisperd.backup_setup import store
 
-    spool = settings.data_dir / "spool"
+    spool = settings.spool_dir
     if named is not None:  # on a new machine
         settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     with exclusively(settings, "stop it first") as database:
@@ -203,7 +218,7 @@ def _restore(settings: Config, named: str | None, here: Sequence[str], json: boo
             source = source_of(settings, named)
             done = restore.restore(source, database, spool, settings.backups_dir)
         else:
-            done = restore.restore_newest(store_of(settings), database, spool)
+            done = restore.restore_newest(store(settings), database, spool)
     if json:
         show_json(_restored_json(done, named, here))
     else:
@@ -235,6 +250,8 @@ def _restored_fields(done: Restored, named: str | None, here: Sequence[str]) -> 
 
 def _undo(done: Restored, here: Sequence[str]) -> str | None:
     """The command that brings back what was there before; None when nothing was."""
+    from whisperd.config import DATABASE
+
     old = done.set_aside and done.set_aside / DATABASE
     if old is None or not old.exists():
         return None

@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from whisperd.commands import Json, Settings, command
 from whisperd.terminal import safe, show_fields, show_json
 
+if TYPE_CHECKING:
+    from whisperd.service import Place, Plan
+
 app = typer.Typer(no_args_is_help=True, help="whisperd as a service of systemd.")
 
 User = Annotated[bool, typer.Option("--user", help="A service of your own, not the system's.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be done.")]
+Now = Annotated[bool, typer.Option("--now", help="Start it, too.")]
+Host = Annotated[str | None, typer.Option(help="Address to bind.", show_default=False)]
+Port = Annotated[int | None, typer.Option(help="Port to bind.", show_default=False)]
 
 
 @command(app, "install")
 def service_install(
     user: User = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done.")] = False,
-    now: Annotated[bool, typer.Option("--now", help="Start it, too.")] = False,
-    host: Annotated[str | None, typer.Option(help="Address to bind.", show_default=False)] = None,
-    port: Annotated[int | None, typer.Option(help="Port to bind.", show_default=False)] = None,
+    dry_run: DryRun = False,
+    now: Now = False,
+    host: Host = None,
+    port: Port = None,
     config: Settings = None,
 ) -> None:
     """Write the unit for this whisperd, and enable it.
@@ -33,19 +40,29 @@ def service_install(
       $ sudo /opt/whisperd/bin/whisperd service install --now
       $ whisperd service install --user --now
     """
-    from whisperd.service import Place, install, plan
+    from whisperd.service import Place, plan
 
     place = Place(user)
     planned = plan(place, now=now, config=config, host=host, port=port)
     if dry_run:
-        for path, text in planned.files.items():
-            print(f"# {path}\n{text}")
-        print("\n".join(f"$ {' '.join(words)}" for words in planned.commands))
-        return
+        _show(planned)
+    else:
+        _install(place, planned)
+        _say_what_is_next(user, now)
+
+
+def _show(planned: Plan) -> None:
+    for path, text in planned.files.items():
+        print(f"# {path}\n{text}")
+    print("\n".join(f"$ {' '.join(words)}" for words in planned.commands))
+
+
+def _install(place: Place, planned: Plan) -> None:
+    from whisperd.service import install
+
     changed = install(place, planned)
     for path in planned.files:
         print(f"{safe(str(path))}: {'written' if path in changed else 'as it was'}")
-    _say_what_is_next(user, now)
 
 
 def _say_what_is_next(user: bool, now: bool) -> None:

@@ -62,6 +62,9 @@ Plan = Annotated[
     Literal["FREE", "PRO", "PAYG"] | None, typer.Option(help="A named priority.", show_default=False)
 ]
 Tenant = Annotated[str | None, typer.Option(help="Whose task it is.", show_default=False)]
+Hours = Annotated[float, typer.Option("--hours", min=0, help="Finished so long ago, or earlier.")]
+Ended = Annotated[str, typer.Option(help="completed, failed, cancelled; several with commas.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
 @command(app, "transcribe", "Transcripts")
@@ -265,11 +268,9 @@ def retry(ids: Ids, url: Url = DEFAULT_URL, json: Json = False) -> None:
 
 @command(app, "clear", "Transcripts")
 def clear(
-    hours: Annotated[float, typer.Option("--hours", min=0, help="Finished so long ago, or earlier.")],
-    status: Annotated[
-        str, typer.Option(help="completed, failed, cancelled; several with commas.")
-    ] = "completed",
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    hours: Hours,
+    status: Ended = "completed",
+    yes: Yes = False,
     url: Url = DEFAULT_URL,
     json: Json = False,
 ) -> None:
@@ -283,15 +284,19 @@ def clear(
     """
     states = _final_states(status)
     if not yes and sys.stdin.isatty():
-        old = f" that finished {hours:g} hours ago or earlier" if hours else ""
-        question = f"Delete all {' and '.join(states)} tasks{old}, with their transcripts and audio?"
-        typer.confirm(question, abort=True, err=True)
+        _confirm_clearing(states, hours)
     with client(url) as daemon:
         deleted = daemon.clear(states, hours)
     if json:
         show_json({"deleted": deleted})
     else:
         print(f"deleted {deleted} tasks")
+
+
+def _confirm_clearing(states: Sequence[str], hours: float) -> None:
+    old = f" that finished {hours:g} hours ago or earlier" if hours else ""
+    question = f"Delete all {' and '.join(states)} tasks{old}, with their transcripts and audio?"
+    typer.confirm(question, abort=True, err=True)
 
 
 def _final_states(text: str) -> Sequence[str]:

@@ -5,6 +5,7 @@ command line; `printing` shows it. Every key is also the environment variable `W
 """
 
 from whisperd.config.keys import (
+    DATABASE,
     KEYS,
     S3,
     Audio,
@@ -26,6 +27,7 @@ from whisperd.config.printing import hidden, to_toml
 from whisperd.config.reading import ConfigError, find, load, read
 
 __all__ = [
+    "DATABASE",
     "KEYS",
     "S3",
     "Audio",

@@ -24,6 +24,8 @@ _DECADE_HOURS = 10 * 366 * 24
 # A user and a password in it would be printed wherever the address is.
 _PLAIN_URL = r"^(https?://[^@/?#\s]+(/[^@?#\s]*)?)?$"
 
+DATABASE = "whisperd.db"  # its name in the data folder, and wherever it was set aside to
+
 _NotEmpty = Annotated[str, Meta(min_length=1)]
 
 
@@ -110,9 +112,18 @@ class Workers(Struct, frozen=True, kw_only=True):
     """The child processes that transcribe."""
 
     count: Annotated[
-        int, _is("Processes; 0: one a core up to 4, or 1 with a GPU build.", 0, 256, reload=True)
+        int,
+        _is(
+            "Processes; 0: one a core up to 4, or 1 with a GPU build. A reload leaves the threads of each as "
+            "they are.",
+            0,
+            256,
+            reload=True,
+        ),
     ] = 0
-    threads: Annotated[int, _is("Threads of each; 0: the cores shared out among them.", 0, 256)] = 0
+    threads: Annotated[
+        int, _is("Threads of each; 0: the cores shared out among as many as there are at the start.", 0, 256)
+    ] = 0
     model: Annotated[_NotEmpty, _is("For tasks that name none; see `whisperd models list`.")] = "tiny.en"
     max_processing_seconds: Annotated[
         float,
@@ -139,13 +150,20 @@ class Workers(Struct, frozen=True, kw_only=True):
     max_rss_mb: Annotated[
         int,
         _is(
-            "A worker that holds more memory is replaced between two chunks; 0: never.", 0, 2**24, reload=True
+            "A worker that holds more memory is replaced between two chunks; one and a half times as much "
+            "ends it within a chunk, which counts as out of memory. 0: never.",
+            0,
+            2**24,
+            reload=True,
         ),
     ] = 0
     step_up_seconds: Annotated[
         float,
         _is(
-            "After a worker ran out of memory, fewer run; one more is tried after so long.", 1, _YEAR_SECONDS
+            "After a worker ran out of memory, fewer run; one more is tried after so long.",
+            1,
+            _YEAR_SECONDS,
+            reload=True,
         ),
     ] = 600
     nice: Annotated[
@@ -254,6 +272,14 @@ class Config(Struct, frozen=True, kw_only=True):
     @property
     def data_dir(self) -> Path:
         return Path(self.storage.data_dir or default_data_dir(os.environ))
+
+    @property
+    def database(self) -> Path:
+        return self.data_dir / DATABASE
+
+    @property
+    def spool_dir(self) -> Path:
+        return self.data_dir / "spool"
 
     @property
     def models_dir(self) -> Path:

@@ -24,7 +24,7 @@ def daemon(url: str) -> Finding:
     except ClientError as error:
         return Finding("daemon", "fail", str(error), "stop what answers there, or choose another port")
     troubles = [
-        f"{name}: {check['message']}" for name, check in health["checks"].items() if check.get("message")
+        f"{name}: {check['message']}" for name, check in health["checks"].items() if check["status"] != "ok"
     ]
     status: Mapping[str, Literal["ok", "warn", "fail"]] = {"ok": "ok", "degraded": "warn"}
     said = (

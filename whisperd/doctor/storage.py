@@ -18,7 +18,7 @@ from whisperd import archive, condition
 from whisperd.archive import BackupError
 from whisperd.backup import Backup, BackupStore
 from whisperd.condition import Condition
-from whisperd.config import Config
+from whisperd.config import DATABASE, Config
 from whisperd.doctor.finding import Finding
 from whisperd.terminal import megabytes, spell
 
@@ -26,7 +26,6 @@ T = TypeVar("T")
 LOW_DISK_BYTES = 2 * 10**9  # above the reserve: some hours of audio
 PATIENCE_SECONDS = 1.0  # for reading a database, and a backup: nobody waits long for a doctor
 LATE = 3  # intervals without a backup, while a daemon runs
-DATABASE = "whisperd.db"
 # What stands in the database's place, and what to do. A start does most of it by itself.
 _ADVICE: Mapping[Condition, tuple[Literal["ok", "warn", "fail"], str]] = {
     Condition.ABSENT: ("ok", ""),

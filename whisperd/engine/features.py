@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from contextlib import suppress
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,9 +19,14 @@ _GPU = frozenset({"CUDA", "METAL", "Metal", "VULKAN", "Vulkan", "SYCL", "CANN", 
 
 @cache
 def system_info() -> str:
-    """whisper.cpp's own line, such as "WHISPER : … | CPU : AVX2 = 1 | …"; empty if it cannot be loaded."""
-    asked = subprocess.run([sys.executable, "-P", "-c", _ASK], capture_output=True, text=True, timeout=60)
-    return asked.stdout.strip()
+    """whisper.cpp's own line, such as "WHISPER : … | CPU : AVX2 = 1 | …"; empty if it cannot be loaded.
+
+    Blocks for a second, once.
+    """
+    with suppress(subprocess.TimeoutExpired):
+        asked = subprocess.run([sys.executable, "-P", "-c", _ASK], capture_output=True, text=True, timeout=60)
+        return asked.stdout.strip()
+    return ""
 
 
 def gpu_build() -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +26,8 @@ class Pool(Protocol):
     """What the outside sees of the worker pool, and may ask of it."""
 
     @property
+    def ready(self) -> asyncio.Event: ...  # set once a worker is, or was, ready
+    @property
     def paused(self) -> bool: ...
     @property
     def deaths(self) -> Mapping[str, int]: ...  # of its children since the start, by cause
@@ -47,7 +50,10 @@ class Services:
     sweep: Callable[[], Awaitable[Sequence[Task]]]  # now; the tasks whose chunks had no holder any more
     arrival: Arrival  # what this start found, and did about it
     backup_results: Counter[str] = field(default_factory=Counter)  # since the start: "ok", "failed"
+    pulse_trouble: Callable[[], str | None] = lambda: None  # why the last look at database and pool failed
+    offsite_trouble: Callable[[], str | None] = lambda: None  # why the last copy elsewhere failed
     draining: bool = False  # nothing new is accepted
+    none_up_since: float | None = None  # monotonic: the first look in a row that found no worker up
     now: Callable[[], float] = time
     started_at: float = field(default_factory=monotonic)
 

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from math import inf
+from typing import Annotated, Literal
 
-import structlog
 from msgspec import Meta, Struct
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from whisperd import metrics
-from whisperd.backup import Backup
-from whisperd.routes import Json, Services, services
+from whisperd.backup import BackupFailed
+from whisperd.routes import Json, Services, services, status
 from whisperd.routes.submission import checked, json_body
-from whisperd.routes.view import timestamp
+from whisperd.shown import backup_view
 from whisperd.task import State, Stats, StorageFailed
 
-log = structlog.get_logger(__name__)
 LONGEST_HOURS = 87_600.0  # ten years
+BATCH = 500  # tasks deleted in one transaction
 
 
 async def back_up(request: Request) -> Response:
@@ -28,23 +27,11 @@ async def back_up(request: Request) -> Response:
 
 
 async def list_backups(request: Request) -> Response:
-    found = await asyncio.to_thread(services(request).backups.list)
+    try:
+        found = await asyncio.to_thread(services(request).backups.list)
+    except OSError as error:
+        raise BackupFailed(f"the backups cannot be listed: {error.strerror}") from error
     return Json({"backups": [backup_view(backup) for backup in found]})
-
-
-def backup_view(backup: Backup) -> dict[str, Any]:
-    return {
-        "name": backup.name,
-        "path": str(backup.path),
-        "taken_at": timestamp(backup.taken_at),
-        "bytes": backup.bytes,
-        "tasks": backup.tasks,
-        "reason": backup.reason,
-        "verified": backup.verified,
-        "restored": backup.restored,
-        "problem": backup.problem,
-        "seconds": backup.seconds and round(backup.seconds, 3),
-    }
 
 
 async def sweep(request: Request) -> Response:
@@ -65,20 +52,17 @@ async def clear(request: Request) -> Response:
     states = frozenset(State(name) for name in wanted.status)
     hours = wanted.older_than_hours
     # 0 is all of them: also those of a time that is still to come, from before the clock was set back.
-    before = here.now() - hours * 3600 if hours else float("inf")
-    deleted = 0
-    while gone := await here.queue.clear(states, before):
-        await asyncio.to_thread(_remove_audio, here, gone)
-        deleted += len(gone)
-    return Json({"deleted": deleted})
+    return Json({"deleted": await _clear(here, states, here.now() - hours * 3600 if hours else inf)})
 
 
-def _remove_audio(here: Services, ids: Sequence[str]) -> None:
-    for task_id in ids:
-        try:
-            here.spool.remove(task_id)
-        except OSError as error:  # its task is gone: the next start finds it without an owner
-            log.error("a file of the spool cannot be removed", task_id=task_id, error=error.strerror)
+async def _clear(here: Services, states: frozenset[State], before: float) -> int:
+    """The oldest first, and never more than there are now: what is finished meanwhile was not meant."""
+    by_state = (await here.queue.stats()).by_state
+    left = there = sum(by_state[state] for state in states)
+    while left > 0 and (gone := await here.queue.clear(states, before, min(left, BATCH))):
+        await asyncio.to_thread(here.spool.discard, gone)
+        left -= len(gone)
+    return there - left
 
 
 async def pause(request: Request) -> Response:
@@ -95,8 +79,13 @@ async def resume(request: Request) -> Response:
 
 async def show_metrics(request: Request) -> Response:
     here = services(request)
-    reading = metrics.Reading(
-        stats=await _stats(here),
+    return Response(metrics.text(_reading(here, await _stats(here))), media_type=metrics.MEDIA_TYPE)
+
+
+def _reading(here: Services, stats: Stats | None) -> metrics.Reading:
+    return metrics.Reading(
+        database_up=stats is not None and status.is_writable(here),
+        stats=stats,
         now=here.now(),
         workers=here.pool.workers(),
         deaths=here.pool.deaths,
@@ -106,9 +95,15 @@ async def show_metrics(request: Request) -> Response:
         backups=here.backup_results,
         condition=here.arrival.condition,
         recovered=here.arrival.recovered,
-        free_bytes=here.spool.free_bytes(),
+        free_bytes=_free_bytes(here),
     )
-    return Response(metrics.text(reading), media_type=metrics.MEDIA_TYPE)
+
+
+def _free_bytes(here: Services) -> int | None:
+    try:
+        return here.spool.free_bytes()
+    except OSError:  # /health says so
+        return None
 
 
 async def _stats(here: Services) -> Stats | None:

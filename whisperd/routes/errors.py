@@ -13,6 +13,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from whisperd.archive import BackupError
+from whisperd.backup import BackupFailed
 from whisperd.routes import Json
 from whisperd.spool import TooLarge
 from whisperd.task import (
@@ -64,27 +65,47 @@ _TABLE: list[tuple[type[Exception], int, str, str | None]] = [
     (TooLarge, 413, "too_large", "file"),
     (BackupError, 503, "backup_failed", None),
 ]
+# What to do about it, where the message says only what is wrong.
+_ADVICE: dict[type[Exception], str] = {
+    TooLarge: "send less, or raise http.max_upload_bytes",
+    BackupFailed: "see the folder that backup.folder names, and its disk",
+}
 _HTTP_CODES = {400: "bad_request", 404: "not_found", 405: "method_not_allowed", 413: "too_large"}
 
 
 def refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, Refusal)
-    return _render(error)
+    return rendered(error)
+
+
+def stopping() -> Refusal:
+    return Refusal(503, "shutting_down", "whisperd is stopping; try again soon", headers=RETRY_AFTER)
 
 
 def failed(request: Request, error: Exception) -> Response:
     """One of our own errors, by the table."""
     status, code, param = next((s, c, p) for kind, s, c, p in _TABLE if isinstance(error, kind))
     headers = RETRY_AFTER if status == 503 else None
-    message = "the queue cannot be written at present" if code == "storage_failed" else str(error)
-    return _render(Refusal(status, code, message, param, headers))
+    message = "the queue cannot be written at present" if code == "storage_failed" else explained(error)
+    return rendered(Refusal(status, code, message, param, headers))
+
+
+def explained(error: Exception) -> str:
+    """What is wrong, and what to do about it."""
+    advice = _ADVICE.get(type(error))
+    return f"{error}; {advice}" if advice else str(error)
 
 
 def http_failed(request: Request, error: Exception) -> Response:
     """What Starlette itself refuses: no such route, wrong method."""
     assert isinstance(error, HTTPException)
     code = _HTTP_CODES.get(error.status_code, "http_error")
-    return _render(Refusal(error.status_code, code, error.detail, None, error.headers))
+    message = error.detail
+    if code == "method_not_allowed":
+        message = f"{request.method} is not allowed here; allowed: {(error.headers or {})['Allow']}"
+    elif code == "not_found":
+        message = "there is no such path; the README lists the calls"
+    return rendered(Refusal(error.status_code, code, message, None, error.headers))
 
 
 def left(request: Request, error: Exception) -> Response:
@@ -95,10 +116,10 @@ def left(request: Request, error: Exception) -> Response:
 def broke(request: Request, error: Exception) -> Response:
     """A bug of ours. Starlette has logged it; the outside learns nothing of it."""
     log.error("a request broke", path=request.scope.get("path"), exc_info=error)
-    return _render(Refusal(500, "internal_error", "whisperd failed on this request; its log says why"))
+    return rendered(Refusal(500, "internal_error", "whisperd failed on this request; its log says why"))
 
 
-def _render(error: Refusal) -> Response:
+def rendered(error: Refusal) -> Response:
     body = {"error": {"code": error.code, "message": error.message, "param": error.param}}
     return Json(body, error.status, error.headers)
 

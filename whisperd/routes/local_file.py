@@ -13,7 +13,7 @@ import aiofiles
 from aiofiles.threadpool.binary import AsyncBufferedReader
 
 from whisperd.config import Config
-from whisperd.routes.errors import Refusal
+from whisperd.routes.errors import Refusal, explained
 from whisperd.routes.form import file_name
 from whisperd.spool import Incoming, TooLarge
 
@@ -32,7 +32,7 @@ async def copy_local(path: str | None, incoming: Incoming, config: Config) -> st
             while data := await _read(file):
                 await incoming.write(data)
     except TooLarge as error:
-        raise Refusal(413, "too_large", str(error), "audio_path") from None
+        raise Refusal(413, "too_large", explained(error), "audio_path") from None
     return file_name(os.fsencode(path))
 
 

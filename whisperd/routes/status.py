@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 from time import monotonic
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ from whisperd.routes.view import stats_view
 Verdict = Literal["ok", "degraded", "down"]
 Check = tuple[Verdict, str | None]  # and why
 RECOVERY_SECONDS = 86_400.0
+RESTART_SECONDS = 30.0  # without any worker, as long as their restart may take
 
 
 async def stats(request: Request) -> Response:
@@ -51,9 +53,11 @@ async def live(request: Request) -> Response:
 
 
 async def ready(request: Request) -> Response:
-    """Whether new work can be taken."""
+    """Whether new work is taken, and done. A daemon that was paused takes it all the same."""
     here = services(request)
-    down = here.draining or _worst(_checks(here)) == "down"
+    checks = _checks(here)
+    taken = not here.draining and checks["database"][0] == checks["disk"][0] == "ok"
+    down = not taken or _worst(checks) == "down"
     return Json({"status": "down" if down else "ok"}, 503 if down else 200)
 
 
@@ -64,33 +68,61 @@ def _checks(here: Services) -> Mapping[str, Check]:
         "disk": _disk(here),
         "backup": _backup(here),
         "recovery": _recovery(here),
+        "redis": ("ok", "not configured"),
     }
 
 
+def is_writable(here: Services) -> bool:
+    """Whether the database could be written at the last look at it."""
+    with suppress(OSError):  # no spool: that is told of the disk
+        if here.spool.is_read_only():
+            return False
+    return _database(here)[0] == "ok"
+
+
 def _database(here: Services) -> Check:
-    trouble = here.database_trouble()
-    return ("down", trouble) if trouble else ("ok", None)
+    """Down once it failed, until a restart; degraded as long as it does not answer: that may pass."""
+    if trouble := here.database_trouble():
+        return "down", trouble
+    trouble = here.pulse_trouble()
+    return ("degraded", trouble) if trouble else ("ok", None)
 
 
 def _workers(here: Services) -> Check:
     states = [worker.state for worker in here.pool.workers()]
     at_work = sum(state in ("idle", "busy") for state in states)
+    here.none_up_since = (here.none_up_since or monotonic()) if states and not at_work else None
     if at_work == len(states):
         paused = "nothing is handed out until somebody resumes: POST /admin/resume, or `whisperd resume`"
         return ("degraded", paused) if here.pool.paused else ("ok", None)
-    return ("degraded" if at_work else "down"), f"{at_work} of {len(states)} workers are up"
+    lives_on = at_work or _is_restarting(here, states)
+    return ("degraded" if lives_on else "down"), f"{at_work} of {len(states)} workers are up"
+
+
+def _is_restarting(here: Services, states: Collection[str]) -> bool:
+    """Whether none is up for a moment only: after a crash, or replaced for its size.
+
+    Known only from one look to the next: a first look may come late, and then gives it all of the time.
+    """
+    began = here.none_up_since
+    soon = began is not None and monotonic() - began <= RESTART_SECONDS
+    return soon and here.pool.ready.is_set() and "starting" in states
 
 
 def _disk(here: Services) -> Check:
-    if here.spool.is_read_only():
+    least = here.config.storage.min_free_mb
+    try:
+        read_only, free = here.spool.is_read_only(), here.spool.free_bytes() // 2**20
+    except OSError as error:
+        return "down", f"the spool, below storage.data_dir, cannot be looked at: {error.strerror}"
+    if read_only:
         return "degraded", "the disk cannot be written: nothing new is accepted"
-    free, least = here.spool.free_bytes() // 2**20, here.config.storage.min_free_mb
     return ("ok", None) if free >= least else ("degraded", f"{free} MiB free: nothing new is accepted")
 
 
 def _backup(here: Services) -> Check:
     """Overdue after three intervals. A daemon that was off for longer has as long to take the first one."""
-    if trouble := here.backups.trouble:
+    if trouble := here.backups.trouble or here.offsite_trouble():
         return "degraded", trouble
     current_at, up = here.backups.current_at, monotonic() - here.started_at
     age = up if current_at is None else min(up, here.now() - current_at)

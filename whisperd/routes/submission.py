@@ -10,7 +10,7 @@ import hashlib
 import re
 from collections.abc import AsyncIterator
 from datetime import datetime
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Meta, Struct
@@ -162,7 +162,7 @@ def checked(fields: dict[str, Any], kind: type[Body], *, strict: bool = True) ->
     try:
         return msgspec.convert(fields, kind, strict=strict)
     except msgspec.ValidationError as error:
-        raise _invalid(str(error)) from None
+        raise _invalid(str(error), kind) from None
 
 
 def _checked(fields: dict[str, Any], *, strict: bool) -> Submission:
@@ -207,16 +207,27 @@ def unix_seconds(moment: datetime | None) -> float | None:
     return moment.timestamp()
 
 
-def _invalid(said: str) -> Refusal:
+def _invalid(said: str, kind: type[object]) -> Refusal:
     """msgspec says "Expected `int` <= 100 - at `$.priority`", or "… unknown field `x`"."""
     unknown = re.search(r"unknown field `(.*)`", said)
     if unknown:
         return Refusal(422, "unknown_field", "there is no such option", unknown[1])
     missing = re.search(r"missing required field `(.*)`", said)
     if missing:
-        return Refusal(422, "missing_field", "has to be given", missing[1])
-    where = re.search(r" - at `\$\.?([\w]*)", said)
-    return Refusal(422, "invalid_field", said.split(" - at ")[0].replace("`", ""), where and where[1])
+        return Refusal(422, "missing_field", f"{missing[1]} has to be given", missing[1])
+    found = re.search(r" - at `\$\.?([\w]*)", said)
+    name = found and found[1]
+    if name and said.startswith("Invalid enum value"):
+        allowed = ", ".join(_literals(get_type_hints(kind)[name]))
+        return Refusal(422, "invalid_field", f"must be one of {allowed}", name)
+    return Refusal(422, "invalid_field", said.split(" - at ")[0].replace("`", ""), name)
+
+
+def _literals(hint: Any) -> tuple[str, ...]:
+    """The values of the Literal in a type, wherever in it."""
+    if get_origin(hint) is Literal:
+        return get_args(hint)
+    return tuple(value for part in get_args(hint) for value in _literals(part))
 
 
 def _metadata(text: str) -> Any:

@@ -14,7 +14,7 @@ from starlette.routing import Route
 from ulid import ULID
 
 from whisperd.routes import Json, Services, services, submission
-from whisperd.routes.errors import RETRY_AFTER, Refusal
+from whisperd.routes.errors import Refusal, stopping
 from whisperd.routes.view import all_shown, shown
 from whisperd.task import (
     FINAL,
@@ -37,7 +37,7 @@ Name = TypeVar("Name", State, Kind)
 async def submit(request: Request) -> Response:
     here = services(request)
     if here.draining:
-        raise Refusal(503, "shutting_down", "whisperd is stopping; try again soon", headers=RETRY_AFTER)
+        raise stopping()
     new = await _received(request, here)
     try:
         task, created = await here.queue.submit(new)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Any
 
+from whisperd.shown import timestamp
 from whisperd.task import Segment, Stats, Task, TaskQueue
 from whisperd.worker_pool import WorkerInfo
 
@@ -43,13 +43,6 @@ def task_view(task: Task, position: int | None = None) -> dict[str, Any]:
         "error": task.error,
         "metadata": task.metadata,
     }
-
-
-def timestamp(seconds: float | None) -> str | None:
-    """RFC 3339, UTC, milliseconds."""
-    if seconds is None:
-        return None
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def segment_view(task: Task, segment: Segment) -> dict[str, Any]:

@@ -1,0 +1,30 @@
+"""How times and backups look outside, over HTTP and on the command line alike."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from whisperd.backup import Backup
+
+
+def timestamp(seconds: float | None) -> str | None:
+    """RFC 3339, UTC, milliseconds."""
+    if seconds is None:
+        return None
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def backup_view(backup: Backup) -> dict[str, Any]:
+    return {
+        "name": backup.name,
+        "path": str(backup.path),
+        "taken_at": timestamp(backup.taken_at),
+        "bytes": backup.bytes,
+        "tasks": backup.tasks,
+        "reason": backup.reason,
+        "verified": backup.verified,
+        "restored": backup.restored,
+        "problem": backup.problem,
+        "seconds": backup.seconds and round(backup.seconds, 3),
+    }
