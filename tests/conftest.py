@@ -20,6 +20,10 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 CORPUS = Path(os.environ.get("WHISPERD_CORPUS") or Path(__file__).resolve().parents[2] / "shared" / "corpus")
 
 
+def pytest_addoption(parser):
+    parser.addoption("--long", action="store_true", help="tests/reliability in full: minutes, not seconds")
+
+
 class Clock:
     """Time that moves only when told."""
 

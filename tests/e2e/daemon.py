@@ -1,56 +1,93 @@
 """A real daemon in a process of its own, with real weights, spoken to over HTTP."""
 
 import contextlib
+import json
 import os
 import re
+import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import httpx
 
+_ASK = """
+import json, sqlite3, sys
+rows = sqlite3.connect(sys.argv[1]).execute(sys.argv[2], json.loads(sys.argv[3])).fetchall()
+print(json.dumps(rows))
+"""
+
 
 class Daemon:
-    """`whisperd serve` on a free port; everything it keeps is below `folder`."""
+    """`whisperd serve` on a free port; everything it keeps is below `folder`.
 
-    def __init__(self, folder, models, **environment):
+    `environ`: variables as they are; `settings`: WHISPERD_ ones. `inside`: a command to run it by, which must
+    become the daemon (exec) and not start it; then `data` is where its data folder is seen from here.
+    """
+
+    def __init__(self, folder, models, *, environ=None, inside=(), data=None, **settings):
         self.folder = Path(folder)
+        self.data = Path(data or self.folder / "data")
         self.models = models
-        self.environment = {f"WHISPERD_{name}": str(value) for name, value in environment.items()}
+        self.inside = tuple(inside)
+        self.environment = {f"WHISPERD_{name}": str(value) for name, value in settings.items()}
+        self.environment |= environ or {}
         self.log = self.folder / "log"
         self.http = httpx.Client()
+        self.url = None  # while it serves
+        self.process = None
 
     def start(self):
-        self.folder.mkdir(exist_ok=True)
-        command = [sys.executable, "-P", "-m", "whisperd", "serve", "--port", "0"]
-        command += ["--data-dir", str(self.folder / "data"), "--models-dir", str(self.models)]
-        with open(self.log, "ab") as log:
-            offset = log.tell()
-            self.process = subprocess.Popen(
-                command, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, **self.environment}
-            )
-        ready = self.until(lambda: self._ready_line(offset))
+        self.launch()
+        ready = self.until(self._ready_line)
         self.http.close()
         self.http = httpx.Client(base_url=ready, timeout=60)
         self.until(lambda: all(w["state"] != "starting" for w in self.get("/workers")["workers"]), 60)
+        self.url = ready
         return self
 
-    def _ready_line(self, offset):
+    def launch(self):
+        """Begin to start it, and wait for nothing."""
+        self.folder.mkdir(exist_ok=True)
+        command = [*self.inside, sys.executable, "-P", "-m", "whisperd", "serve", "--port", "0"]
+        command += ["--data-dir", str(self.folder / "data"), "--models-dir", str(self.models)]
+        with open(self.log, "ab") as log:
+            self._said_before = log.tell()
+            self.process = subprocess.Popen(
+                command, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, **self.environment}
+            )
+
+    def refused(self, timeout=30):
+        """Start what is to end by itself; returns its exit status and what it said."""
+        self.launch()
+        status = self.process.wait(timeout)
+        return status, self.said_now()
+
+    def _ready_line(self):
         if self.process.poll() is not None:
             raise AssertionError(f"the daemon ended with {self.process.returncode}:\n{self.said()}")
-        found = re.search(rb"ready on (http://\S+)", self.log.read_bytes()[offset:])
-        return found and found[1].decode()
+        found = re.search(r"ready on (http://\S+)", self.said_now())
+        return found and found[1]
 
     def said(self):
         return self.log.read_text(errors="replace")
+
+    def said_now(self):
+        """Since its last start."""
+        return self.log.read_bytes()[self._said_before :].decode(errors="replace")
 
     def get(self, path, **params):
         answer = self.http.get(path, params=params)
         answer.raise_for_status()
         return answer.json()
+
+    def health(self):
+        """Whatever its status: down is an answer too."""
+        return self.http.get("/health").json()
 
     def submit(self, path, name=None, **options):
         with open(path, "rb") as file:
@@ -76,6 +113,10 @@ class Daemon:
             timeout,
         )
 
+    def all_over(self, timeout=90):
+        """Wait until nothing is queued or in work."""
+        return self.until(lambda: (s := self.get("/stats"))["queued"] + s["processing"] == 0 and s, timeout)
+
     def result(self, task_id, format="text"):
         answer = self.http.get(f"/tasks/{task_id}/result", params={"format": format})
         assert answer.status_code == 200, answer.text
@@ -83,14 +124,33 @@ class Daemon:
 
     def rows(self, sql, *args):
         """Ask the database of a daemon that is not running, or with a connection of our own if it is."""
-        with contextlib.closing(sqlite3.connect(self.folder / "data" / "whisperd.db")) as conn:
+        if self.inside:  # SQLite would follow the way to its folder to another one, outside
+            command = [*self.inside, sys.executable, "-c", _ASK, self.folder / "data" / "whisperd.db", sql]
+            said = subprocess.run([*command, json.dumps(args)], check=True, capture_output=True).stdout
+            return [tuple(row) for row in json.loads(said)]
+        with contextlib.closing(sqlite3.connect(self.data / "whisperd.db")) as conn:
             return conn.execute(sql, args).fetchall()
 
+    def left(self, *statements):
+        """Ask a copy of what a killed daemon left: its next start finds the files as they were."""
+        with tempfile.TemporaryDirectory() as folder:
+            for file in self.data.glob("whisperd.db*"):
+                shutil.copy(file, folder)
+            with contextlib.closing(sqlite3.connect(Path(folder) / "whisperd.db")) as conn:
+                return [conn.execute(sql).fetchall() for sql in statements]
+
     def spool(self):
-        return sorted(os.listdir(self.folder / "data" / "spool"))
+        return sorted(os.listdir(self.data / "spool"))
+
+    def workers(self):
+        return self.get("/workers")["workers"]
 
     def worker_pids(self):
-        return [worker["pid"] for worker in self.get("/workers")["workers"]]
+        return [worker["pid"] for worker in self.workers()]
+
+    def rss_bytes(self):
+        pages = Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]
+        return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
     def until(self, condition, timeout=30):
         deadline = time.monotonic() + timeout
@@ -101,12 +161,20 @@ class Daemon:
         raise AssertionError(f"not in time; the daemon said:\n{self.said()[-4000:]}")
 
     def kill(self):
+        self.url = None
         self.process.kill()
         self.process.wait()
         self.http.close()
 
     def stop(self, timeout=40):
+        self.url = None
         self.process.send_signal(signal.SIGTERM)
         status = self.process.wait(timeout)
         self.http.close()
         return status
+
+    def end(self):
+        """After a test, whatever became of it."""
+        if self.process is not None and self.process.poll() is None:
+            self.kill()
+        self.http.close()
