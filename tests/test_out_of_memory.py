@@ -198,6 +198,7 @@ def test_a_child_above_its_limit_is_replaced_between_chunks_without_a_failure(wi
         assert (task.state, task.attempt) == (State.COMPLETED, 1)
         await until(lambda: pool.deaths == {"memory": 3})  # after the plan, and after each of the two chunks
         assert pool.workers()[0].restarts == 3
+        await until(lambda: pool.workers()[0].state == "idle")  # not in the middle of a start
 
     with_pool(body, "grows, always", max_rss_bytes=ROOM // 2)
 
