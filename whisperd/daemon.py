@@ -37,6 +37,7 @@ from whisperd.worker_pool import PoolFailed, WorkerInfo
 
 log = structlog.get_logger(__name__)
 BACKUP_SECONDS = 1.5  # for the last one, at least, whatever the pool has left of the grace
+STOP_SECONDS = 60.0  # beyond the grace, for what systemd need not interrupt
 PACKED_BYTES = 16 * 10**6  # a second that a backup takes, about
 PULSE_SECONDS = 5.0  # between two looks whether all is well, at most
 
@@ -179,6 +180,7 @@ class Daemon:
         grace_seconds = self._parts.config.shutdown.grace_seconds
         log.info("stopping", grace_seconds=grace_seconds)
         self._notifier.stopping("finishing what runs")
+        self._notifier.extend(grace_seconds + STOP_SECONDS)  # the unit knows the grace of its day only
         self._parts.ends_at = monotonic() + grace_seconds
         self._services.draining = True
         self._parts.pool.drain()

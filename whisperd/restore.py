@@ -25,7 +25,7 @@ import structlog
 
 from whisperd import archive, condition, durable, scratch
 from whisperd.adopt import adopt
-from whisperd.archive import BackupError, BadBackup, Census, DamagedDatabase, Manifest, NotABackup, Stopped
+from whisperd.archive import BackupError, BadBackup, Census, DamagedDatabase, NotABackup, Stopped
 from whisperd.backup import RESTORED, Backup, BackupStore, time_of
 from whisperd.condition import Condition, Finding
 from whisperd.db import DatabaseTooNew
@@ -132,14 +132,6 @@ def restore_newest(
     if finished:
         return replace(finished, skipped=tuple(skipped))
     raise NoneSound(skipped)
-
-
-def newest_sound_manifest(store: BackupStore) -> tuple[Backup, Manifest] | None:
-    """The newest backup that is sound as far as its first page tells, used or not; unpacks nothing."""
-    for backup in store.list():
-        with suppress(BackupError, OSError):
-            return backup, archive.manifest_of(backup.path)
-    return None
 
 
 def highest_commits(backups: Path | None) -> int:

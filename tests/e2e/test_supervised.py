@@ -59,6 +59,7 @@ def test_the_supervisor_hears_of_the_start_of_each_second_and_of_the_stop(superv
 
     assert supervised.stop() == 0
     assert supervisor.count("STOPPING=1") == 1
+    assert supervisor.count("EXTEND_TIMEOUT_USEC=90000000") == 1  # the grace of 30 s, and a minute
 
 
 def test_a_daemon_that_lost_its_database_is_not_well(supervised, supervisor):
