@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
+from whisperd.sql.line import end, move
 from whisperd.sql.questions import get
 from whisperd.sql.rows import to_json, to_task
 from whisperd.task import (
@@ -103,7 +104,7 @@ def plan(conn: sqlite3.Connection, chunk: Chunk, plan: Plan, now: float) -> Task
         warnings = _with_known_warnings(conn, chunk.task.seq, warnings)
     else:
         _replace_chunks(conn, chunk.task.seq, plan)
-    _move(
+    move(
         conn,
         chunk.task.seq,
         """
@@ -164,10 +165,10 @@ def finish(
         running = running - 1, samples_done = samples_done + :samples,
         progress = max(progress, (samples_done + :samples) * 1.0 / max(samples, 1))
     """
-    _move(conn, chunk.task.seq, change, {"samples": samples})
+    move(conn, chunk.task.seq, change, {"samples": samples})
     if warnings:
         known = to_json(_with_known_warnings(conn, chunk.task.seq, warnings))
-        _move(conn, chunk.task.seq, "warnings = :warnings", {"warnings": known})
+        move(conn, chunk.task.seq, "warnings = :warnings", {"warnings": known})
     return _settled(conn, chunk.task.seq, now)
 
 
@@ -176,21 +177,21 @@ def fail(
 ) -> Task:
     failures = _own(conn, chunk, "state = 'waiting', beat_at = null, failures = failures + 1", {})["failures"]
     if final or failures > chunk.task.max_retries:
-        return _end(conn, chunk.task.seq, State.FAILED, problem, now)
+        return end(conn, chunk.task.seq, State.FAILED, problem, now)
     change = f"""
         {_BACK}, attempt = max(attempt, :attempt),
         run_at = iif(:delay > 0, :now + :delay, run_at), retry_at = iif(:delay > 0, :now + :delay, retry_at),
         error_code = :code, error_message = :message
     """
     args = {"number": chunk.number, "attempt": failures + 1, "delay": delay, "now": now}
-    _move(conn, chunk.task.seq, change, {**args, "code": problem.code, "message": problem.message})
+    move(conn, chunk.task.seq, change, {**args, "code": problem.code, "message": problem.message})
     return _settled(conn, chunk.task.seq, now)
 
 
 def release(conn: sqlite3.Connection, chunk: Chunk) -> Task:
     _own(conn, chunk, "state = 'waiting', beat_at = null", {})
     # Not the task's fault (shutdown, fewer workers): failures stay as they are.
-    return _move(
+    return move(
         conn,
         chunk.task.seq,
         f"{_BACK}, state = iif(running = 1, 'queued', state)",
@@ -206,7 +207,7 @@ def replan(conn: sqlite3.Connection, chunk: Chunk) -> Task:
         (chunk.task.seq,),
     )
     waiting = "waiting = (select state = 'waiting' from chunk where task = :seq and number = 0)"
-    return _move(conn, chunk.task.seq, waiting, {})
+    return move(conn, chunk.task.seq, waiting, {})
 
 
 # A chunk has come back. Until its task's plan is made (again) only the plan is handed out.
@@ -230,49 +231,12 @@ def _own(conn: sqlite3.Connection, chunk: Chunk, change: str, args: dict[str, ob
     return row
 
 
-def _move(conn: sqlite3.Connection, seq: int, change: str, args: dict[str, object]) -> Task:
-    row = conn.execute(
-        f"update task set {change} where seq = :seq returning *", {"seq": seq, **args}
-    ).fetchone()
-    return to_task(row)
-
-
 def _settled(conn: sqlite3.Connection, seq: int, now: float) -> Task:
     """A task with no chunk left is completed; one whose next chunk must wait is queued again."""
-    return _move(
-        conn,
-        seq,
-        """
-        state = case when running > 0 then state when waiting = 0 then 'completed'
-                     when run_at is not null then 'queued' else state end,
-        finished_at = iif(running = 0 and waiting = 0, :now, null),
-        progress = iif(running = 0 and waiting = 0, 1.0, progress),
-        run_at = iif(running = 0 and waiting = 0, null, run_at),
-        retry_at = iif(running = 0 and waiting = 0, null, retry_at),
-        error_code = iif(running = 0 and waiting = 0, null, error_code),
-        error_message = iif(running = 0 and waiting = 0, null, error_message)
-        """,
-        {"now": now},
-    )
-
-
-def _end(
-    conn: sqlite3.Connection,
-    seq: int,
-    state: Literal[State.FAILED, State.CANCELLED],
-    problem: Problem | None,
-    now: float,
-) -> Task:
-    """End the task early: whoever holds a chunk of it has lost it. Finished chunks stay for a retry."""
-    conn.execute(
-        "update chunk set state = 'waiting', beat_at = null where task = ? and state = 'running'", (seq,)
-    )
-    change = """
-        state = :state, waiting = 0, running = 0, run_at = null, retry_at = null, finished_at = :now,
-        error_code = :code, error_message = :message
-    """
-    code, message = (problem.code, problem.message) if problem else (None, None)
-    return _move(conn, seq, change, {"state": state, "now": now, "code": code, "message": message})
+    left = conn.execute("select waiting + running from task where seq = ?", (seq,)).fetchone()[0]
+    if left == 0:
+        return end(conn, seq, State.COMPLETED, None, now)
+    return move(conn, seq, "state = iif(running = 0 and run_at is not null, 'queued', state)", {})
 
 
 def change(conn: sqlite3.Connection, task_id: str, change: Change, now: float) -> Task:
@@ -301,7 +265,7 @@ def cancel(conn: sqlite3.Connection, task_id: str, now: float) -> Task:
     ).fetchone()
     if row is None:
         return _refuse(conn, task_id, "cancelled")
-    return _end(conn, row["seq"], State.CANCELLED, None, now)
+    return end(conn, row["seq"], State.CANCELLED, None, now)
 
 
 def retry(conn: sqlite3.Connection, task_id: str) -> Task:
