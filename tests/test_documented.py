@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import typer.main
 from msgspec.structs import fields
-from starlette.routing import Route, WebSocketRoute
 
 from whisperd.cli import app
 from whisperd.config import KEYS
 from whisperd.engine.audio import FORMATS
-from whisperd.http import ROUTES
+from whisperd.http import CALLS
+from whisperd.routes.call import Socket
 from whisperd.routes.submission import Submission
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
@@ -22,16 +22,14 @@ def test_every_setting_is_in_the_table(key):
     assert f"| `{key}` |" in README
 
 
-@pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.path)
-def test_every_route_is_in_the_table(route):
-    path = route.path.replace("{task_id}", "{id}")
-    if isinstance(route, WebSocketRoute):
+@pytest.mark.parametrize("call", CALLS, ids=lambda call: call.path)
+def test_every_call_is_in_the_table(call):
+    path = call.path.replace("{task_id}", "{id}")
+    if isinstance(call, Socket):
         assert f"`WS {path}`" in README
-        return
-    assert isinstance(route, Route)
-    methods = route.methods or {name.upper() for name in vars(route.endpoint) if not name.startswith("_")}
-    for method in methods - {"HEAD"}:
-        assert f"`{method} {path}" in README
+    else:
+        assert f"`{call.method} {path}" in README
+        assert call.handler.__doc__
 
 
 @pytest.mark.parametrize("option", [f.name for f in fields(Submission) if f.name != "audio_path"])

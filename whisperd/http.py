@@ -11,22 +11,21 @@ from starlette.applications import Starlette
 from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.requests import HTTPConnection
-from starlette.responses import Response
-from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from whisperd.config import Http
-from whisperd.routes import Json, Services, admin, live, status, tasks
-from whisperd.routes.errors import HANDLERS, rendered, stopping
+from whisperd.routes import Services, admin, live, status, tasks
+from whisperd.routes.call import Call, Socket, mounted
+from whisperd.routes.errors import HANDLERS, Refusal, rendered, stopping
 
 LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
-ROUTES: list[BaseRoute] = [*tasks.routes, *live.routes, *status.routes, *admin.routes]
+CALLS: list[Call | Socket] = [*tasks.calls, *live.calls, *status.calls, *admin.calls]
 HEADERS = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store")]
 
 
 def build_app(services: Services) -> Starlette:
     app = Starlette(
-        routes=ROUTES,
+        routes=mounted(CALLS),
         exception_handlers={**HANDLERS},
         middleware=[
             Middleware(SafeHeaders),
@@ -59,11 +58,11 @@ class Loopback:
                 await receive()
                 await send({"type": "websocket.close", "code": 1008, "reason": "forbidden"})
                 return
-            await refusal(scope, receive, send)
+            await rendered(refusal, scope["path"])(scope, receive, send)
             return
         await self._app(scope, receive, send)
 
-    def _refusal(self, scope: Scope) -> Response | None:
+    def _refusal(self, scope: Scope) -> Refusal | None:
         headers = HTTPConnection(scope).headers
         if not _is_loopback(scope.get("client")):
             return _forbidden("without keys only this machine is served")
@@ -112,8 +111,8 @@ def _host_name(hosts: Collection[str]) -> str | None:
     return name if colon and port.isdigit() else host.lower()
 
 
-def _forbidden(message: str) -> Response:
-    return Json({"error": {"code": "forbidden", "message": message, "param": None}}, 403)
+def _forbidden(message: str) -> Refusal:
+    return Refusal(403, "forbidden", message)
 
 
 class SafeHeaders:
@@ -157,4 +156,4 @@ class CutOff:
             if scope["type"] != "http" or not self._services.draining:
                 raise
             if not started:
-                await rendered(stopping())(scope, receive, send)
+                await rendered(stopping(), scope["path"])(scope, receive, send)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
+
+from msgspec import Struct
 
 from whisperd.backup import Backup
 
@@ -15,16 +16,31 @@ def timestamp(seconds: float | None) -> str | None:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def backup_view(backup: Backup) -> dict[str, Any]:
-    return {
-        "name": backup.name,
-        "path": str(backup.path),
-        "taken_at": timestamp(backup.taken_at),
-        "bytes": backup.bytes,
-        "tasks": backup.tasks,
-        "reason": backup.reason,
-        "verified": backup.verified,
-        "restored": backup.restored,
-        "problem": backup.problem,
-        "seconds": backup.seconds and round(backup.seconds, 3),
-    }
+class BackupView(Struct, frozen=True, kw_only=True):
+    """A backup. `problem` says why one is not verified; `seconds` that it took, if it was just now."""
+
+    name: str
+    path: str
+    taken_at: str | None
+    bytes: int
+    tasks: int | None
+    reason: str | None
+    verified: bool
+    restored: bool
+    problem: str | None
+    seconds: float | None
+
+
+def backup_view(backup: Backup) -> BackupView:
+    return BackupView(
+        name=backup.name,
+        path=str(backup.path),
+        taken_at=timestamp(backup.taken_at),
+        bytes=backup.bytes,
+        tasks=backup.tasks,
+        reason=backup.reason,
+        verified=backup.verified,
+        restored=backup.restored,
+        problem=backup.problem,
+        seconds=backup.seconds and round(backup.seconds, 3),
+    )

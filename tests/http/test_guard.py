@@ -95,6 +95,7 @@ def test_the_address_that_was_asked_for_is_served_by_its_own_name(with_server, c
 def test_the_address_that_a_request_came_to_is_served(server, host, status):
     scope = {
         "type": "http",
+        "path": "/",
         "client": ("127.0.0.1", 1),
         "server": server,
         "headers": [(b"host", host.encode())],

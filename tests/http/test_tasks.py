@@ -208,7 +208,7 @@ def test_a_result_comes_in_every_format(with_server, format):
 def test_a_result_in_an_unknown_format_is_refused(with_server):
     async def body(server):
         task = await server.completed()
-        for format in ("xml", "", "JSON", "../json"):
+        for format in ("xml", "JSON", "../json"):
             answer = await server.get(f"/tasks/{task['task_id']}/result", format=format)
             assert the_error(answer) == (422, "invalid_field", "format")
 
@@ -389,6 +389,8 @@ def test_the_cursor_walks_through_all_tasks_once_while_new_ones_come(with_server
         ("cursor", "-1"),
         ("cursor", "x"),
         ("cursor", "nan"),
+        ("cursor", "inf"),
+        ("cursor", "9" * 400),
     ],
 )
 def test_a_filter_with_a_wrong_value_is_refused_by_its_name(with_idle_server, name, value):
@@ -400,7 +402,7 @@ def test_a_filter_with_a_wrong_value_is_refused_by_its_name(with_idle_server, na
 
 def test_a_limit_is_cut_to_what_a_page_may_hold_and_a_cursor_to_what_there_is(with_idle_server):
     async def body(server):
-        for filters in ({"limit": "1000000"}, {"cursor": "1e300"}, {"cursor": "inf"}, {"cursor": "9" * 400}):
+        for filters in ({"limit": "1000000"}, {"limit": "9" * 400}, {"cursor": "9" * 18}):
             assert await listed(server, **filters) == []
 
     with_idle_server(body)

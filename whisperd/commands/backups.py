@@ -80,6 +80,8 @@ def _taken(url: str, config: Path | None, data_dir: str | None) -> dict[str, Any
 
 
 def _taken_here(settings: Config) -> dict[str, Any]:
+    from msgspec import to_builtins
+
     from whisperd.backup import BackupFailed
     from whisperd.backup_setup import store
     from whisperd.shown import backup_view
@@ -88,7 +90,8 @@ def _taken_here(settings: Config) -> dict[str, Any]:
         raise FileNotFoundError(2, "there is no queue; name its folder with --data-dir", str(database))
     with exclusively(settings, "leave --data-dir out, or name the daemon with --url"):
         try:
-            return backup_view(store(settings).take_file(database, "manual"))
+            taken: dict[str, Any] = to_builtins(backup_view(store(settings).take_file(database, "manual")))
+            return taken
         except BackupFailed as error:
             raise BackupFailed(f"{error}; see {settings.backups_dir}, and its disk") from error
 

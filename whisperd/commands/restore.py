@@ -82,12 +82,14 @@ def _place(config: Path | None, data_dir: str | None) -> Sequence[str]:
 
 def _list(settings: Config, json: bool) -> None:
     """Exit status 1 when the copies in S3 cannot be listed; those of this machine are all the same."""
+    from msgspec import to_builtins
+
     from whisperd.backup_setup import store
     from whisperd.shown import backup_view
 
     backups, (copies, trouble) = store(settings).list(), _copies(settings)
     if json:
-        show_json([backup_view(backup) for backup in backups] + [_copy(copy) for copy in copies])
+        show_json(to_builtins([backup_view(backup) for backup in backups]) + [_copy(copy) for copy in copies])
     else:
         head = ("TAKEN", "AGE", "TASKS", "SIZE", "REASON", "STATE", "NAME")
         rows = [_row(backup) for backup in backups] + [_copy_row(copy) for copy in copies]

@@ -1,4 +1,4 @@
-"""The routes, one file per audience. Each exports one name, `routes`; `Services` is all they may touch."""
+"""The routes, one file per audience. Each exports one name, `calls`; `Services` is all they may touch."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import monotonic, time
-from typing import Protocol
+from typing import Literal, Protocol
 
 import msgspec
-from starlette.requests import HTTPConnection
+from msgspec import Struct
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 
 from whisperd.arrival import Arrival
@@ -18,7 +19,7 @@ from whisperd.backup import Backup, BackupStore
 from whisperd.config import Config
 from whisperd.events import Events
 from whisperd.spool import Spool
-from whisperd.task import Task, TaskQueue
+from whisperd.task import Task, TaskNotFound, TaskQueue
 from whisperd.worker_pool import WorkerInfo
 
 
@@ -34,6 +35,20 @@ class Pool(Protocol):
     def workers(self) -> list[WorkerInfo]: ...
     def pause(self) -> None: ...  # hand out nothing more; what runs is finished
     def resume(self) -> None: ...
+
+
+Right = Literal["public", "submit", "read", "admin"]  # what a call asks for; public: nothing
+CALLER = "whisperd.caller"  # in the scope of a request that was let in
+
+
+class Caller(Struct, frozen=True, kw_only=True):
+    """Whom a request is made for."""
+
+    tenant: str | None = None  # sees and makes tasks of this one only; None: of every one
+    plan: str | None = None  # of its tasks, whatever they ask for; None: what they ask for
+
+
+ANYBODY = Caller()
 
 
 @dataclass(slots=True)
@@ -54,6 +69,7 @@ class Services:
     offsite_trouble: Callable[[], str | None] = lambda: None  # why the last copy elsewhere failed
     draining: bool = False  # nothing new is accepted
     none_up_since: float | None = None  # monotonic: the first look in a row that found no worker up
+    admit: Callable[[HTTPConnection, Right], Caller] = lambda connection, right: ANYBODY  # or raises Refusal
     now: Callable[[], float] = time
     started_at: float = field(default_factory=monotonic)
 
@@ -61,6 +77,24 @@ class Services:
 def services(connection: HTTPConnection) -> Services:
     found: Services = connection.app.state.services
     return found
+
+
+def caller(connection: HTTPConnection) -> Caller:
+    """Who made a request that was let in."""
+    found: Caller = connection.scope[CALLER]
+    return found
+
+
+async def task_of(request: Request) -> Task:
+    """The task that the path names. Raises TaskNotFound, also for one that the caller may not see."""
+    return await visible_task(request, str(request.path_params["task_id"]))
+
+
+async def visible_task(request: Request, task_id: str) -> Task:
+    task = await services(request).queue.get(task_id)
+    if caller(request).tenant not in (None, task.tenant):
+        raise TaskNotFound(f"there is no task {task_id}")
+    return task
 
 
 class Json(Response):

@@ -9,36 +9,57 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from whisperd import metrics
 from whisperd.backup import BackupFailed
 from whisperd.routes import Json, Services, services, status
-from whisperd.routes.submission import checked, json_body
-from whisperd.shown import backup_view
+from whisperd.routes.call import Answer, Call
+from whisperd.shown import BackupView, backup_view
 from whisperd.task import State, Stats, StorageFailed
 
 LONGEST_HOURS = 87_600.0  # ten years
 BATCH = 500  # tasks deleted in one transaction
 
 
+class BackupsView(Struct, frozen=True, kw_only=True):
+    backups: list[BackupView]
+
+
+class SweptView(Struct, frozen=True, kw_only=True):
+    requeued: int
+    failed: int
+
+
+class ClearedView(Struct, frozen=True, kw_only=True):
+    deleted: int
+
+
+class PausedView(Struct, frozen=True, kw_only=True):
+    paused: bool
+
+
 async def back_up(request: Request) -> Response:
+    """Take a backup now."""
     return Json(backup_view(await services(request).back_up()))
 
 
 async def list_backups(request: Request) -> Response:
+    """The backups, newest first, the broken ones too."""
     try:
         found = await asyncio.to_thread(services(request).backups.list)
     except OSError as error:
         raise BackupFailed(f"the backups cannot be listed: {error.strerror}") from error
-    return Json({"backups": [backup_view(backup) for backup in found]})
+    return Json(BackupsView(backups=[backup_view(backup) for backup in found]))
 
 
 async def sweep(request: Request) -> Response:
-    """Count tasks, not chunks: one that lost several to the sweep may have failed with the last of them."""
+    """Queue again what no worker holds any more.
+
+    Tasks are counted, not chunks: one that lost several may have failed with the last of them.
+    """
     states = {task.id: task.state for task in await services(request).sweep()}
     failed = sum(state == State.FAILED for state in states.values())
-    return Json({"requeued": len(states) - failed, "failed": failed})
+    return Json(SweptView(requeued=len(states) - failed, failed=failed))
 
 
 class Clear(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -46,13 +67,14 @@ class Clear(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     older_than_hours: Annotated[float, Meta(ge=0, le=LONGEST_HOURS)]
 
 
-async def clear(request: Request) -> Response:
+async def clear(request: Request, wanted: Clear) -> Response:
+    """Delete finished tasks, with their audio and transcripts."""
     here = services(request)
-    wanted = checked(await json_body(request), Clear)
     states = frozenset(State(name) for name in wanted.status)
     hours = wanted.older_than_hours
     # 0 is all of them: also those of a time that is still to come, from before the clock was set back.
-    return Json({"deleted": await _clear(here, states, here.now() - hours * 3600 if hours else inf)})
+    deleted = await _clear(here, states, here.now() - hours * 3600 if hours else inf)
+    return Json(ClearedView(deleted=deleted))
 
 
 async def _clear(here: Services, states: frozenset[State], before: float) -> int:
@@ -66,18 +88,21 @@ async def _clear(here: Services, states: frozenset[State], before: float) -> int
 
 
 async def pause(request: Request) -> Response:
+    """Hand out nothing more; what runs is finished, and tasks are accepted."""
     pool = services(request).pool
     pool.pause()
-    return Json({"paused": pool.paused})
+    return Json(PausedView(paused=pool.paused))
 
 
 async def resume(request: Request) -> Response:
+    """Hand out tasks again."""
     pool = services(request).pool
     pool.resume()
-    return Json({"paused": pool.paused})
+    return Json(PausedView(paused=pool.paused))
 
 
 async def show_metrics(request: Request) -> Response:
+    """How it goes, for Prometheus."""
     here = services(request)
     return Response(metrics.text(_reading(here, await _stats(here))), media_type=metrics.MEDIA_TYPE)
 
@@ -116,12 +141,27 @@ async def _stats(here: Services) -> Stats | None:
         return None
 
 
-routes = [
-    Route("/admin/backup", back_up, methods=["POST"]),
-    Route("/admin/backups", list_backups),
-    Route("/admin/cleanup-stuck-tasks", sweep, methods=["POST"]),
-    Route("/admin/clear", clear, methods=["POST"]),
-    Route("/admin/pause", pause, methods=["POST"]),
-    Route("/admin/resume", resume, methods=["POST"]),
-    Route("/metrics", show_metrics),
+_BACKUP = {200: Answer(about="The backup, checked.", body=BackupView)}
+_BACKUPS = {200: Answer(about="The backups.", body=BackupsView)}
+_SWEPT = {200: Answer(about="How many tasks.", body=SweptView)}
+_CLEARED = {200: Answer(about="How many tasks.", body=ClearedView)}
+_PAUSED = {200: Answer(about="Whether it is paused now.", body=PausedView)}
+_METRICS = {200: Answer(about="The metrics.", media_types=(metrics.MEDIA_TYPE,))}
+
+calls = [
+    Call(method="POST", path="/admin/backup", handler=back_up, right="admin", answers=_BACKUP),
+    Call(method="GET", path="/admin/backups", handler=list_backups, right="admin", answers=_BACKUPS),
+    Call(method="POST", path="/admin/cleanup-stuck-tasks", handler=sweep, right="admin", answers=_SWEPT),
+    Call(
+        method="POST",
+        path="/admin/clear",
+        handler=clear,
+        right="admin",
+        body=Clear,
+        answers=_CLEARED,
+        refusals=(400, 413, 422),
+    ),
+    Call(method="POST", path="/admin/pause", handler=pause, right="admin", answers=_PAUSED),
+    Call(method="POST", path="/admin/resume", handler=resume, right="admin", answers=_PAUSED),
+    Call(method="GET", path="/metrics", handler=show_metrics, right="read", answers=_METRICS),
 ]

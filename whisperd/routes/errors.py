@@ -5,9 +5,10 @@ Messages are safe to show: no path, no stack trace, no secret.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import structlog
+from msgspec import Struct
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -75,7 +76,7 @@ _HTTP_CODES = {400: "bad_request", 404: "not_found", 405: "method_not_allowed", 
 
 def refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, Refusal)
-    return rendered(error)
+    return rendered(error, request.scope["path"])
 
 
 def stopping() -> Refusal:
@@ -87,7 +88,7 @@ def failed(request: Request, error: Exception) -> Response:
     status, code, param = next((s, c, p) for kind, s, c, p in _TABLE if isinstance(error, kind))
     headers = RETRY_AFTER if status == 503 else None
     message = "the queue cannot be written at present" if code == "storage_failed" else explained(error)
-    return rendered(Refusal(status, code, message, param, headers))
+    return rendered(Refusal(status, code, message, param, headers), request.scope["path"])
 
 
 def explained(error: Exception) -> str:
@@ -105,7 +106,8 @@ def http_failed(request: Request, error: Exception) -> Response:
         message = f"{request.method} is not allowed here; allowed: {(error.headers or {})['Allow']}"
     elif code == "not_found":
         message = "there is no such path; the README lists the calls"
-    return rendered(Refusal(error.status_code, code, message, None, error.headers))
+    refusal = Refusal(error.status_code, code, message, None, error.headers)
+    return rendered(refusal, request.scope["path"])
 
 
 def left(request: Request, error: Exception) -> Response:
@@ -116,12 +118,34 @@ def left(request: Request, error: Exception) -> Response:
 def broke(request: Request, error: Exception) -> Response:
     """A bug of ours. Starlette has logged it; the outside learns nothing of it."""
     log.error("a request broke", path=request.scope.get("path"), exc_info=error)
-    return rendered(Refusal(500, "internal_error", "whisperd failed on this request; its log says why"))
+    refusal = Refusal(500, "internal_error", "whisperd failed on this request; its log says why")
+    return rendered(refusal, request.scope["path"])
 
 
-def rendered(error: Refusal) -> Response:
-    body = {"error": {"code": error.code, "message": error.message, "param": error.param}}
-    return Json(body, error.status, error.headers)
+class ErrorBody(Struct, frozen=True, kw_only=True):
+    code: str
+    message: str
+    param: str | None
+
+
+class ErrorView(Struct, frozen=True, kw_only=True):
+    """What an error looks like: `message` says what to do about it, `param` names the field."""
+
+    error: ErrorBody
+
+
+def rendered(error: Refusal, path: str) -> Response:
+    """The error as the API that this path belongs to writes errors."""
+    writer = next((writer for prefix, writer in _DIALECTS.items() if path.startswith(prefix)), _ours)
+    return writer(error)
+
+
+def _ours(error: Refusal) -> Response:
+    body = ErrorBody(code=error.code, message=error.message, param=error.param)
+    return Json(ErrorView(error=body), error.status, error.headers)
+
+
+_DIALECTS: dict[str, Callable[[Refusal], Response]] = {}  # by the start of the path
 
 
 HANDLERS = {

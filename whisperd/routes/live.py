@@ -13,13 +13,14 @@ from contextlib import suppress
 from typing import Any
 
 import msgspec
+from msgspec import Struct, to_builtins
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
-from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from whisperd.events import Event, Subscription
-from whisperd.routes import Services, services
+from whisperd.routes import Services, caller, services, task_of
+from whisperd.routes.call import Answer, Call, Socket
 from whisperd.routes.errors import Refusal
 from whisperd.routes.status import current_stats
 from whisperd.routes.view import progress_view, segment_view, shown, task_view
@@ -32,12 +33,14 @@ _USAGE = f'send {{"subscribe": ["<task_id>", …]}}, {MAX_SUBSCRIPTIONS} ids at 
 
 
 async def events(request: Request) -> Response:
-    """`task`, then `segment`s in the transcript's order and `progress`, then the final `task`.
+    """What happens to the task, as Server-Sent Events.
+
+    `task`, then `segment`s in the transcript's order and `progress`, then the final `task`.
 
     The id of every frame is the place in the transcript: "12.3" is after the third segment of chunk 12.
     """
     here = services(request)
-    task = await here.queue.get(str(request.path_params["task_id"]))
+    task = await task_of(request)
     mark = _mark(request.headers.get("last-event-id"))
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     if request.method == "HEAD":  # a stream without a body would not end either
@@ -127,9 +130,10 @@ def _asked(text: str) -> set[str] | None:
 
 
 async def _tell(socket: WebSocket, subscription: Subscription, wanted: set[str]) -> None:
+    tenant = caller(socket).tenant
     with suppress(WebSocketDisconnect):
         async for event in subscription:
-            if not wanted or event.task.id in wanted:
+            if tenant in (None, event.task.tenant) and (not wanted or event.task.id in wanted):
                 for text in _texts(event):
                     await socket.send_text(text)
 
@@ -142,7 +146,7 @@ def _texts(event: Event) -> list[str]:
             return [_encode("progress", progress_view(event.task))]
         case "segment":
             views = [segment_view(event.task, segment) for segment in event.segments]
-            return [_encode("segment", {**view, "chunk": event.number}) for view in views]
+            return [_encode("segment", {**to_builtins(view), "chunk": event.number}) for view in views]
 
 
 async def _tell_stats(here: Services, socket: WebSocket) -> None:
@@ -152,8 +156,19 @@ async def _tell_stats(here: Services, socket: WebSocket) -> None:
             await asyncio.sleep(STATS_SECONDS)
 
 
-def _encode(kind: str, view: dict[str, Any]) -> str:
-    return msgspec.json.encode({"type": kind, **view}).decode()
+def _encode(kind: str, view: Struct | dict[str, Any]) -> str:
+    return msgspec.json.encode({"type": kind, **to_builtins(view)}).decode()
 
 
-routes = [Route("/tasks/{task_id}/events", events), WebSocketRoute("/ws", websocket)]
+calls: list[Call | Socket] = [
+    Call(
+        method="GET",
+        path="/tasks/{task_id}/events",
+        handler=events,
+        right="read",
+        headers={"Last-Event-ID": "Go on behind this event."},
+        answers={200: Answer(about="The events.", media_types=("text/event-stream; charset=utf-8",))},
+        refusals=(404, 422),
+    ),
+    Socket(path="/ws", handler=websocket, right="read"),
+]

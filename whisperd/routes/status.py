@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from time import monotonic
-from typing import Any, Literal
+from typing import Literal
 
+from msgspec import Struct
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from whisperd import __version__
 from whisperd.routes import Json, Services, services
-from whisperd.routes.view import stats_view
+from whisperd.routes.call import Answer, Call
+from whisperd.routes.view import StatsView, stats_view
+from whisperd.worker_pool import WorkerInfo
 
 Verdict = Literal["ok", "degraded", "down"]
 Check = tuple[Verdict, str | None]  # and why
@@ -22,34 +24,56 @@ RESTART_SECONDS = 30.0  # without any worker, as long as their restart may take
 
 
 async def stats(request: Request) -> Response:
+    """How many tasks there are, how long they wait, how fast they go."""
     return Json(await current_stats(services(request)))
 
 
-async def current_stats(here: Services) -> dict[str, Any]:
+async def current_stats(here: Services) -> StatsView:
     return stats_view(await here.queue.stats(), here.pool.workers(), here.pool.paused, here.now())
 
 
+class WorkersView(Struct, frozen=True, kw_only=True):
+    workers: list[WorkerInfo]
+
+
 async def workers(request: Request) -> Response:
-    return Json({"workers": services(request).pool.workers()})
+    """Who works on what."""
+    return Json(WorkersView(workers=services(request).pool.workers()))
+
+
+class CheckView(Struct, frozen=True, kw_only=True):
+    status: Verdict
+    message: str | None
+
+
+class HealthView(Struct, frozen=True, kw_only=True):
+    status: Verdict
+    uptime_seconds: float
+    version: str
+    checks: dict[str, CheckView]
 
 
 async def health(request: Request) -> Response:
+    """What the daemon says of itself."""
     here = services(request)
     checks = _checks(here)
     status = _worst(checks)
-    view = {
-        "status": status,
-        "uptime_seconds": round(monotonic() - here.started_at, 1),
-        "version": __version__,
-        "checks": {
-            name: {"status": verdict, "message": message} for name, (verdict, message) in checks.items()
-        },
-    }
+    view = HealthView(
+        status=status,
+        uptime_seconds=round(monotonic() - here.started_at, 1),
+        version=__version__,
+        checks={name: CheckView(status=verdict, message=why) for name, (verdict, why) in checks.items()},
+    )
     return Json(view, 503 if status == "down" else 200)
 
 
+class ReadyView(Struct, frozen=True, kw_only=True):
+    status: Verdict
+
+
 async def live(request: Request) -> Response:
-    return Json({"status": "ok"})
+    """Whether the process answers."""
+    return Json(ReadyView(status="ok"))
 
 
 async def ready(request: Request) -> Response:
@@ -58,7 +82,7 @@ async def ready(request: Request) -> Response:
     checks = _checks(here)
     taken = not here.draining and checks["database"][0] == checks["disk"][0] == "ok"
     down = not taken or _worst(checks) == "down"
-    return Json({"status": "down" if down else "ok"}, 503 if down else 200)
+    return Json(ReadyView(status="down" if down else "ok"), 503 if down else 200)
 
 
 def _checks(here: Services) -> Mapping[str, Check]:
@@ -142,10 +166,18 @@ def _worst(checks: Mapping[str, Check]) -> Verdict:
     return "down" if "down" in verdicts else "degraded" if "degraded" in verdicts else "ok"
 
 
-routes = [
-    Route("/stats", stats),
-    Route("/workers", workers),
-    Route("/health", health),
-    Route("/health/live", live),
-    Route("/health/ready", ready),
+_HEALTH = {
+    200: Answer(about="All that matters is well.", body=HealthView),
+    503: Answer(about="It is down.", body=HealthView),
+}
+_READY = {200: Answer(about="Yes.", body=ReadyView), 503: Answer(about="No.", body=ReadyView)}
+_STATS = {200: Answer(about="The numbers.", body=StatsView)}
+_WORKERS = {200: Answer(about="The workers.", body=WorkersView)}
+
+calls = [
+    Call(method="GET", path="/stats", handler=stats, right="read", answers=_STATS),
+    Call(method="GET", path="/workers", handler=workers, right="read", answers=_WORKERS),
+    Call(method="GET", path="/health", handler=health, right="public", answers=_HEALTH),
+    Call(method="GET", path="/health/live", handler=live, right="public", answers={200: _READY[200]}),
+    Call(method="GET", path="/health/ready", handler=ready, right="public", answers=_READY),
 ]

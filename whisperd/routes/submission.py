@@ -7,10 +7,8 @@ folder. Whatever is wrong with it raises before anything is acknowledged, and le
 from __future__ import annotations
 
 import hashlib
-import re
-from collections.abc import AsyncIterator
 from datetime import datetime
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct
@@ -22,11 +20,11 @@ from whisperd.config import Config
 from whisperd.routes.errors import Refusal
 from whisperd.routes.form import MAX_FIELD_BYTES, MAX_FIELDS, read_form
 from whisperd.routes.local_file import copy_local
+from whisperd.routes.reading import checked, counted, json_object
 from whisperd.spool import Incoming
 from whisperd.task import Audio, NewTask, Options
 from whisperd.transcript import language_code
 
-MAX_JSON_BYTES = 256 * 1024
 MAX_KEY_LENGTH = 255  # of an Idempotency-Key, in characters
 MAX_METADATA_BYTES = 16 * 1024
 MAX_METADATA_DEPTH = 32  # levels; a task with more than some 900 could be stored and never be shown
@@ -38,7 +36,6 @@ _LATER = {  # options of the contract that this version does not have yet
 }
 
 
-Body = TypeVar("Body")
 Moment = Annotated[datetime, Meta(tz=True)]  # RFC 3339, with its offset
 
 
@@ -84,12 +81,12 @@ async def receive(request: Request, incoming: Incoming, config: Config) -> tuple
     if kind == b"multipart/form-data":
         if not parameters.get(b"boundary"):
             raise Refusal(400, "malformed_multipart", "its Content-Type names no boundary")
-        body = _counted(request, _longest_form(config), "file")
+        body = counted(request, _longest_form(config), "file")
         fields, name = await read_form(incoming, parameters[b"boundary"], body)
         check_audio(incoming.head, "file")
         return _checked(fields, strict=False), name
     if kind == b"application/json":
-        submission = _checked(_json_object(await _small_body(request)), strict=True)
+        submission = _checked(await json_object(request), strict=True)
         name = await copy_local(submission.audio_path, incoming, config)
         check_audio(incoming.head, "audio_path")
         return submission, name
@@ -147,24 +144,6 @@ def _longest_form(config: Config) -> int:
     return config.http.max_upload_bytes + MAX_FIELDS * MAX_FIELD_BYTES
 
 
-async def _counted(request: Request, limit: int, param: str | None) -> AsyncIterator[bytes]:
-    """The body as it comes, whatever length was declared. What a parser skips counts too."""
-    size = 0
-    async for data in request.stream():
-        size += len(data)
-        if size > limit:
-            raise Refusal(413, "too_large", f"the body has more than {limit} bytes", param)
-        yield data
-
-
-def checked(fields: dict[str, Any], kind: type[Body], *, strict: bool = True) -> Body:
-    """`fields` as a `kind`, every value valid. Not strict: numbers and bools may be texts. Raises Refusal."""
-    try:
-        return msgspec.convert(fields, kind, strict=strict)
-    except msgspec.ValidationError as error:
-        raise _invalid(str(error), kind) from None
-
-
 def _checked(fields: dict[str, Any], *, strict: bool) -> Submission:
     """The options, all valid. Strict: JSON types as they are; else the texts of a form."""
     if not strict:
@@ -207,53 +186,11 @@ def unix_seconds(moment: datetime | None) -> float | None:
     return moment.timestamp()
 
 
-def _invalid(said: str, kind: type[object]) -> Refusal:
-    """msgspec says "Expected `int` <= 100 - at `$.priority`", or "… unknown field `x`"."""
-    unknown = re.search(r"unknown field `(.*)`", said)
-    if unknown:
-        return Refusal(422, "unknown_field", "there is no such option", unknown[1])
-    missing = re.search(r"missing required field `(.*)`", said)
-    if missing:
-        return Refusal(422, "missing_field", f"{missing[1]} has to be given", missing[1])
-    found = re.search(r" - at `\$\.?([\w]*)", said)
-    name = found and found[1]
-    if name and said.startswith("Invalid enum value"):
-        allowed = ", ".join(_literals(get_type_hints(kind)[name]))
-        return Refusal(422, "invalid_field", f"must be one of {allowed}", name)
-    return Refusal(422, "invalid_field", said.split(" - at ")[0].replace("`", ""), name)
-
-
-def _literals(hint: Any) -> tuple[str, ...]:
-    """The values of the Literal in a type, wherever in it."""
-    if get_origin(hint) is Literal:
-        return get_args(hint)
-    return tuple(value for part in get_args(hint) for value in _literals(part))
-
-
 def _metadata(text: str) -> Any:
     try:
         return msgspec.json.decode(text)
     except (msgspec.DecodeError, RecursionError):
         raise Refusal(422, "invalid_field", "must be a JSON object", "metadata") from None
-
-
-async def _small_body(request: Request) -> bytes:
-    return b"".join([data async for data in _counted(request, MAX_JSON_BYTES, None)])
-
-
-def _json_object(body: bytes) -> dict[str, Any]:
-    try:
-        found = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise Refusal(400, "malformed_json", "the body is not JSON") from None
-    if not isinstance(found, dict):
-        raise Refusal(400, "malformed_json", "the body must be a JSON object")
-    return found
-
-
-async def json_body(request: Request) -> dict[str, Any]:
-    """A small JSON object. Raises Refusal."""
-    return _json_object(await _small_body(request))
 
 
 def check_audio(head: bytes, param: str) -> None:

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
-from starlette.endpoints import HTTPEndpoint
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
-from starlette.routing import Route
 from ulid import ULID
 
-from whisperd.routes import Json, Services, services, submission
+from whisperd.routes import Json, Services, caller, services, submission, task_of
+from whisperd.routes.call import Answer, Call
 from whisperd.routes.errors import Refusal, stopping
-from whisperd.routes.view import all_shown, shown
+from whisperd.routes.view import TaskView, all_shown, shown
 from whisperd.task import (
     FINAL,
     Audio,
@@ -27,14 +26,14 @@ from whisperd.task import (
     State,
     Task,
 )
-from whisperd.transcript import FORMATS, Transcript, language_refusal, render
+from whisperd.transcript import Transcript, language_refusal, render
 
 LONGEST_WAIT = 300.0  # seconds of a long poll
 MAX_PAGE = 500
-Name = TypeVar("Name", State, Kind)
 
 
 async def submit(request: Request) -> Response:
+    """Queue audio: multipart with the form field `file`, or JSON that names it."""
     here = services(request)
     if here.draining:
         raise stopping()
@@ -66,10 +65,16 @@ async def _check_model(new: NewTask, here: Services) -> None:
         raise Refusal(422, "invalid_field", problem, "language")
 
 
-async def show(request: Request) -> Response:
+class Patience(Struct, frozen=True, kw_only=True):
+    wait: Annotated[float, Meta(ge=0, description="Seconds to wait for its end, at most 300.")] = 0.0
+
+
+async def show(request: Request, query: Patience) -> Response:
+    """The task; with `wait`, once it is over, or as it is when the seconds are."""
     here = services(request)
-    seconds = _number(request, "wait", 0.0, LONGEST_WAIT)
-    task = await (_finished(here, _id(request), seconds) if seconds else here.queue.get(_id(request)))
+    task = await task_of(request)
+    if query.wait:
+        task = await _finished(here, task.id, min(query.wait, LONGEST_WAIT))
     return Json(await shown(here.queue, task))
 
 
@@ -84,14 +89,16 @@ async def _finished(here: Services, task_id: str, seconds: float) -> Task:
         return task
 
 
-async def result(request: Request) -> Response:
+class Written(Struct, frozen=True, kw_only=True):
+    format: Literal["json", "text", "srt", "vtt", "tsv", "verbose_json"] = "json"
+
+
+async def result(request: Request, query: Written) -> Response:
+    """The transcript of a completed task."""
     here = services(request)
-    wanted = request.query_params.get("format", "json")
-    if wanted not in FORMATS:
-        raise Refusal(422, "invalid_field", f"must be one of {', '.join(FORMATS)}", "format")
-    task = await here.queue.get(_id(request))
+    task = await task_of(request)
     _check_result(task)
-    body, media_type = render(Transcript.of(task, await here.queue.segments(task.id)), wanted)
+    body, media_type = render(Transcript.of(task, await here.queue.segments(task.id)), query.format)
     return Response(body, media_type=media_type)
 
 
@@ -106,43 +113,55 @@ def _check_result(task: Task) -> None:
 
 
 async def audio(request: Request) -> Response:
-    here = services(request)
-    task = await here.queue.get(_id(request))
-    path = here.spool.audio(task.id)
+    """The audio as it was sent, while it is kept."""
+    task = await task_of(request)
+    path = services(request).spool.audio(task.id)
     if not path.is_file():
         raise Refusal(404, "not_found", "the audio of this task is not kept any more")
     return FileResponse(path, media_type="application/octet-stream", filename=task.audio.name)
 
 
-async def list_tasks(request: Request) -> Response:
+class Filter(Struct, frozen=True, kw_only=True):
+    status: Annotated[tuple[State, ...], Meta(description="Some states, with commas between.")] = ()
+    kind: Kind | None = None
+    tenant: str | None = None
+    q: Annotated[str, Meta(description="In the audio's name, or the start of the id.")] | None = None
+    cursor: Annotated[str, Meta(pattern=r"^[0-9]{1,18}\Z", description="A `next_cursor`.")] | None = None
+    limit: Annotated[int, Meta(ge=1, description="Of a page; 500 at most.")] = 50
+
+
+class Page(Struct, frozen=True, kw_only=True):
+    tasks: list[TaskView]
+    next_cursor: str | None
+
+
+async def list_tasks(request: Request, query: Filter) -> Response:
+    """A page of tasks, newest first."""
     here = services(request)
-    query = _query(request)
-    tasks = await here.queue.list(query)
-    more = str(tasks[-1].seq) if len(tasks) == query.limit else None
-    return Json({"tasks": await all_shown(here.queue, tasks), "next_cursor": more})
-
-
-def _query(request: Request) -> ListQuery:
-    wanted = request.query_params
-    states = [name for name in wanted.get("status", "").split(",") if name]
-    return ListQuery(
-        states=frozenset(_choice(State, name, "status") for name in states),
-        kind=_choice(Kind, wanted["kind"], "kind") if wanted.get("kind") else None,
-        tenant=wanted.get("tenant") or None,
-        text=wanted.get("q") or None,
-        before=int(_number(request, "cursor", 0, 2**62)) or None,
-        limit=int(_number(request, "limit", 50, MAX_PAGE, least=1)),
+    wanted = ListQuery(
+        states=frozenset(query.status),
+        kind=query.kind,
+        tenant=caller(request).tenant or query.tenant,
+        text=query.q,
+        before=int(query.cursor) if query.cursor else None,
+        limit=min(query.limit, MAX_PAGE),
     )
+    tasks = await here.queue.list(wanted)
+    more = str(tasks[-1].seq) if len(tasks) == wanted.limit else None
+    return Json(Page(tasks=await all_shown(here.queue, tasks), next_cursor=more))
 
 
 async def cancel(request: Request) -> Response:
+    """Cancel the task: a queued one at once, one at work within two seconds."""
     here = services(request)
-    return Json(await shown(here.queue, await here.queue.cancel(_id(request))))
+    task = await task_of(request)
+    return Json(await shown(here.queue, await here.queue.cancel(task.id)))
 
 
 async def retry(request: Request) -> Response:
+    """Run a failed or cancelled task again."""
     here = services(request)
-    task = await here.queue.get(_id(request))
+    task = await task_of(request)
     if task.state in (State.FAILED, State.CANCELLED) and not here.spool.audio(task.id).is_file():
         raise AudioGone("the audio of this task is not kept any more: submit it again")
     return Json(await shown(here.queue, await here.queue.retry(task.id)), 202)
@@ -154,61 +173,94 @@ class Patch(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     metadata: dict[str, Any] | None = None
 
 
-async def change(request: Request) -> Response:
+async def change(request: Request, patch: Patch) -> Response:
+    """Change a queued task."""
     here = services(request)
-    patch = submission.checked(await submission.json_body(request), Patch)
+    task = await task_of(request)
     submission.check_metadata(patch.metadata or {})
     run_at = submission.unix_seconds(patch.run_at)
     wanted = Change(priority=patch.priority, run_at=run_at, metadata=patch.metadata)
-    return Json(await shown(here.queue, await here.queue.change(_id(request), wanted)))
+    return Json(await shown(here.queue, await here.queue.change(task.id, wanted)))
 
 
-class Submissions(HTTPEndpoint):
-    """Takes every method, so that a wrong one is not taken for a task's id by the next route."""
+_WRITTEN = (
+    *("application/json", "text/plain; charset=utf-8", "text/vtt; charset=utf-8"),
+    "text/tab-separated-values; charset=utf-8",
+)
+_TASK = Answer(about="The task.", body=TaskView)
+_ACCEPTED = Answer(about="The task, queued.", body=TaskView)
 
-    async def post(self, request: Request) -> Response:
-        return await submit(request)
-
-
-class OneTask(HTTPEndpoint):
-    """One route for all methods, so that a wrong one is told all that are allowed."""
-
-    async def get(self, request: Request) -> Response:
-        return await show(request)
-
-    async def delete(self, request: Request) -> Response:
-        return await cancel(request)
-
-    async def patch(self, request: Request) -> Response:
-        return await change(request)
-
-
-def _id(request: Request) -> str:
-    return str(request.path_params["task_id"])
-
-
-def _number(request: Request, name: str, default: float, most: float, least: float = 0) -> float:
-    try:
-        number = float(request.query_params.get(name) or default)
-    except ValueError:
-        number = float("nan")
-    if not least <= number:
-        raise Refusal(422, "invalid_field", f"must be a number from {least} to {most}", name)
-    return min(number, most)
-
-
-def _choice(kind: type[Name], value: str, param: str) -> Name:
-    try:
-        return kind(value)
-    except ValueError:
-        raise Refusal(422, "invalid_field", f"must be one of {', '.join(kind)}", param) from None
-
-
-routes = [
-    Route("/tasks/transcription", Submissions),
-    Route("/tasks", list_tasks),
-    Route("/tasks/{task_id}", OneTask),
-    Route("/tasks/{task_id}/result", result),
-    Route("/tasks/{task_id}/audio", audio),
-    Route("/tasks/{task_id}/retry", retry, methods=["POST"]),
+calls = [
+    Call(
+        method="POST",
+        path="/tasks/transcription",
+        handler=submit,
+        right="submit",
+        form=submission.Submission,
+        headers={"Idempotency-Key": "The same key and body within a day answer the first task (200)."},
+        answers={
+            202: Answer(about="It is on the disk.", body=TaskView, headers={"Location": "of the task"}),
+            200: Answer(about="The first task of this Idempotency-Key.", body=TaskView),
+        },
+        refusals=(400, 413, 415, 422, 503, 507),
+    ),
+    Call(
+        method="GET",
+        path="/tasks",
+        handler=list_tasks,
+        right="read",
+        query=Filter,
+        answers={200: Answer(about="A page.", body=Page)},
+    ),
+    Call(
+        method="GET",
+        path="/tasks/{task_id}",
+        handler=show,
+        right="read",
+        query=Patience,
+        answers={200: _TASK},
+        refusals=(404,),
+    ),
+    Call(
+        method="DELETE",
+        path="/tasks/{task_id}",
+        handler=cancel,
+        right="submit",
+        answers={200: _TASK},
+        refusals=(404, 409),
+    ),
+    Call(
+        method="PATCH",
+        path="/tasks/{task_id}",
+        handler=change,
+        right="submit",
+        body=Patch,
+        answers={200: _TASK},
+        refusals=(400, 404, 409, 413, 422),
+    ),
+    Call(
+        method="GET",
+        path="/tasks/{task_id}/result",
+        handler=result,
+        right="read",
+        query=Written,
+        answers={200: Answer(about="The transcript, as `format` asks.", media_types=_WRITTEN)},
+        refusals=(404, 409, 410),
+    ),
+    Call(
+        method="GET",
+        path="/tasks/{task_id}/audio",
+        handler=audio,
+        right="read",
+        answers={200: Answer(about="The audio.", media_types=("application/octet-stream",))},
+        refusals=(404,),
+    ),
+    Call(
+        method="POST",
+        path="/tasks/{task_id}/retry",
+        handler=retry,
+        right="submit",
+        answers={202: _ACCEPTED},
+        refusals=(404, 409),
+    ),
 ]

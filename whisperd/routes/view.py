@@ -5,81 +5,153 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from msgspec import UNSET, Struct, UnsetType
+
 from whisperd.shown import timestamp
-from whisperd.task import Segment, Stats, Task, TaskQueue
+from whisperd.task import Audio, Kind, Problem, Segment, State, Stats, Task, TaskQueue, Word
 from whisperd.worker_pool import WorkerInfo
 
 
-async def shown(queue: TaskQueue, task: Task) -> dict[str, Any]:
+class TaskView(Struct, frozen=True, kw_only=True):
+    """A task. Times are RFC 3339, UTC."""
+
+    task_id: str
+    kind: Kind
+    status: State
+    priority: int
+    position: int | None  # 1 = next to run; only while it stands in line
+    progress: float  # 0 to 1
+    tenant: str
+    model: str
+    attempt: int
+    max_retries: int
+    created_at: str | None
+    run_at: str | None
+    started_at: str | None
+    finished_at: str | None
+    audio: Audio
+    language: str | None  # ISO 639-1, once known
+    eta_seconds: float | None
+    warnings: tuple[str, ...]
+    error: Problem | None
+    metadata: dict[str, Any]
+
+
+class SegmentView(Struct, frozen=True, kw_only=True):
+    """A piece of a task's transcript. Times in seconds from the start of the audio."""
+
+    task_id: str
+    start: float
+    end: float
+    text: str
+    speaker: str | UnsetType = UNSET
+    words: tuple[Word, ...] | UnsetType = UNSET
+
+
+class ProgressView(Struct, frozen=True, kw_only=True):
+    task_id: str
+    progress: float
+
+
+class Throughput(Struct, frozen=True, kw_only=True):
+    """Of the last minute."""
+
+    tasks_per_minute: int
+    audio_seconds_per_second: float
+
+
+class Waits(Struct, frozen=True, kw_only=True):
+    """From submission to start, of the tasks that finished last."""
+
+    p50: float | None
+    p95: float | None
+
+
+class StatsView(Struct, frozen=True, kw_only=True):
+    """`queued` counts the delayed ones too; `success_rate`: completed of completed and failed."""
+
+    total: int
+    queued: int
+    processing: int
+    completed: int
+    failed: int
+    cancelled: int
+    delayed: int
+    success_rate: float | None
+    throughput: Throughput
+    wait_seconds: Waits
+    workers: Sequence[WorkerInfo]
+    oldest_queued_seconds: float | None
+    paused: bool
+
+
+async def shown(queue: TaskQueue, task: Task) -> TaskView:
     """The task resource, its place in line included."""
     return (await all_shown(queue, [task]))[0]
 
 
-async def all_shown(queue: TaskQueue, tasks: Sequence[Task]) -> list[dict[str, Any]]:
+async def all_shown(queue: TaskQueue, tasks: Sequence[Task]) -> list[TaskView]:
     places = await queue.positions(tasks)
     return [task_view(task, place) for task, place in zip(tasks, places, strict=True)]
 
 
-def task_view(task: Task, position: int | None = None) -> dict[str, Any]:
-    return {
-        "task_id": task.id,
-        "kind": task.kind,
-        "status": task.state,
-        "priority": task.priority,
-        "position": position,
-        "progress": round(task.progress, 4),
-        "tenant": task.tenant,
-        "model": task.model,
-        "attempt": task.attempt,
-        "max_retries": task.max_retries,
-        "created_at": timestamp(task.created_at),
-        "run_at": timestamp(task.run_at),
-        "started_at": timestamp(task.started_at),
-        "finished_at": timestamp(task.finished_at),
-        "audio": task.audio,
-        "language": task.language,
-        "eta_seconds": None,
-        "warnings": task.warnings,
-        "error": task.error,
-        "metadata": task.metadata,
-    }
+def task_view(task: Task, position: int | None = None) -> TaskView:
+    return TaskView(
+        task_id=task.id,
+        kind=task.kind,
+        status=task.state,
+        priority=task.priority,
+        position=position,
+        progress=round(task.progress, 4),
+        tenant=task.tenant,
+        model=task.model,
+        attempt=task.attempt,
+        max_retries=task.max_retries,
+        created_at=timestamp(task.created_at),
+        run_at=timestamp(task.run_at),
+        started_at=timestamp(task.started_at),
+        finished_at=timestamp(task.finished_at),
+        audio=task.audio,
+        language=task.language,
+        eta_seconds=None,
+        warnings=task.warnings,
+        error=task.error,
+        metadata=task.metadata,
+    )
 
 
-def segment_view(task: Task, segment: Segment) -> dict[str, Any]:
-    view: dict[str, Any] = {
-        "task_id": task.id,
-        "start": segment.start,
-        "end": segment.end,
-        "text": segment.text,
-    }
-    if segment.speaker:
-        view["speaker"] = segment.speaker
-    if segment.words:
-        view["words"] = segment.words
-    return view
+def segment_view(task: Task, segment: Segment) -> SegmentView:
+    return SegmentView(
+        task_id=task.id,
+        start=segment.start,
+        end=segment.end,
+        text=segment.text,
+        speaker=segment.speaker or UNSET,
+        words=segment.words or UNSET,
+    )
 
 
-def progress_view(task: Task) -> dict[str, Any]:
-    return {"task_id": task.id, "progress": round(task.progress, 4)}
+def progress_view(task: Task) -> ProgressView:
+    return ProgressView(task_id=task.id, progress=round(task.progress, 4))
 
 
-def stats_view(stats: Stats, workers: Sequence[WorkerInfo], paused: bool, now: float) -> dict[str, Any]:
+def stats_view(stats: Stats, workers: Sequence[WorkerInfo], paused: bool, now: float) -> StatsView:
     ended = stats.by_state["completed"] + stats.by_state["failed"]
     oldest = stats.oldest_queued_at
-    return {
-        "total": sum(stats.by_state.values()),
+    return StatsView(
+        total=sum(stats.by_state.values()),
         **stats.by_state,
-        "delayed": stats.delayed,
-        "success_rate": round(stats.by_state["completed"] / ended, 4) if ended else None,
-        "throughput": {
-            "tasks_per_minute": len(stats.finished),
-            "audio_seconds_per_second": round(sum(seconds for _, seconds in stats.finished) / 60, 3),
-        },
-        "wait_seconds": {"p50": _quantile(stats.waits, 0.5), "p95": _quantile(stats.waits, 0.95)},
-        "workers": workers,
-        "oldest_queued_seconds": None if oldest is None else round(max(0.0, now - oldest), 3),
-        "paused": paused,
-    }
+        delayed=stats.delayed,
+        success_rate=round(stats.by_state["completed"] / ended, 4) if ended else None,
+        throughput=Throughput(
+            tasks_per_minute=len(stats.finished),
+            audio_seconds_per_second=round(sum(seconds for _, seconds in stats.finished) / 60, 3),
+        ),
+        wait_seconds=Waits(p50=_quantile(stats.waits, 0.5), p95=_quantile(stats.waits, 0.95)),
+        workers=workers,
+        oldest_queued_seconds=None if oldest is None else round(max(0.0, now - oldest), 3),
+        paused=paused,
+    )
 
 
 def _quantile(values: Sequence[float], q: float) -> float | None:

@@ -1,0 +1,104 @@
+"""A call: one method of one path, who may make it, what it takes and what it answers.
+
+The one declaration from which routing, checks of the input, rights and /openapi.json are made: a handler is
+called only with what its declaration lets through.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from msgspec import Struct
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route, WebSocketRoute
+from starlette.types import Receive, Scope, Send
+from starlette.websockets import WebSocket
+
+from whisperd.routes import CALLER, Right, services
+from whisperd.routes.reading import json_body, queried
+
+Handler = Callable[..., Awaitable[Response]]  # (request), with the query or the body behind it if it has one
+
+
+class Answer(Struct, frozen=True, kw_only=True):
+    """One way in which a call ends well."""
+
+    about: str  # for people, in a sentence
+    body: Any = None  # the type of its JSON body
+    media_types: tuple[str, ...] = ()  # of a body that is no JSON
+    headers: Mapping[str, str] = {}  # name, and what it says
+
+
+class Call(Struct, frozen=True, kw_only=True):
+    """The docstring of `handler` is its manual: the first line says what it does.
+
+    `query` and `body` are checked first, and handed to the handler after the request, in this order. `form`
+    is read by the handler itself, as it streams: as a multipart form with a file, or as JSON.
+    """
+
+    method: str
+    path: str
+    handler: Handler
+    right: Right
+    answers: Mapping[int, Answer]
+    query: type[Struct] | None = None
+    body: type[Struct] | None = None
+    form: type[Struct] | None = None
+    headers: Mapping[str, str] = {}  # that it reads: name, and what for
+    refusals: tuple[int, ...] = ()  # statuses of its own, beside those that any call may have
+
+    async def answer(self, request: Request) -> Response:
+        request.scope[CALLER] = services(request).admit(request, self.right)
+        taken: list[Struct] = []
+        if self.query is not None:
+            taken.append(queried(request, self.query))
+        if self.body is not None:
+            taken.append(await json_body(request, self.body))
+        return await self.handler(request, *taken)
+
+
+class Socket(Struct, frozen=True, kw_only=True):
+    """A WebSocket: the handler accepts it."""
+
+    path: str
+    handler: Callable[[WebSocket], Awaitable[None]]
+    right: Right
+
+    async def answer(self, socket: WebSocket) -> None:
+        socket.scope[CALLER] = services(socket).admit(socket, self.right)
+        await self.handler(socket)
+
+
+def mounted(calls: Iterable[Call | Socket]) -> list[BaseRoute]:
+    """The routes, in the order of their first call.
+
+    There is one for all methods of a path, so that a wrong one is told all that are allowed.
+    """
+    by_path: dict[str, list[Call]] = {}
+    routes: list[BaseRoute] = []
+    for call in calls:
+        if isinstance(call, Socket):
+            routes.append(WebSocketRoute(call.path, call.answer))
+        else:
+            by_path.setdefault(call.path, []).append(call)
+    return [*(Route(path, Endpoint(some)) for path, some in by_path.items()), *routes]
+
+
+class Endpoint:
+    """The calls of one path."""
+
+    def __init__(self, calls: Sequence[Call]) -> None:
+        self.calls = {call.method: call for call in calls}
+        head = ["HEAD"] if "GET" in self.calls else []
+        self._allow = ", ".join(sorted([*self.calls, *head]))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive, send)
+        call = self.calls.get("GET" if request.method == "HEAD" else request.method)
+        if call is None:
+            raise HTTPException(405, headers={"Allow": self._allow})
+        response = await call.answer(request)
+        await response(scope, receive, send)

@@ -1,0 +1,95 @@
+"""Reading a request: its query and its JSON body, every value checked against the type that declares it.
+
+Whatever is wrong raises Refusal, which names the field.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Mapping
+from enum import EnumType
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+import msgspec
+from msgspec import Struct
+from starlette.requests import Request
+
+from whisperd.routes.errors import Refusal
+
+MAX_JSON_BYTES = 256 * 1024
+
+Fields = TypeVar("Fields", bound=Struct)
+
+
+def checked(fields: Mapping[str, Any], kind: type[Fields], *, strict: bool = True) -> Fields:
+    """`fields` as a `kind`, every value valid. Not strict: numbers and bools may be texts. Raises Refusal."""
+    try:
+        return msgspec.convert(fields, kind, strict=strict)
+    except msgspec.ValidationError as error:
+        raise _invalid(str(error), kind) from None
+
+
+def queried(request: Request, kind: type[Fields]) -> Fields:
+    """The query as a `kind`. A field that is a tuple takes its values with commas between; an empty value
+    counts as none, as a form sends it; names that are not asked for are ignored. Raises Refusal.
+    """
+    hints = get_type_hints(kind, include_extras=True)
+    given = {name: value for name, value in request.query_params.items() if value and name in hints}
+    fields = {name: value.split(",") if _is_list(hints[name]) else value for name, value in given.items()}
+    return checked(fields, kind, strict=False)
+
+
+async def json_body(request: Request, kind: type[Fields]) -> Fields:
+    """A small JSON object as a `kind`. Raises Refusal."""
+    return checked(await json_object(request), kind)
+
+
+async def json_object(request: Request) -> dict[str, Any]:
+    """A small JSON object. Raises Refusal."""
+    body = b"".join([data async for data in counted(request, MAX_JSON_BYTES, None)])
+    try:
+        found = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise Refusal(400, "malformed_json", "the body is not JSON") from None
+    if not isinstance(found, dict):
+        raise Refusal(400, "malformed_json", "the body must be a JSON object")
+    return found
+
+
+async def counted(request: Request, limit: int, param: str | None) -> AsyncIterator[bytes]:
+    """The body as it comes, whatever length was declared. What a parser skips counts too."""
+    size = 0
+    async for data in request.stream():
+        size += len(data)
+        if size > limit:
+            raise Refusal(413, "too_large", f"the body has more than {limit} bytes", param)
+        yield data
+
+
+def _is_list(hint: Any) -> bool:
+    return get_origin(hint) is tuple or any(_is_list(part) for part in get_args(hint))
+
+
+def _invalid(said: str, kind: type[Struct]) -> Refusal:
+    """msgspec says "Expected `int` <= 100 - at `$.priority`", or "… unknown field `x`"."""
+    unknown = re.search(r"unknown field `(.*)`", said)
+    if unknown:
+        return Refusal(422, "unknown_field", "there is no such option", unknown[1])
+    missing = re.search(r"missing required field `(.*)`", said)
+    if missing:
+        return Refusal(422, "missing_field", f"{missing[1]} has to be given", missing[1])
+    found = re.search(r" - at `\$\.?([\w]*)", said)
+    name = found and found[1]
+    if name and said.startswith("Invalid enum value"):
+        allowed = ", ".join(_choices(get_type_hints(kind)[name]))
+        return Refusal(422, "invalid_field", f"must be one of {allowed}", name)
+    return Refusal(422, "invalid_field", said.split(" - at ")[0].replace("`", ""), name)
+
+
+def _choices(hint: Any) -> tuple[str, ...]:
+    """The values of the Literal or the Enum in a type, wherever in it."""
+    if get_origin(hint) is Literal:
+        return get_args(hint)
+    if isinstance(hint, EnumType):
+        return tuple(str(member) for member in hint)  # type: ignore[var-annotated]
+    return tuple(value for part in get_args(hint) for value in _choices(part))
