@@ -75,6 +75,22 @@ def row(key):
     return f"| {' | '.join(cells)} |".replace("  ", " ")
 
 
+@pytest.mark.parametrize("text", ["lan", "10.0.0.1/8", "10.0.0.0/8,10.0.0.0/33"])
+def test_what_is_no_network_is_refused(text):
+    told = refused(WHISPERD_OUTBOUND__ALLOWED_NETWORKS=text)
+
+    assert told.startswith("WHISPERD_OUTBOUND__ALLOWED_NETWORKS: outbound.allowed_networks = ")
+    assert told.endswith("expected a list of networks such as 10.1.0.0/16")
+
+
+def test_networks_are_read_from_a_file_and_from_the_environment(tmp_path):
+    (tmp_path / "my.toml").write_text('[outbound]\nallowed_networks = ["10.0.0.0/8", "::1"]')
+
+    assert load(tmp_path / "my.toml", {}).outbound.allowed_networks == ("10.0.0.0/8", "::1")
+    variables = {"WHISPERD_OUTBOUND__ALLOWED_NETWORKS": "10.0.0.0/8, fd00::/8"}
+    assert load(None, variables).outbound.allowed_networks == ("10.0.0.0/8", "fd00::/8")
+
+
 def test_every_key_in_the_shipped_file_is_explained():
     lines = SHIPPED.read_text().splitlines()
     keys = [(above, line) for above, line in pairwise(lines) if " = " in line and line[0] != "#"]

@@ -32,7 +32,7 @@ _NotEmpty = Annotated[str, Meta(min_length=1)]
 def _is(about: str, least: float | None = None, most: float | None = None, **marks: bool) -> Meta:
     """What holds for a key. A number has both bounds: a lone lower one would let "nan" through.
 
-    `reload`: SIGHUP changes it in the running daemon. `secret`: never printed.
+    `reload`: SIGHUP changes it in the running daemon. `secret`: never printed. `networks`: a list of them.
     """
     return Meta(description=about, ge=least, le=most, extra=marks)
 
@@ -186,6 +186,25 @@ class Audio(Struct, frozen=True, kw_only=True):
     ] = 43_200
 
 
+class Outbound(Struct, frozen=True, kw_only=True):
+    """Requests to addresses that users name: only to the public internet, but for what is allowed here."""
+
+    allowed_networks: Annotated[
+        tuple[str, ...],
+        _is(
+            'Networks that may be called too: "10.1.0.0/16". The daemon is in 127.0.0.0/8.',
+            networks=True,
+        ),
+    ] = ()
+    allowed_hosts: Annotated[
+        tuple[str, ...], _is('Hosts that may be called whatever their address: "nas.lan"; without the port.')
+    ] = ()
+    connect_seconds: Annotated[
+        float,
+        _is("How long a host may take to be found, and to take a connection.", 0.001, 600),
+    ] = 10
+
+
 class Storage(Struct, frozen=True, kw_only=True):
     """Where everything is kept."""
 
@@ -264,6 +283,7 @@ class Config(Struct, frozen=True, kw_only=True):
     retention: Retention = Retention()
     workers: Workers = Workers()
     audio: Audio = Audio()
+    outbound: Outbound = Outbound()
     storage: Storage = Storage()
     backup: Backup = Backup()
     shutdown: Shutdown = Shutdown()
@@ -299,6 +319,7 @@ class Key(NamedTuple):
     about: str
     reload: bool  # SIGHUP changes it in the running daemon
     secret: bool  # is shown as ***
+    networks: bool  # each text of its list is one
 
     @property
     def section(self) -> str:
@@ -366,7 +387,7 @@ def _key(name: str, path: tuple[str, ...], field: FieldInfo) -> Key:
     metas: tuple[Meta, ...] = getattr(field.type, "__metadata__", ())
     marks = {mark: True for meta in metas for mark, is_set in (meta.extra or {}).items() if is_set}
     about = next((meta.description for meta in metas if meta.description), "")
-    return Key(name, path, field.type, about, "reload" in marks, "secret" in marks)
+    return Key(name, path, field.type, about, "reload" in marks, "secret" in marks, "networks" in marks)
 
 
 SECTIONS: dict[str, type[Struct]] = {".".join(path): kind for path, kind in _sections(Config)}

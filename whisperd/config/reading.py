@@ -11,6 +11,7 @@ import re
 import textwrap
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
@@ -161,10 +162,14 @@ def _checked(setting: _Setting) -> Any:
         )
     value = _from_text(setting.value, key.type) if setting.text else setting.value
     try:
-        return msgspec.convert(value, key.type, strict=not setting.text)
-    except msgspec.ValidationError:
-        told = f"{setting.where}: {key.name} = {_shown(key, setting.value)}: expected {_allowed(key.type)}"
+        found = msgspec.convert(value, key.type, strict=not setting.text)
+        for text in found if key.networks else ():
+            ip_network(text)
+    except ValueError:  # msgspec's is one
+        expected = "a list of networks such as 10.1.0.0/16" if key.networks else _allowed(key.type)
+        told = f"{setting.where}: {key.name} = {_shown(key, setting.value)}: expected {expected}"
         raise ConfigError([told]) from None
+    return found
 
 
 def _shown(key: Key, value: Any) -> str:
