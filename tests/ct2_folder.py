@@ -6,11 +6,13 @@ from functools import cache
 
 import numpy as np
 
+from whisperd import ggml
+
 TYPES = ("float32", "int8", "int16", "int32", "float16", "bfloat16")
 ALPHABET = [*"!#$%", "Ġthe", "Ċ", "Ã©"]  # in GPT-2's letters: " the", a line feed, "é"
 
 
-def a_model(n_vocab=51864, n=4, n_mels=80, layers=1):
+def a_model(n_vocab=51864, n=4, n_mels=80, layers=1, audio_ctx=6, text_ctx=5):
     """The variables of a Whisper model with random weights, all float16: {name: array}."""
     random = np.random.default_rng(1)
 
@@ -37,8 +39,8 @@ def a_model(n_vocab=51864, n=4, n_mels=80, layers=1):
         model |= {f"encoder/conv{i}/weight": some(n, inputs, 3), f"encoder/conv{i}/bias": some(n)}
     model |= {f"{side}/num_heads": np.int16(2) for side in ("decoder", "encoder")}
     model["decoder/embeddings/weight"] = some(n_vocab, n)
-    model["decoder/position_encodings/encodings"] = some(5, n)
-    model["encoder/position_encodings/encodings"] = some(6, n)
+    model["decoder/position_encodings/encodings"] = some(text_ctx, n)
+    model["encoder/position_encodings/encodings"] = some(audio_ctx, n)
     return model
 
 
@@ -72,6 +74,14 @@ def write_folder(folder, model=None, **options):
     (folder / "vocabulary.txt").write_text("\n".join(words(len(model["decoder/embeddings/weight"]))) + "\n")
     (folder / "config.json").write_text(json.dumps({"suppress_ids": []}))
     return folder
+
+
+def write_multilingual(path, folder):
+    """A ggml file that whisper.cpp loads and asks for languages. Its choice is noise, but always the same."""
+    model = a_model(n_vocab=51865, n=64, layers=4, audio_ctx=1500, text_ctx=448)
+    with path.open("wb") as out:
+        ggml.convert(write_folder(folder, model), out)
+    return path
 
 
 def quantized(model, name):

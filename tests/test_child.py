@@ -8,12 +8,14 @@ from contextlib import ExitStack
 import pytest
 
 from tests.child import Child, silence, until
+from tests.ct2_folder import write_multilingual
 from tests.trouble import on_a_small_disk
 from whisperd.child import MOST_FILES, OVERHEAD
 from whisperd.engine import memory
 from whisperd.engine.protocol import Aborted, Planned, Transcribed
 from whisperd.spool import Spool
 from whisperd.task import Cut, Options, Piece
+from whisperd.transcript import LANGUAGES
 
 HOURS = 3 * 3600  # of audio: too long to be decoded by the end of any test
 
@@ -144,6 +146,37 @@ def test_decoded_audio_that_is_gone_or_cut_off_is_asked_for_again(child, spool, 
     refused = child.answer()
 
     assert (refused.code, refused.then) == ("pcm_gone", "replan")
+
+
+@pytest.mark.parametrize("language", ["auto", "en"])
+def test_a_task_that_only_asks_for_the_language_is_all_plan(child, spool, jfk, language):
+    child.plan(jfk, spool.pcm("t1"), Options(language=language, detect_only=True))
+    plan = child.answer().plan
+
+    assert (plan.duration, plan.language, plan.cuts) == (11.0, "en", ())
+    assert plan.language_probability == (1.0 if language == "auto" else None)  # tiny.en knows no other
+
+
+def test_where_nothing_is_said_no_language_is_detected(child, spool, tmp_path):
+    child.plan(silence(tmp_path / "short.wav", 5), spool.pcm("t1"), Options(detect_only=True))
+    plan = child.answer().plan
+
+    assert (plan.language, plan.language_probability) == ("en", None)
+
+
+def test_a_model_of_many_languages_elects_one_always_alike(tmp_path, spool, jfk):
+    """Its weights are noise, and so is its choice."""
+    model = write_multilingual(tmp_path / "ggml-noise.bin", tmp_path / "noise")
+    elected = []
+    for _ in range(2):
+        with Child(tmp_path, model) as child:
+            child.plan(jfk, spool.pcm("t1"), Options(detect_only=True))
+            plan = child.answer().plan
+            elected.append((plan.language, plan.language_probability))
+
+    assert elected[0] == elected[1]
+    assert elected[0][0] in LANGUAGES
+    assert 1 / 99 < elected[0][1] < 1
 
 
 # --- what else works on the same task ---

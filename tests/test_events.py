@@ -31,6 +31,7 @@ def about(task_id, number=0):
         finished_at=None,
         progress=0.0,
         language=None,
+        language_probability=None,
         warnings=(),
         error=None,
         metadata={},

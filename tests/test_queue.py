@@ -14,6 +14,7 @@ from whisperd.task import (
     ListQuery,
     LostClaim,
     Mark,
+    Options,
     Piece,
     Plan,
     Problem,
@@ -136,6 +137,20 @@ def test_a_task_without_speech_is_completed_by_its_plan(with_queue):
 
         assert (task.state, task.progress, task.audio.duration) == (State.COMPLETED, 1.0, 0.0)
         assert list(await queue.segments(task.id)) == []
+
+    with_queue(body)
+
+
+@pytest.mark.parametrize("probability", [None, 0.0, 0.9312, 1.0])
+def test_how_sure_the_vote_about_the_language_was_stays_with_the_task(with_queue, probability):
+    async def body(queue):
+        plan = replace(a_plan(0), language="de", language_probability=probability)
+        await queue.submit(a_task(options=Options(detect_only=True)))
+        task = await queue.plan(await queue.claim(), plan)
+
+        assert (task.state, task.language, task.language_probability) == (State.COMPLETED, "de", probability)
+        assert (await queue.get(task.id)) == task
+        assert task.options.detect_only
 
     with_queue(body)
 

@@ -39,6 +39,7 @@ def task(**changes):
         "finished_at": None,
         "progress": 1.0,
         "language": "en",
+        "language_probability": None,
         "warnings": (),
         "error": None,
         "metadata": {},

@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 
 from whisperd.engine import features, memory
 from whisperd.engine.audio import AudioError, Decoded, Limits, decode
+from whisperd.engine.language import vote
 from whisperd.engine.protocol import (
     Abort,
     Aborted,
@@ -139,13 +140,16 @@ class Worker:
         decoded = self._decode(request)
         pcm = _pcm(request.pcm, decoded.channels, decoded.samples)
         found = plan_cuts(pcm, vad=request.options.vad, tick=lambda seconds: self._pulse(request.number))
-        cuts = tuple(msgspec.structs.replace(cut, channels=decoded.channels) for cut in found)
+        spoken = tuple(msgspec.structs.replace(cut, channels=decoded.channels) for cut in found)
+        language, probability = self._language(request, pcm, spoken)
+        cuts = () if request.options.detect_only else spoken
         return Planned(
             Plan(
                 fingerprint=_fingerprint(request, cuts),
                 cuts=cuts,
                 duration=decoded.samples / SAMPLE_RATE,
-                language=self._language(request.options, request.model, pcm, cuts),
+                language=language,
+                language_probability=probability,
                 warnings=tuple(decoded.warnings),
             )
         )
@@ -167,11 +171,22 @@ class Worker:
                 raise PcmGone("the decoded audio was removed while it was made") from None
         return decoded
 
-    def _language(self, options: Options, model: str, pcm: NDArray[np.int16], cuts: tuple[Cut, ...]) -> str:
-        """Asked for, or heard in the first speech: one for the whole task, so that chunks agree."""
-        if options.language != "auto":
-            return options.language
-        return self._model(model).detect_language(window(pcm, cuts[0])) if cuts else "en"
+    def _language(
+        self, request: MakePlan, pcm: NDArray[np.int16], cuts: tuple[Cut, ...]
+    ) -> tuple[str, float | None]:
+        """Asked for, or elected with a probability: one for the whole task, so that chunks agree."""
+        if request.options.language != "auto":
+            return request.options.language, None
+        if not cuts:
+            return "en", None
+        whisper = self._model(request.model)
+
+        def ask(cut: Cut) -> NDArray[np.float32]:
+            self._pulse(request.number)
+            return whisper.language_probabilities(window(pcm, cut))
+
+        elected, probability = vote(cuts, ask)
+        return whisper.languages[elected], probability
 
     def _transcribe(self, request: Transcribe) -> Transcribed:
         began = time.monotonic()

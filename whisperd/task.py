@@ -55,6 +55,7 @@ class Options(Struct, frozen=True, kw_only=True):
     word_timestamps: bool = False
     vad: bool = True
     channels: Literal["mix", "split"] = "mix"  # split: one speaker a channel
+    detect_only: bool = False  # find out the language, and transcribe nothing
 
 
 class Audio(Struct, frozen=True, kw_only=True):
@@ -114,6 +115,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     cuts: tuple[Cut, ...]
     duration: float  # seconds of audio
     language: str  # ISO 639-1, asked for or detected
+    language_probability: float | None = None  # 0 to 1; None where none was detected: asked for, or no speech
     warnings: tuple[str, ...] = ()  # "partial_audio", …
 
 
@@ -162,6 +164,7 @@ class Task(Struct, frozen=True, kw_only=True):
     finished_at: float | None
     progress: float  # 0 to 1; never goes back within an attempt
     language: str | None  # of the speech, once planned
+    language_probability: float | None  # 0 to 1, where the language was detected
     warnings: tuple[str, ...]
     error: Problem | None
     metadata: dict[str, Any]

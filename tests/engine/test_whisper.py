@@ -6,8 +6,10 @@ import sys
 
 import pytest
 
+from tests.ct2_folder import write_multilingual
 from whisperd.engine.whisper import MOST_COMPRESSIBLE, _compression
 from whisperd.task import Segment
+from whisperd.transcript import LANGUAGES
 
 PREPARE = """
 import io, json, os, sys, wave
@@ -166,6 +168,33 @@ def test_words_follow_one_another_inside_their_segment(told):
     """
 
     assert told(_unindented(script)) == [True, ["And", "so", "my", "fellow"]]
+
+
+def test_a_model_of_many_languages_has_a_probability_for_each_and_forgets_what_it_heard_before(
+    told, tmp_path
+):
+    script = """
+    whisper, noise = Whisper(model, threads=1, gpu=False), np.random.default_rng(1).normal(0, 0.1, 32000)
+    first, other, again = (
+        whisper.language_probabilities(heard.astype(np.float32)) for heard in (speech, noise, speech)
+    )
+    same, deaf = (bool((first == answer).all()) for answer in (again, other))
+    tell([whisper.languages, float(first.sum()), len(first), same, deaf])
+    """
+    model = write_multilingual(tmp_path / "ggml-noise.bin", tmp_path / "noise")
+    languages, total, count, same, deaf = told(_unindented(script), model)
+
+    assert languages == list(LANGUAGES)[:99]  # Cantonese came with large-v3
+    assert (round(total, 4), count, same, deaf) == (1.0, 99, True, False)
+
+
+def test_a_model_of_english_alone_is_sure_of_it(told):
+    script = """
+    whisper = Whisper(model, threads=1, gpu=False)
+    tell([whisper.languages, whisper.language_probabilities(speech).tolist()])
+    """
+
+    assert told(_unindented(script)) == [["en"], [1.0]]
 
 
 def _unindented(script):

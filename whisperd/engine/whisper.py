@@ -29,6 +29,7 @@ MOST_COMPRESSIBLE, LEAST_LIKELY = 2.4, -1.0
 HOTTER = 0.4  # the temperature of a second try without a prompt to blame
 BEST_OF = 5  # tries at each temperature above 0, as whisper.cpp's own command line does
 _ERROR = 4  # GGML_LOG_LEVEL_ERROR
+_TOKENS_BESIDE_LANGUAGES = 51_766  # of a multilingual model, as whisper.cpp counts them: 99 or 100 are left
 _FALLBACKS = re.compile(r"fallbacks = +(\d+) p / +(\d+) h")
 
 
@@ -114,17 +115,30 @@ class Whisper:
             self._fail(WhisperFailed(f"whisper.cpp returned {code}"))
         return list(self._segments(len(window) / SAMPLE_RATE, options))
 
-    def detect_language(self, window: NDArray[np.float32]) -> str:
-        """The most probable language (ISO 639-1) of up to 30 s; "en" if the model knows no other."""
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """The codes (ISO 639-1) of what it understands, in the order of its tokens; perhaps "en" alone."""
         if not cpp.whisper_is_multilingual(self._context):
-            return "en"
+            return ("en",)
+        count = cpp.whisper_n_vocab(self._context) - _TOKENS_BESIDE_LANGUAGES
+        return tuple(str(cpp.whisper_lang_str(number)) for number in range(count))
+
+    def language_probabilities(self, window: NDArray[np.float32]) -> NDArray[np.float32]:
+        """How likely each of `languages` is spoken in `window` (mono, 16 kHz, up to 30 s); their sum is 1.
+
+        The context answers as a fresh one would: nothing of an earlier window is in it, and no random number.
+        Raises WhisperFailed.
+        """
+        known = len(self.languages)
+        if known == 1:
+            return np.ones(1, np.float32)
         if code := cpp.whisper_pcm_to_mel(self._context, window, len(window), self._threads):
             raise WhisperFailed(f"whisper_pcm_to_mel returned {code}")
         probabilities = np.zeros(cpp.whisper_lang_max_id() + 1, np.float32)
-        found = cpp.whisper_lang_auto_detect(self._context, 0, self._threads, probabilities)
-        if found < 0:
-            raise WhisperFailed(f"whisper_lang_auto_detect returned {found}")
-        return str(cpp.whisper_lang_str(found))
+        if (code := cpp.whisper_lang_auto_detect(self._context, 0, self._threads, probabilities)) < 0:
+            raise WhisperFailed(f"whisper_lang_auto_detect returned {code}")
+        # Of an older model it takes the token behind the last language for Cantonese.
+        return np.asarray(probabilities[:known] / probabilities[:known].sum())
 
     def close(self) -> None:
         """Free the model: the binding does not when its object goes."""

@@ -52,6 +52,7 @@ class Submission(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     word_timestamps: bool = False
     vad: bool = True
     channels: Literal["mix", "split"] = "mix"
+    detect_only: bool = False
     priority: Annotated[int, Meta(ge=-100, le=100)] | None = None
     plan: Literal["FREE", "PRO", "PAYG"] | None = None
     tenant: Annotated[str, Meta(pattern=r"^[\w.@:+-]{1,100}\Z")] = "default"

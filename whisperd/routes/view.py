@@ -31,6 +31,7 @@ class TaskView(Struct, frozen=True, kw_only=True):
     finished_at: str | None
     audio: Audio
     language: str | None  # ISO 639-1, once known
+    language_probability: float | None  # 0 to 1; where the language was detected
     eta_seconds: float | None
     warnings: tuple[str, ...]
     error: Problem | None
@@ -113,6 +114,7 @@ def task_view(task: Task, position: int | None = None) -> TaskView:
         finished_at=timestamp(task.finished_at),
         audio=task.audio,
         language=task.language,
+        language_probability=task.language_probability,
         eta_seconds=None,
         warnings=task.warnings,
         error=task.error,

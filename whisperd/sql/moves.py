@@ -108,7 +108,8 @@ def plan(conn: sqlite3.Connection, chunk: Chunk, plan: Plan, now: float) -> Task
         conn,
         chunk.task.seq,
         """
-        audio_seconds = :seconds, language = :language, warnings = :warnings, fingerprint = :fingerprint,
+        audio_seconds = :seconds, language = :language, language_probability = :probability,
+        warnings = :warnings, fingerprint = :fingerprint,
         (samples, samples_done, waiting, running) = (
           select coalesce(sum(samples), 0), coalesce(sum(samples) filter (where state = 'done'), 0),
                  count(*) filter (where state = 'waiting'), count(*) filter (where state = 'running')
@@ -122,6 +123,7 @@ def plan(conn: sqlite3.Connection, chunk: Chunk, plan: Plan, now: float) -> Task
         {
             "seconds": plan.duration,
             "language": plan.language,
+            "probability": plan.language_probability,
             "warnings": to_json(warnings),
             "fingerprint": plan.fingerprint,
         },

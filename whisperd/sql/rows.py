@@ -34,6 +34,7 @@ def to_task(row: sqlite3.Row) -> Task:
         finished_at=row["finished_at"],
         progress=row["progress"],
         language=row["language"],
+        language_probability=row["language_probability"],
         warnings=tuple(msgspec.json.decode(row["warnings"])),
         error=Problem(row["error_code"], row["error_message"]) if row["error_code"] else None,
         metadata=msgspec.json.decode(row["metadata"]),
