@@ -14,7 +14,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from datetime import datetime
 from pathlib import Path
 
 from rich.console import Console
@@ -42,9 +41,9 @@ def main() -> None:
 
 
 def _wait_ms(client: Client) -> float:
-    task = client.wait(client.submit(CLIP, beam_size=1)["task_id"])
-    started, created = (datetime.fromisoformat(task[name]) for name in ("started_at", "created_at"))
-    return (started - created).total_seconds() * 1000
+    task = client.wait(client.submit(CLIP, beam_size=1).task_id)
+    assert task.started_at
+    return (task.started_at - task.created_at).total_seconds() * 1000
 
 
 @contextlib.contextmanager

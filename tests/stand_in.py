@@ -12,7 +12,7 @@ import time
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 RESULTS = {
@@ -167,12 +167,6 @@ class Handlers:
         task["status"] = target
         return JSONResponse(task)
 
-    async def events(self, request: Request) -> Response:
-        frames = ['id: 1\nevent: task\ndata: {"n": 1}\n\n', ": ping\n\n", "id: 2\nevent: segment\n"]
-        frames += ['data: {"n":\ndata: 2}\n\n']
-        rest = frames[2:] if request.headers.get("last-event-id") else frames
-        return StreamingResponse(iter(rest), media_type="text/event-stream")
-
     async def stats(self, request: Request) -> Response:
         return JSONResponse(self.state.stats())
 
@@ -212,7 +206,6 @@ def build_app(stand_in):
         Route("/tasks/{id}", handlers.cancel, methods=["DELETE"]),
         Route("/tasks/{id}/retry", handlers.retry, methods=["POST"]),
         Route("/tasks/{id}/result", handlers.result),
-        Route("/tasks/{id}/events", handlers.events),
         Route("/stats", handlers.stats),
         Route("/workers", handlers.workers),
         Route("/health", handlers.health),

@@ -262,7 +262,7 @@ def loaded_by(module):
         ("whisperd.embedded", HEAVY | {"typer", "httpx"}),
         ("whisperd.queue", SERVER - {"aiosqlite", "sqlite3"} | SCREEN | HEAVY),
         ("whisperd.cli", SERVER | HEAVY | {"httpx", "rich", "msgspec", "structlog"}),
-        ("whisperd.client", SERVER | HEAVY | {"typer", "structlog", "whisperd.task"}),
+        ("whisperd.client", SERVER | HEAVY | {"typer", "structlog", "asyncio", "whisperd.task"}),
     ],
 )
 def test_what_is_not_needed_is_not_loaded(module, unwanted):

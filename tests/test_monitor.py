@@ -5,7 +5,7 @@ from rich.console import Console
 
 from tests.stand_in import WORKER, standing_in
 from tests.terminal import on_a_terminal
-from whisperd.client import Client, DaemonAway
+from whisperd.client import Client, DaemonAway, Stats, Worker
 from whisperd.monitor import Look, look, screen, tried
 
 
@@ -85,18 +85,12 @@ def test_names_cannot_steer_the_terminal(daemon):
     assert r"\x1b[2J[bold]x\n.mp3" in text
 
 
-def test_a_paused_queue_without_figures_is_drawn(daemon):
-    empty = seen_by(daemon)
-    nothing = {
-        "success_rate": None,
-        "oldest_queued_seconds": None,
-        "wait_seconds": {"p50": None, "p95": None},
-    }
-    idle = dict(WORKER, state="starting", task_id=None, model=None, rss_bytes=None, real_time_factor=None)
-    text = "\n".join(drawn(Look(empty.stats | nothing | {"paused": True, "delayed": 2}, [idle], [], [], [])))
+def test_a_paused_queue_without_figures_is_drawn():
+    paused = Stats(paused=True, delayed=2)
+    text = "\n".join(drawn(Look(paused, [Worker(id=1, state="starting")], [], [], [])))
 
     assert "PAUSED" in text
-    assert "(2 delayed)" in "\n".join(drawn(Look(empty.stats | {"delayed": 2}, [], [], [], [])))
+    assert "(2 delayed)" in "\n".join(drawn(Look(Stats(delayed=2), [], [], [], [])))
     assert "starting" in text
 
 
@@ -109,7 +103,7 @@ def test_what_was_seen_last_stays_while_the_daemon_is_away(daemon):
 
 
 def test_a_look_at_no_daemon_is_an_error():
-    with Client("http://127.0.0.1:9") as client, pytest.raises(DaemonAway):
+    with Client("http://127.0.0.1:9", retries=0) as client, pytest.raises(DaemonAway):
         look(client)
 
 
@@ -124,7 +118,7 @@ def test_q_quits_and_gives_the_terminal_back(daemon):
 def test_a_daemon_that_goes_away_and_comes_back_is_waited_for():
     with standing_in() as daemon:
         url = daemon.url
-    with Client(url) as client:
+    with Client(url, retries=0) as client:
         away, trouble = tried(client, None)
         with standing_in(int(url.rpartition(":")[2])) as daemon:
             daemon.add("after.mp3", "processing")
@@ -133,5 +127,5 @@ def test_a_daemon_that_goes_away_and_comes_back_is_waited_for():
 
     assert (away, well) == (None, "")
     assert trouble == again == f"no daemon answers at {url}"
-    assert back.processing[0]["audio"]["name"] == "after.mp3"
+    assert back.processing[0].audio.name == "after.mp3"
     assert gone is back

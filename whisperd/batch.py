@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, TypeVar
 
-from whisperd.client import Client, DaemonAway, TaskJson
+from whisperd.client import Client, DaemonAway, Task
 from whisperd.task import Options, State
 from whisperd.terminal import complain, safe, write_file
 from whisperd.transcript import render
@@ -244,29 +244,27 @@ class Remote:
             raise
 
     def _submit(self, path: Path, options: Mapping[str, Any], on_sent: Report) -> str:
-        size = max(1, path.stat().st_size)
-
-        def sent(count: int) -> None:
+        def sent(count: int, total: int | None) -> None:
             self._go_on()
-            on_sent(min(1.0, count / size))
+            on_sent(min(1.0, count / total) if total else 0.0)
 
-        return self._client.submit(path, on_sent=sent, **options)["task_id"]
+        return self._client.submit(path, on_sent=sent, **options).task_id
 
     async def reached(self) -> None:
         """Raises DaemonAway."""
         await self._call(self._client.health)
 
     async def wait(self, task_id: str, on_progress: Report) -> None:
-        def went_on(task: TaskJson) -> None:
+        def went_on(task: Task) -> None:
             self._go_on()
-            on_progress(task["progress"])
+            on_progress(task.progress)
 
         try:
-            task = await self._call(self._client.wait, task_id, went_on)
+            task = await self._call(self._client.wait, task_id, on_progress=went_on)
         except DaemonAway as error:
             raise Failed(f"{error}; `whisperd result {task_id}` has it when the daemon is back") from error
-        if task["status"] != "completed":
-            raise Failed(task["error"]["message"] if task["error"] else f"the task was {task['status']}")
+        if task.status != "completed":
+            raise Failed(task.error.message if task.error else f"the task was {task.status}")
 
     def _go_on(self) -> None:
         """Lets a thread end that nobody waits for any more."""
@@ -274,7 +272,7 @@ class Remote:
             raise Failed("interrupted")
 
     async def result(self, task_id: str, format: str) -> str:
-        return await self._call(self._client.result, task_id, format)
+        return await self._call(self._client.result_as, task_id, format)
 
     async def cancel(self, task_id: str) -> None:
         self._stopping = True

@@ -22,7 +22,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from whisperd.client import Client, ClientError, TaskJson
+from whisperd.client import Client, ClientError, Stats, Task, Worker
 from whisperd.terminal import STYLES, age, clock, megabytes, safe, spell
 
 AT_MOST = 50  # tasks of a state that are asked for
@@ -33,11 +33,11 @@ ROOMY = 20  # lines from which on there are empty ones between the sections
 class Look(NamedTuple):
     """What there was to see at one moment."""
 
-    stats: dict[str, Any]
-    workers: Sequence[dict[str, Any]]
-    processing: Sequence[TaskJson]
-    queued: Sequence[TaskJson]
-    failed: Sequence[TaskJson]
+    stats: Stats
+    workers: Sequence[Worker]
+    processing: Sequence[Task]
+    queued: Sequence[Task]
+    failed: Sequence[Task]
 
 
 class Section(NamedTuple):
@@ -146,20 +146,20 @@ def _drawn(section: Section, rows: int, gap: bool) -> RenderableType:
     return Group(Text(title, "bold"), table, *([Text()] if gap else []))
 
 
-def _counts(stats: dict[str, Any]) -> Text:
-    parts: list[Any] = [("PAUSED  ", "bold yellow")] if stats["paused"] else []
+def _counts(stats: Stats) -> Text:
+    parts: list[Any] = [("PAUSED  ", "bold yellow")] if stats.paused else []
     for state in ("queued", "processing", "completed", "failed", "cancelled"):
-        parts += [(str(stats[state]), STYLES[state]), f" {state}   "]
-    if stats["delayed"]:
-        parts.append(f"({stats['delayed']} delayed)")
+        parts += [(str(getattr(stats, state)), STYLES[state]), f" {state}   "]
+    if stats.delayed:
+        parts.append(f"({stats.delayed} delayed)")
     return Text.assemble(*parts, no_wrap=True, overflow="ellipsis")
 
 
-def _speeds(stats: dict[str, Any]) -> Text:
-    rate, wait, oldest = stats["throughput"], stats["wait_seconds"], stats["oldest_queued_seconds"]
-    parts = [f"{rate['tasks_per_minute']:.0f} a minute, {rate['audio_seconds_per_second']:.1f}x real time"]
-    if wait["p50"] is not None:
-        parts.append(f"wait {spell(wait['p50'])}, 95 % within {spell(wait['p95'])}")
+def _speeds(stats: Stats) -> Text:
+    rate, wait, oldest = stats.throughput, stats.wait_seconds, stats.oldest_queued_seconds
+    parts = [f"{rate.tasks_per_minute:.0f} a minute, {rate.audio_seconds_per_second:.1f}x real time"]
+    if wait.p50 is not None and wait.p95 is not None:
+        parts.append(f"wait {spell(wait.p50)}, 95 % within {spell(wait.p95)}")
     if oldest is not None:
         parts.append(f"the oldest for {spell(oldest)}")
     return Text("   ".join(parts), no_wrap=True, overflow="ellipsis")
@@ -170,58 +170,58 @@ def _workers(seen: Look) -> Section:
     return Section("WORKERS", len(rows), rows, 5, "none")
 
 
-def _worker(worker: dict[str, Any], tasks: Sequence[TaskJson]) -> Sequence[RenderableType]:
-    names = {task["task_id"]: task["audio"]["name"] for task in tasks}
-    at_work = names.get(worker["task_id"], worker["task_id"]) or ""
-    factor, restarts = worker["real_time_factor"], worker["restarts"]
+def _worker(worker: Worker, tasks: Sequence[Task]) -> Sequence[RenderableType]:
+    names = {task.task_id: task.audio.name for task in tasks}
+    at_work = names.get(worker.task_id or "", worker.task_id) or ""
+    factor, restarts = worker.real_time_factor, worker.restarts
     return (
-        str(worker["id"]),
-        Text(worker["state"], {"busy": "yellow", "idle": "green"}.get(worker["state"], "dim")),
-        Text(worker["model"] or "-"),
+        str(worker.id),
+        Text(worker.state, {"busy": "yellow", "idle": "green"}.get(worker.state, "dim")),
+        Text(worker.model or "-"),
         f"{1 / factor:.1f}x" if factor else "-",
-        megabytes(worker["rss_bytes"]) if worker["rss_bytes"] else "-",
+        megabytes(worker.rss_bytes) if worker.rss_bytes else "-",
         Text(safe(at_work)),
-        f"{worker['tasks_done']} done" + (f", {restarts} restarts" if restarts else ""),
+        f"{worker.tasks_done} done" + (f", {restarts} restarts" if restarts else ""),
     )
 
 
 def _processing(seen: Look) -> Section:
     rows = [
         (
-            Text(safe(task["audio"]["name"])),
-            clock(task["audio"]["duration"]),
-            ProgressBar(total=1.0, completed=task["progress"], width=20),
-            f"{task['progress']:4.0%}",
-            f"for {age(task['started_at'])}",
+            Text(safe(task.audio.name)),
+            clock(task.audio.duration),
+            ProgressBar(total=1.0, completed=task.progress, width=20),
+            f"{task.progress:4.0%}",
+            f"for {age(task.started_at)}",
         )
         for task in seen.processing
     ]
-    return Section("IN WORK", seen.stats["processing"], rows, 0, "nothing")
+    return Section("IN WORK", seen.stats.processing, rows, 0, "nothing")
 
 
 def _queued(seen: Look) -> Section:
-    waiting = sorted(seen.queued, key=lambda task: task["position"] or sys.maxsize)
+    waiting = sorted(seen.queued, key=lambda task: task.position or sys.maxsize)
     rows = [
         (
-            str(task["position"] or "-"),
-            Text(safe(task["audio"]["name"])),
-            clock(task["audio"]["duration"]),
-            f"priority {task['priority']}",
-            f"attempt {task['attempt']}" if task["attempt"] > 1 else "",
-            f"for {age(task['created_at'])}",
+            str(task.position or "-"),
+            Text(safe(task.audio.name)),
+            clock(task.audio.duration),
+            f"priority {task.priority}",
+            f"attempt {task.attempt}" if task.attempt > 1 else "",
+            f"for {age(task.created_at)}",
         )
         for task in waiting
     ]
-    return Section("WAITING", seen.stats["queued"], rows, 1, "nothing")
+    return Section("WAITING", seen.stats.queued, rows, 1, "nothing")
 
 
 def _failed(seen: Look) -> Section:
     rows = [
         (
-            Text(safe(task["audio"]["name"][:30])),
-            Text(safe(task["error"]["message"] if task["error"] else ""), "red"),
-            f"{age(task['finished_at'])} ago",
+            Text(safe(task.audio.name[:30])),
+            Text(safe(task.error.message if task.error else ""), "red"),
+            f"{age(task.finished_at)} ago",
         )
         for task in seen.failed
     ]
-    return Section("FAILED", seen.stats["failed"], rows, 1, "nothing")
+    return Section("FAILED", seen.stats.failed, rows, 1, "nothing")

@@ -46,7 +46,22 @@ def complain(message: object) -> None:
 
 
 def show_json(value: Any) -> None:
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    """Also what the client returns, as the API has it."""
+    print(json.dumps(value, indent=2, ensure_ascii=False, default=_plain))
+
+
+def _plain(value: Any) -> Any:
+    """A time or a struct in types of JSON; msgspec itself is not needed for it."""
+    if isinstance(value, datetime):
+        return rfc3339(value)
+    return {name: getattr(value, name) for name in value.__struct_fields__}
+
+
+def rfc3339(moment: datetime | None) -> str | None:
+    """UTC, with milliseconds, as the API writes times."""
+    if moment is None:
+        return None
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def show_fields(fields: Iterable[tuple[str, object]]) -> None:
@@ -84,7 +99,7 @@ def _draw(head: Sequence[str], rows: Sequence[Sequence[str]], flexible: int) -> 
 
 
 @contextmanager
-def progress_bar(what: str, total: int | None = None) -> Iterator[Callable[[int, int], None]]:
+def progress_bar(what: str, total: int | None = None) -> Iterator[Callable[[int, int | None], None]]:
     """A bar of bytes on standard error, told (done, total); silent where that is no terminal."""
     if not sys.stderr.isatty():
         yield lambda done, total: None
@@ -133,12 +148,11 @@ def spell(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
-def age(timestamp: str | None) -> str:
-    """How long ago an RFC 3339 time was; - when not known."""
-    if timestamp is None:
+def age(moment: datetime | None) -> str:
+    """How long ago it was; - when not known."""
+    if moment is None:
         return "-"
-    then = datetime.fromisoformat(timestamp)
-    return spell(max(0.0, (datetime.now(UTC) - then).total_seconds()))
+    return spell(max(0.0, (datetime.now(UTC) - moment).total_seconds()))
 
 
 def megabytes(size: float) -> str:

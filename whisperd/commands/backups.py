@@ -67,12 +67,14 @@ def _check_target(target: Path | None, force: bool) -> None:
 
 def _taken(url: str, config: Path | None, data_dir: str | None) -> dict[str, Any]:
     """The backup as the API shows it: by the daemon, or else by this process."""
+    from msgspec.structs import asdict
+
     from whisperd.client import DaemonAway
 
     if data_dir is None:  # else it is named which queue is meant, whoever answers at the URL
         try:
             with client(url) as daemon:
-                return dict(daemon.backup())
+                return asdict(daemon.backup())
         except DaemonAway as away:
             if away.stopped:
                 raise

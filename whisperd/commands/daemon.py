@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -23,6 +23,7 @@ from whisperd.commands import (
 from whisperd.terminal import show_fields, show_json, spell
 
 if TYPE_CHECKING:
+    from whisperd.client import Stats
     from whisperd.config import Config
 
 app = typer.Typer()
@@ -105,20 +106,23 @@ def _tell_paused(paused: bool, json: bool) -> None:
         print("paused" if paused else "not paused")
 
 
-def _figures(figures: dict[str, Any]) -> Sequence[tuple[str, object]]:
-    throughput, wait, rate = figures["throughput"], figures["wait_seconds"], figures["success_rate"]
-    busy = sum(worker["state"] == "busy" for worker in figures["workers"])
-    oldest = figures["oldest_queued_seconds"]
+def _figures(figures: Stats) -> Sequence[tuple[str, object]]:
+    throughput, wait, rate = figures.throughput, figures.wait_seconds, figures.success_rate
+    busy = sum(worker.state == "busy" for worker in figures.workers)
+    oldest = figures.oldest_queued_seconds
     return (
-        *((state, figures[state]) for state in ("queued", "processing", "completed", "failed", "cancelled")),
-        ("delayed", figures["delayed"] or None),
+        *(
+            (state, getattr(figures, state))
+            for state in ("queued", "processing", "completed", "failed", "cancelled")
+        ),
+        ("delayed", figures.delayed or None),
         ("success", None if rate is None else f"{rate:.1%}"),
-        ("finished", f"{throughput['tasks_per_minute']:.0f} a minute"),
-        ("speed", f"{throughput['audio_seconds_per_second']:.1f} times real time"),
-        ("wait", None if wait["p50"] is None else f"{spell(wait['p50'])}; 95 % within {spell(wait['p95'])}"),
+        ("finished", f"{throughput.tasks_per_minute:.0f} a minute"),
+        ("speed", f"{throughput.audio_seconds_per_second:.1f} times real time"),
+        ("wait", None if wait.p50 is None else f"{spell(wait.p50)}; 95 % within {spell(wait.p95 or 0)}"),
         ("oldest", None if oldest is None else f"queued for {spell(oldest)}"),
-        ("workers", f"{busy} of {len(figures['workers'])} busy"),
-        ("paused", "yes" if figures["paused"] else None),
+        ("workers", f"{busy} of {len(figures.workers)} busy"),
+        ("paused", "yes" if figures.paused else None),
     )
 
 

@@ -33,6 +33,7 @@ from whisperd.terminal import (
     complain,
     megabytes,
     progress_bar,
+    rfc3339,
     safe,
     show_fields,
     show_json,
@@ -42,7 +43,7 @@ from whisperd.terminal import (
 
 if TYPE_CHECKING:
     from whisperd.batch import Job
-    from whisperd.client import Client, TaskJson
+    from whisperd.client import Client, Task
     from whisperd.config import Config
 
 T = TypeVar("T", str, Path)
@@ -143,15 +144,12 @@ def submit(
     """
     options |= {"priority": priority, "plan": plan, "tenant": tenant}
     with client(url) as daemon:
-        _each(
-            _readable(files), lambda path: _sent(daemon, path, options), json, lambda task: [task["task_id"]]
-        )
+        _each(_readable(files), lambda path: _sent(daemon, path, options), json, lambda task: [task.task_id])
 
 
-def _sent(daemon: Client, path: Path, options: dict[str, Any]) -> TaskJson:
-    size = path.stat().st_size
-    with progress_bar(path.name, size) as report:
-        return daemon.submit(path, on_sent=lambda sent: report(sent, size), **options)
+def _sent(daemon: Client, path: Path, options: dict[str, Any]) -> Task:
+    with progress_bar(path.name) as report:
+        return daemon.submit(path, on_sent=report, **options)
 
 
 @command(app, "list", "Transcripts")
@@ -182,16 +180,16 @@ def list_tasks(
         show_table(("ID", "STATUS", "DONE", "LENGTH", "AGE", "NAME"), [_row(task) for task in tasks], "NAME")
 
 
-def _row(task: TaskJson) -> Sequence[str]:
-    audio = task["audio"]
-    done = f"{task['progress']:.0%}"
+def _row(task: Task) -> Sequence[str]:
+    audio = task.audio
+    done = f"{task.progress:.0%}"
     return (
-        task["task_id"],
-        task["status"],
+        task.task_id,
+        task.status,
         done,
-        clock(audio["duration"]),
-        age(task["created_at"]),
-        audio["name"],
+        clock(audio.duration),
+        age(task.created_at),
+        audio.name,
     )
 
 
@@ -206,27 +204,27 @@ def show(task_id: Id, url: Url = DEFAULT_URL, json: Json = False) -> None:
         show_fields(_fields(task))
 
 
-def _fields(task: TaskJson) -> Sequence[tuple[str, object]]:
-    audio, error = task["audio"], task["error"]
+def _fields(task: Task) -> Sequence[tuple[str, object]]:
+    audio, error = task.audio, task.error
     return (
-        ("task", task["task_id"]),
-        ("status", task["status"]),
-        ("error", error and f"{error['message']} ({error['code']})"),
-        ("position", task["position"]),
-        ("done", f"{task['progress']:.0%}"),
-        ("file", audio["name"]),
-        ("length", clock(audio["duration"])),
-        ("size", megabytes(audio["size"])),
-        ("language", task["language"]),
-        ("warnings", ", ".join(task["warnings"]) or None),
-        ("model", task["model"]),
-        ("priority", task["priority"]),
-        ("tenant", task["tenant"]),
-        ("attempt", f"{task['attempt']} of {task['max_retries'] + 1}"),
-        ("submitted", task["created_at"]),
-        ("runs at", task["run_at"]),
-        ("started", task["started_at"]),
-        ("finished", task["finished_at"]),
+        ("task", task.task_id),
+        ("status", task.status),
+        ("error", error and f"{error.message} ({error.code})"),
+        ("position", task.position),
+        ("done", f"{task.progress:.0%}"),
+        ("file", audio.name),
+        ("length", clock(audio.duration)),
+        ("size", megabytes(audio.size)),
+        ("language", task.language),
+        ("warnings", ", ".join(task.warnings) or None),
+        ("model", task.model),
+        ("priority", task.priority),
+        ("tenant", task.tenant),
+        ("attempt", f"{task.attempt} of {task.max_retries + 1}"),
+        ("submitted", rfc3339(task.created_at)),
+        ("runs at", rfc3339(task.run_at)),
+        ("started", rfc3339(task.started_at)),
+        ("finished", rfc3339(task.finished_at)),
     )
 
 
@@ -245,7 +243,7 @@ def result(
     whisperd result 01JD... --format srt --output talk.srt
     """
     with client(url) as daemon:
-        text = daemon.result(task_id, "json" if json else format)
+        text = daemon.result_as(task_id, "json" if json else format)
     if output:
         write_file(output, text)
     else:
@@ -256,14 +254,14 @@ def result(
 def cancel(ids: Ids, url: Url = DEFAULT_URL, json: Json = False) -> None:
     """Cancel tasks that are not finished."""
     with client(url) as daemon:
-        _each(ids, daemon.cancel, json, lambda task: [task["task_id"], task["status"]])
+        _each(ids, daemon.cancel, json, lambda task: [task.task_id, task.status])
 
 
 @command(app, "retry", "Transcripts")
 def retry(ids: Ids, url: Url = DEFAULT_URL, json: Json = False) -> None:
     """Run failed or cancelled tasks again."""
     with client(url) as daemon:
-        _each(ids, daemon.retry, json, lambda task: [task["task_id"], task["status"]])
+        _each(ids, daemon.retry, json, lambda task: [task.task_id, task.status])
 
 
 @command(app, "clear", "Transcripts")
@@ -319,7 +317,7 @@ def _readable(files: Sequence[Path]) -> Sequence[Path]:
 
 
 def _each(
-    subjects: Sequence[T], verb: Callable[[T], TaskJson], json: bool, row: Callable[[TaskJson], Sequence[str]]
+    subjects: Sequence[T], verb: Callable[[T], Task], json: bool, row: Callable[[Task], Sequence[str]]
 ) -> None:
     """Does it to each and prints the tasks; what is refused is told and makes the exit status 1."""
     from whisperd.client import ApiError

@@ -17,20 +17,16 @@ from whisperd.terminal import spell
 
 def daemon(url: str) -> Finding:
     try:
-        with Client(url, patience=5) as client:
+        with Client(url, patience=5, retries=0) as client:
             health = client.health()
     except DaemonAway:
         return Finding("daemon", "warn", f"none answers at {url}", "whisperd serve")
     except ClientError as error:
         return Finding("daemon", "fail", str(error), "stop what answers there, or choose another port")
-    troubles = [
-        f"{name}: {check['message']}" for name, check in health["checks"].items() if check["status"] != "ok"
-    ]
+    troubles = [f"{name}: {check.message}" for name, check in health.checks.items() if check.status != "ok"]
     status: Mapping[str, Literal["ok", "warn", "fail"]] = {"ok": "ok", "degraded": "warn"}
-    said = (
-        f"{health['status']} at {url}, version {health['version']}, up for {spell(health['uptime_seconds'])}"
-    )
-    return Finding("daemon", status.get(health["status"], "fail"), "; ".join([said, *troubles]))
+    said = f"{health.status} at {url}, version {health.version}, up for {spell(health.uptime_seconds)}"
+    return Finding("daemon", status.get(health.status, "fail"), "; ".join([said, *troubles]))
 
 
 def units(config_file: Path | None, root: Path = Path("/")) -> Iterator[Finding]:

@@ -1,0 +1,191 @@
+"""What the daemon answers, as frozen objects. Names and meanings are those of the HTTP API.
+
+Made for daemons older and newer than this client: fields that are not known here are passed over, and of
+those that are known only what a thing cannot be without has to be there.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from msgspec import Struct
+
+FINAL = ("completed", "failed", "cancelled")
+
+
+class Audio(Struct, frozen=True, kw_only=True):
+    """What was submitted."""
+
+    name: str = ""
+    duration: float | None = None  # seconds, once it is decoded
+    size: int = 0  # bytes
+    sha256: str = ""
+
+
+class Failure(Struct, frozen=True, kw_only=True):
+    """Why a task failed; can be shown to a user as it is."""
+
+    code: str
+    message: str
+
+
+class Task(Struct, frozen=True, kw_only=True):
+    """A task at one moment."""
+
+    task_id: str
+    kind: str = "transcription"
+    status: str  # queued, processing, completed, failed, cancelled
+    priority: int = 0
+    position: int | None = None  # 1 = next to run; only while queued
+    progress: float = 0.0  # 0 to 1
+    tenant: str = "default"
+    model: str = ""
+    attempt: int = 1
+    max_retries: int = 0
+    created_at: datetime
+    run_at: datetime | None = None
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    audio: Audio = Audio()
+    language: str | None = None  # ISO 639-1, once known
+    language_probability: float | None = None  # 0 to 1, where it was found out
+    eta_seconds: float | None = None
+    warnings: tuple[str, ...] = ()
+    error: Failure | None = None
+    metadata: dict[str, Any] = {}
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing more happens to it by itself, however it ended."""
+        return self.status in FINAL
+
+
+class Word(Struct, frozen=True, kw_only=True):
+    word: str
+    start: float  # seconds
+    end: float
+    probability: float | None = None
+
+
+class Segment(Struct, frozen=True, kw_only=True):
+    """What was said in one breath."""
+
+    start: float  # seconds
+    end: float
+    text: str
+    speaker: str | None = None  # "A", "B", … with channels="split"
+    words: tuple[Word, ...] = ()  # with word_timestamps=True
+
+
+class Transcript(Struct, frozen=True, kw_only=True):
+    """The result of a completed task."""
+
+    task_id: str = ""
+    text: str
+    language: str | None = None  # ISO 639-1
+    duration: float = 0.0  # seconds of audio
+    segments: tuple[Segment, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+class TaskEvent(Struct, frozen=True):
+    """The task came into another state. The last event of a task is one of these."""
+
+    id: str  # pass it as `after` to go on behind it
+    task: Task
+
+
+class SegmentEvent(Struct, frozen=True):
+    """A piece of the transcript is there. They come in its order."""
+
+    id: str
+    segment: Segment
+
+
+class ProgressEvent(Struct, frozen=True):
+    """The task went on; `progress` is from 0 to 1."""
+
+    id: str
+    progress: float
+
+
+Event = TaskEvent | SegmentEvent | ProgressEvent
+
+
+class Throughput(Struct, frozen=True, kw_only=True):
+    """Of the last minute."""
+
+    tasks_per_minute: float = 0.0
+    audio_seconds_per_second: float = 0.0
+
+
+class Quantiles(Struct, frozen=True, kw_only=True):
+    """Seconds; None where there is nothing to go by."""
+
+    p50: float | None = None
+    p95: float | None = None
+
+
+class Worker(Struct, frozen=True, kw_only=True):
+    id: int
+    state: str  # starting, idle, busy, resting, stopped
+    pid: int | None = None
+    model: str | None = None
+    task_id: str | None = None
+    chunk: int | None = None
+    rss_bytes: int | None = None
+    tasks_done: int = 0
+    chunks_done: int = 0
+    real_time_factor: float | None = None  # seconds of work a second of audio
+    restarts: int = 0
+
+
+class Stats(Struct, frozen=True, kw_only=True):
+    total: int = 0
+    queued: int = 0
+    processing: int = 0
+    completed: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    delayed: int = 0  # of the queued: those that wait for their time
+    success_rate: float | None = None  # 0 to 1
+    throughput: Throughput = Throughput()
+    wait_seconds: Quantiles = Quantiles()
+    workers: tuple[Worker, ...] = ()
+    oldest_queued_seconds: float | None = None
+    paused: bool = False
+
+
+class Check(Struct, frozen=True, kw_only=True):
+    status: str  # ok, degraded, down
+    message: str | None = None
+
+
+class Health(Struct, frozen=True, kw_only=True):
+    """What the daemon says of itself."""
+
+    status: str  # ok, degraded, down
+    uptime_seconds: float = 0.0
+    version: str = ""
+    checks: dict[str, Check] = {}
+
+
+class Backup(Struct, frozen=True, kw_only=True):
+    name: str
+    path: str  # on the daemon's machine
+    taken_at: datetime | None = None
+    bytes: int = 0
+    tasks: int | None = None  # None: it is broken
+    reason: str | None = None  # what it was taken for
+    verified: bool = False
+    restored: bool = False  # it has been used by a restore
+    problem: str | None = None  # why it is not verified
+    seconds: float | None = None  # that it took, from `backup`
+
+
+class Swept(Struct, frozen=True, kw_only=True):
+    """Tasks that a sweep found without a worker."""
+
+    requeued: int
+    failed: int

@@ -1,0 +1,263 @@
+"""The synchronous client."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime
+from types import TracebackType
+from typing import Any, Self, TypeVar, Unpack
+
+import httpx
+
+from whisperd.client.calls import PAGE, Calls, Flow, OnProgress, Pause, Request, SubmitOptions
+from whisperd.client.connection import built, settings, timeout
+from whisperd.client.errors import ClientError, TaskFailed
+from whisperd.client.results import Backup, Event, Health, Stats, Swept, Task, Transcript, Worker
+from whisperd.client.sound import OnSent, Sound, Source
+from whisperd.client.stream import SILENCE_SECONDS, Following
+
+T = TypeVar("T")
+
+
+class Client:
+    """Client of the daemon at `url`; may be shared by threads. Use it with `with`.
+
+    Every call raises DaemonAway when the daemon cannot be reached and a subclass of ApiError when it refuses.
+    Before that, what is safe to send again is sent again: see `retries`.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        key: str | None = None,
+        *,
+        patience: float = 30.0,
+        retries: int = 4,
+        retry_delay: float = 0.5,
+        connections: int = 100,
+    ) -> None:
+        """`url`: else WHISPERD_URL, QUEUE_SERVICE_URL, http://127.0.0.1:8002. `key`: else WHISPERD_KEY.
+
+        `patience`: seconds without a byte after which a daemon that was there counts as away.
+        `retries`: how often a request is sent again; after `retry_delay` seconds, doubled each time and with
+        jitter, or after what the daemon asks for with Retry-After (up to a minute).
+        `connections`: how many are open at a time; a call beyond them waits for one.
+        """
+        self._http = httpx.Client(**settings(url, key, patience, connections))
+        self.url = str(self._http.base_url).rstrip("/")
+        self._patience = patience
+        self._calls = Calls(self.url, retries, retry_delay)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._http.close()
+
+    def transcribe(
+        self,
+        audio: Source | None = None,
+        *,
+        name: str | None = None,
+        audio_url: str | None = None,
+        audio_path: str | None = None,
+        on_sent: OnSent | None = None,
+        on_progress: OnProgress | None = None,
+        **options: Unpack[SubmitOptions],
+    ) -> Transcript:
+        """Submits, waits and fetches the result. Raises TaskFailed. Ctrl-C cancels the task."""
+        task = self.submit(
+            audio, name=name, audio_url=audio_url, audio_path=audio_path, on_sent=on_sent, **options
+        )
+        try:
+            task = self.wait(task.task_id, on_progress=on_progress)
+        except KeyboardInterrupt:
+            with suppress(ClientError):
+                self.cancel(task.task_id)
+            raise
+        if task.status != "completed":
+            raise TaskFailed.of(task)
+        return self.result(task.task_id)
+
+    def submit(
+        self,
+        audio: Source | None = None,
+        *,
+        name: str | None = None,
+        audio_url: str | None = None,
+        audio_path: str | None = None,
+        on_sent: OnSent | None = None,
+        idempotency_key: str | None = None,
+        **options: Unpack[SubmitOptions],
+    ) -> Task:
+        """Submits audio: a path, a file open in binary mode (from where it stands), or bytes.
+
+        Instead of it, `audio_url` is fetched by the daemon, and `audio_path` names a file of its machine.
+        `name`: what the audio is called, where that is not the name of the file.
+        `on_sent` is told how many bytes have gone, and of how many; from the beginning when they go again.
+        Raises OSError when the file cannot be read.
+
+        Sent again after a failure it makes no second task: each call has an Idempotency-Key of its own. Give
+        one yourself to be able to call again later, and get the same task for the same audio and options.
+        """
+        where = {"audio_url": audio_url, "audio_path": audio_path}
+        sound = None if audio is None else Sound(audio, name, on_sent)
+        return self._run(self._calls.submit(sound, {**where, **options}, idempotency_key))
+
+    def task(self, task_id: str) -> Task:
+        return self._run(self._calls.task(task_id))
+
+    def wait(
+        self, task_id: str, *, seconds: float | None = None, on_progress: OnProgress | None = None
+    ) -> Task:
+        """The task once it is completed, failed or cancelled. `on_progress` sees it about once a second.
+
+        Raises TimeoutError when that takes longer than `seconds`.
+        """
+        return self._run(self._calls.wait(task_id, seconds, on_progress))
+
+    def result(self, task_id: str) -> Transcript:
+        """Raises NotFinished, TaskFailed."""
+        return self._run(self._calls.result(task_id))
+
+    def result_as(self, task_id: str, format: str) -> str:
+        """The transcript as text, srt, vtt, tsv, json or verbose_json. Raises as `result` does."""
+        return self._run(self._calls.result_as(task_id, format))
+
+    def events(self, task_id: str, after: str | None = None) -> Iterator[Event]:
+        """Follows the task until it is finished; `after` is the id of the last event already seen.
+
+        A connection that is cut is made again, without a gap and without an event coming twice.
+        """
+        following = Following(self._calls, task_id, after)
+        while not following.over:
+            outcome: httpx.Response | httpx.RequestError | None = None
+            try:
+                with self._http.stream(**self._streamed(following.request())) as response:
+                    if response.is_success:
+                        for block in response.iter_bytes():
+                            yield from following.heard(block)
+                    else:
+                        response.read()
+                        outcome = response
+            except httpx.RequestError as error:
+                outcome = error
+            if not following.over:
+                time.sleep(following.ended(outcome))
+
+    def list(
+        self,
+        *,
+        limit: int = 50,
+        status: str | None = None,
+        kind: str | None = None,
+        tenant: str | None = None,
+        q: str | None = None,
+    ) -> tuple[Task, ...]:
+        """The newest first. `status`: one, or several with commas; `q`: text in the name of the audio."""
+        filters = {"status": status, "kind": kind, "tenant": tenant, "q": q}
+        return self._run(self._calls.list(limit, filters))
+
+    def list_all(
+        self,
+        *,
+        status: str | None = None,
+        kind: str | None = None,
+        tenant: str | None = None,
+        q: str | None = None,
+    ) -> Iterator[Task]:
+        """All of them, the newest first, asked for page by page as they are needed."""
+        filters = {"status": status, "kind": kind, "tenant": tenant, "q": q}
+        cursor: str | None = None
+        while True:
+            tasks, cursor = self._run(self._calls.page(filters, PAGE, cursor))
+            yield from tasks
+            if cursor is None:
+                return
+
+    def cancel(self, task_id: str) -> Task:
+        """Raises WrongState when it is finished."""
+        return self._run(self._calls.cancel(task_id))
+
+    def retry(self, task_id: str) -> Task:
+        """A failed or cancelled task runs again. Raises WrongState, AudioGone."""
+        return self._run(self._calls.retry(task_id))
+
+    def change(
+        self,
+        task_id: str,
+        *,
+        priority: int | None = None,
+        run_at: datetime | str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> Task:
+        """Changes what is given of a task that is queued. Raises WrongState."""
+        return self._run(self._calls.change(task_id, priority, run_at, metadata))
+
+    def stats(self) -> Stats:
+        return self._run(self._calls.stats())
+
+    def workers(self) -> Sequence[Worker]:
+        return self._run(self._calls.workers())
+
+    def health(self) -> Health:
+        """What the daemon says of itself, also when it says that it is down."""
+        return self._run(self._calls.health())
+
+    def backup(self) -> Backup:
+        """Has the daemon take a backup now, and waits for it."""
+        return self._run(self._calls.backup())
+
+    def backups(self) -> Sequence[Backup]:
+        """Newest first, the broken ones too."""
+        return self._run(self._calls.backups())
+
+    def sweep(self) -> Swept:
+        """Takes chunks from workers that are gone."""
+        return self._run(self._calls.sweep())
+
+    def clear(self, states: Sequence[str], older_than_hours: float) -> int:
+        """Deletes finished tasks with their audio and transcripts; how many."""
+        return self._run(self._calls.clear(states, older_than_hours))
+
+    def pause(self) -> bool:
+        """Nothing more is handed out to the workers; what runs is finished. Whether it is paused now."""
+        return self._run(self._calls.pause())
+
+    def resume(self) -> bool:
+        return self._run(self._calls.resume())
+
+    def _run(self, flow: Flow[T]) -> T:
+        try:
+            step = next(flow)
+            while True:
+                step = flow.send(self._outcome(step))
+        except StopIteration as done:
+            result: T = done.value
+            return result
+
+    def _outcome(self, step: Request | Pause) -> httpx.Response | httpx.RequestError | None:
+        if isinstance(step, Pause):
+            time.sleep(step.seconds)
+            return None
+        try:
+            return self._send(step)
+        except httpx.RequestError as error:
+            return error
+
+    def _send(self, asked: Request) -> httpx.Response:
+        if asked.sound is None:
+            return self._http.send(built(self._http, asked, None, self._patience))
+        with asked.sound.open() as file:
+            return self._http.send(built(self._http, asked, file, self._patience))
+
+    def _streamed(self, asked: Request) -> dict[str, Any]:
+        silence = timeout(max(self._patience, SILENCE_SECONDS))
+        return {"method": asked.method, "url": asked.path, "headers": asked.headers, "timeout": silence}
