@@ -193,6 +193,7 @@ def live(conn, number):
     moves.release(conn, claimed(conn, task))
     moves.cancel(conn, task.id, NOW)
     questions.segments(conn, task.id, Mark())
+    questions.settled(conn, task.id)
     questions.states(conn, [task.id])
     moves.retry(conn, task.id)
 

@@ -92,6 +92,14 @@ class SqliteQueue:
         """The transcript after `after`, up to the first chunk that is not finished."""
         return await self._db.read(questions.segments, task_id, after)
 
+    async def settled(self, task_id: str) -> float:
+        """The second of the audio before which nothing of the transcript changes any more.
+
+        It is the start of the first unfinished chunk: the chunks of split channels overlap. Endless if there
+        is none; only what `segments` says afterwards may be held against it.
+        """
+        return await self._db.read(questions.settled, task_id)
+
     async def stats(self) -> Stats:
         """Costs the same at ten tasks and at a million."""
         return await self._db.read(questions.stats, self._now())

@@ -175,7 +175,7 @@ async def _finish_out_of_order(server, chunks):
 def test_a_mark_that_is_none_of_ours_is_refused(with_server):
     async def body(server):
         target = f"/tasks/{(await server.submit())['task_id']}/events"
-        for mark in ("", "x", "1", "1.2.3", "-1.0", "1.x", "0x1.1", "9999999999.1"):
+        for mark in ("", "x", "1", "1.2.3", "1.2.queued", "1.2.", "-1.0", "1.x", "0x1.1", "9999999999.1"):
             request = a_request(b"", f"Last-Event-ID: {mark}", target=target, method="GET", kind=None)
             status, _, content = await server.exchange(request)
 
@@ -189,6 +189,68 @@ def test_a_mark_behind_the_end_skips_all_segments(with_server):
         task = await server.completed("one")
         async with server.events_of(task["task_id"], after="999.999") as stream:
             assert [kind for _, kind, _ in await collected(stream)] == ["progress", "task"]
+
+    with_server(body)
+
+
+@pytest.mark.parametrize("end", ["completed", "failed", "cancelled"])
+def test_who_comes_back_behind_the_last_event_is_told_that_there_is_no_more(with_server, end):
+    """Else a browser's EventSource would hear the end of the task again every few seconds, for ever."""
+
+    async def body(server):
+        task_id = await _over(server, end)
+        async with server.events_of(task_id) as stream:
+            last = (await collected(stream))[-1]
+        headers = {"Last-Event-ID": last[0]}
+        answer = await server.client.get(f"/tasks/{task_id}/events", headers=headers)
+
+        assert last[:2] == (f"1.1.{end}", "task")
+        assert (answer.status_code, answer.content) == (204, b"")
+
+    with_server(body)
+
+
+async def _over(server, end):
+    task_id = (await server.submit())["task_id"]
+    await server.plan(2)
+    await server.finish("one")
+    match end:
+        case "completed":
+            await server.finish()
+        case "failed":
+            problem = Problem("worker_crashed", "boom")
+            await server.queue.fail(await server.queue.claim(), problem, final=True)
+        case "cancelled":
+            await server.queue.cancel(task_id)
+    return task_id
+
+
+def test_who_heard_the_last_segment_but_not_the_end_is_told_the_end(with_server):
+    async def body(server):
+        task_id = await _over(server, "completed")
+        async with server.events_of(task_id, after="1.1") as stream:
+            assert [frame[:2] for frame in await collected(stream)] == [
+                ("1.1", "progress"),
+                ("1.1.completed", "task"),
+            ]
+
+    with_server(body)
+
+
+def test_who_heard_of_a_failure_hears_of_the_retry_and_of_its_end(with_server):
+    async def body(server):
+        task_id = await _over(server, "failed")
+        await server.queue.retry(task_id)
+        async with server.events_of(task_id, after="1.1.failed") as frames:
+            assert (await anext(frames))[2]["status"] == "queued"
+            await server.plan(2)
+            await server.finish("two")
+            seen = await collected(frames)
+        async with server.events_of(task_id, after="1.1.failed") as frames:  # who had slept all the while
+            late = await collected(frames)
+
+        assert texts(seen) == texts(late) == ["two"]
+        assert seen[-1][0] == late[-1][0] == "2.1.completed"
 
     with_server(body)
 

@@ -2,13 +2,14 @@
 
 import asyncio
 import json
+import re
 from itertools import pairwise
 
 import pytest
 
-from tests.http_server import SOUND, a_field, a_request, the_error, the_file, until
+from tests.http_server import SECOND, SOUND, a_field, a_request, said, the_error, the_file, until
 from whisperd.events import Event
-from whisperd.task import Problem
+from whisperd.task import Cut, Piece, Plan, Problem, Segment
 
 BOOM = Problem("worker_crashed", "child 7 was killed by signal 11")
 
@@ -235,6 +236,94 @@ def test_there_is_no_result_of_what_failed_or_was_cancelled(with_server):
         assert the_error(lost) == (410, "failed", None)
         assert lost.json()["error"]["message"] == BOOM.message
         assert the_error(gone) == (410, "cancelled", None)
+
+    with_server(body)
+
+
+@pytest.mark.parametrize("format", RESULTS)
+def test_a_partial_result_grows_and_never_changes_what_it_has_said(with_server, format):
+    async def body(server):
+        task = await server.submit()
+        path, seen = f"/tasks/{task['task_id']}/result", []
+
+        async def look():
+            answer = await server.get(path, format=format, partial="true")
+            assert (answer.status_code, answer.headers["content-type"]) == (200, RESULTS[format][0])
+            seen.append((answer.headers.get("whisperd-partial"), answer.text))
+
+        await look()
+        await server.plan(3)
+        chunks = [await server.queue.claim() for _ in range(3)]
+        for number in (2, 1, 3):  # that chunk 2 is finished tells nothing yet
+            await look()
+            await server.queue.finish(chunks[number - 1], said(number, f"{number}a", f"{number}b"))
+        await look()
+
+        assert [partial for partial, _ in seen] == ["true"] * 4 + [None]
+        written = [words(text, format) for _, text in seen]
+        assert written == [[], [], [], ["1a", "1b", "2a", "2b"], ["1a", "1b", "2a", "2b", "3a", "3b"]]
+        if "json" not in format:
+            assert all(later.startswith(text.rstrip("\n")) for (_, text), (_, later) in pairwise(seen))
+        assert seen[-1][1] == (await server.get(path, format=format)).text
+
+    with_server(body)
+
+
+def words(text, format):
+    """The words of chunks, in a result of any format."""
+    return re.findall(r"\b\d[ab]\b", json.loads(text)["text"] if "json" in format else text)
+
+
+async def so_far(server, task):
+    return (await server.get(f"/tasks/{task['task_id']}/result", partial="true", format="text")).text
+
+
+def test_of_split_channels_nothing_is_told_before_which_something_may_come(with_server):
+    """Their chunks overlap: B's first words may begin before A's last ones, and be finished later."""
+
+    async def body(server):
+        task = await server.submit(channels="split")
+        cuts = [
+            Cut(pieces=(Piece(0, 20 * SECOND),), channel=0, channels=2),
+            Cut(pieces=(Piece(5 * SECOND, 25 * SECOND),), channel=1, channels=2),
+        ]
+        plan = Plan(fingerprint="f", cuts=tuple(cuts), duration=25.0, language="en")
+        await server.queue.plan(await server.queue.claim(), plan)
+        chunks = [await server.queue.claim() for _ in range(2)]
+        one, three = (Segment(start=at, end=at + 1, text=str(at), speaker="A") for at in (1, 15))
+        await server.queue.finish(chunks[0], [one, three])
+        early = await so_far(server, task)
+        await server.queue.finish(chunks[1], [Segment(start=6, end=7, text="6", speaker="B")])
+        late = await so_far(server, task)
+
+        assert (early, late) == ("A: 1\n", "A: 1\nB: 6\nA: 15\n")
+
+    with_server(body)
+
+
+def test_there_is_no_partial_result_of_what_failed(with_server):
+    async def body(server):
+        answer = await server.get(f"/tasks/{(await failed(server))['task_id']}/result", partial="true")
+
+        assert the_error(answer) == (410, "failed", None)
+
+    with_server(body)
+
+
+def test_a_result_is_sent_once_to_who_names_its_etag(with_server):
+    async def body(server):
+        task = await server.submit()
+        path = f"/tasks/{task['task_id']}/result?partial=true&format=vtt"
+        await server.plan(2)
+        await server.finish("one")
+        first = await server.client.get(path)
+        headers = {"If-None-Match": f'"other", {first.headers["etag"]}'}
+        same = await server.client.get(path, headers=headers)
+        await server.finish("two")
+        more = await server.client.get(path, headers=headers)
+
+        assert (same.status_code, same.content, same.headers["etag"]) == (304, b"", first.headers["etag"])
+        assert (more.status_code, "two" in more.text) == (200, True)
 
     with_server(body)
 

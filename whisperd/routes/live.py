@@ -24,11 +24,12 @@ from whisperd.routes.call import Answer, Call, Socket
 from whisperd.routes.errors import Refusal
 from whisperd.routes.status import current_stats
 from whisperd.routes.view import progress_view, segment_view, shown, task_view
-from whisperd.task import FINAL, Mark, Task
+from whisperd.task import FINAL, START, Mark, State, Task
 
 PING_SECONDS = 15.0  # between comments that keep an idle stream open
 STATS_SECONDS = 2.0  # between two statistics on a WebSocket
 MAX_SUBSCRIPTIONS = 10_000  # task ids a WebSocket may name
+_EVENT_ID = re.compile(rf"(\d{{1,9}})\.(\d{{1,9}})(?:\.({'|'.join(sorted(FINAL))}))?", re.ASCII)
 _USAGE = f'send {{"subscribe": ["<task_id>", …]}}, {MAX_SUBSCRIPTIONS} ids at most'
 
 
@@ -37,24 +38,28 @@ async def events(request: Request) -> Response:
 
     `task`, then `segment`s in the transcript's order and `progress`, then the final `task`.
 
-    The id of every frame is the place in the transcript: "12.3" is after the third segment of chunk 12.
+    The id of every frame is the place in the transcript: "12.3" is after the third segment of chunk 12. That
+    of the final `task` has its state behind it; who comes back with it is told that there is no more (204).
     """
     here = services(request)
     task = await task_of(request)
-    mark = _mark(request.headers.get("last-event-id"))
+    mark, heard = _mark(request.headers.get("last-event-id"))
+    if task.state == heard and not await here.queue.segments(task.id, mark):
+        return Response(status_code=204)  # what keeps a browser's EventSource from asking for ever
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     if request.method == "HEAD":  # a stream without a body would not end either
         return Response(media_type="text/event-stream", headers=headers)
     return StreamingResponse(_frames(here, task, mark), media_type="text/event-stream", headers=headers)
 
 
-def _mark(text: str | None) -> Mark:
+def _mark(text: str | None) -> tuple[Mark, State | None]:
+    """The place that an id names, and the final state behind it, if it is that of a last event."""
     if text is None:
-        return Mark()
-    found = re.fullmatch(r"(\d{1,9})\.(\d{1,9})", text)
+        return START, None
+    found = _EVENT_ID.fullmatch(text)
     if found is None:
         raise Refusal(422, "invalid_field", "must be the id of an event of this stream", "Last-Event-ID")
-    return Mark(int(found[1]), int(found[2]))
+    return Mark(int(found[1]), int(found[2])), State(found[3]) if found[3] else None
 
 
 async def _frames(here: Services, task: Task, mark: Mark) -> AsyncIterator[str]:
@@ -70,7 +75,7 @@ async def _frames(here: Services, task: Task, mark: Mark) -> AsyncIterator[str]:
                 yield _frame("segment", mark, segment_view(task, segment))
             yield _frame("progress", mark, progress_view(task))
             if task.state in FINAL:
-                yield _frame("task", mark, await shown(here.queue, task))
+                yield _frame("task", f"{mark}.{task.state}", await shown(here.queue, task))
                 return
             async for ping in _until_news(subscription):
                 yield ping
@@ -88,7 +93,7 @@ async def _until_news(subscription: Subscription) -> AsyncIterator[str]:
             return
 
 
-def _frame(event: str, mark: Mark, data: object) -> str:
+def _frame(event: str, mark: Mark | str, data: object) -> str:
     return f"id: {mark}\nevent: {event}\ndata: {msgspec.json.encode(data).decode()}\n\n"
 
 
@@ -167,7 +172,10 @@ calls: list[Call | Socket] = [
         handler=events,
         right="read",
         headers={"Last-Event-ID": "Go on behind this event."},
-        answers={200: Answer(about="The events.", media_types=("text/event-stream; charset=utf-8",))},
+        answers={
+            200: Answer(about="The events.", media_types=("text/event-stream; charset=utf-8",)),
+            204: Answer(about="Last-Event-ID was the last event: there are no more."),
+        },
         refusals=(404, 422),
     ),
     Socket(path="/ws", handler=websocket, right="read"),

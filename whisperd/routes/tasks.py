@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import re
 from contextlib import suppress
 from typing import Annotated, Any, Literal
 
@@ -91,15 +93,40 @@ async def _finished(here: Services, task_id: str, seconds: float) -> Task:
 
 class Written(Struct, frozen=True, kw_only=True):
     format: Literal["json", "text", "srt", "vtt", "tsv", "verbose_json"] = "json"
+    partial: Annotated[bool, Meta(description="Of a task that is not over, as far as it has come.")] = False
 
 
 async def result(request: Request, query: Written) -> Response:
-    """The transcript of a completed task."""
+    """The transcript of a completed task; with `partial`, what is certain of it so far.
+
+    What a partial one says stays: the next one goes on behind it.
+    """
     here = services(request)
     task = await task_of(request)
-    _check_result(task)
-    body, media_type = render(Transcript.of(task, await here.queue.segments(task.id)), query.format)
-    return Response(body, media_type=media_type)
+    partial = query.partial and task.state not in FINAL
+    if not partial:
+        _check_result(task)
+    transcript = (
+        await _so_far(here, task) if partial else Transcript.of(task, await here.queue.segments(task.id))
+    )
+    body, media_type = render(transcript, query.format)
+    return _tagged(request, body, media_type, {"Whisperd-Partial": "true"} if partial else {})
+
+
+async def _so_far(here: Services, task: Task) -> Transcript:
+    """What no chunk still to come can change, nor come before."""
+    settled = await here.queue.settled(task.id)  # before the segments: what is finished later comes later
+    marked = await here.queue.segments(task.id)
+    return Transcript.of(task, [(mark, segment) for mark, segment in marked if segment.start < settled])
+
+
+def _tagged(request: Request, body: str, media_type: str, headers: dict[str, str]) -> Response:
+    """With an ETag, so that who asks again and again for subtitles is sent them when there are more."""
+    tag = f'"{hashlib.sha256(body.encode()).hexdigest()[:32]}"'
+    headers = {**headers, "ETag": tag}
+    if tag in re.split(r"\s*,\s*", request.headers.get("if-none-match", "")):
+        return Response(status_code=304, headers=headers)
+    return Response(body, media_type=media_type, headers=headers)
 
 
 def _check_result(task: Task) -> None:
@@ -244,7 +271,15 @@ calls = [
         handler=result,
         right="read",
         query=Written,
-        answers={200: Answer(about="The transcript, as `format` asks.", media_types=_WRITTEN)},
+        headers={"If-None-Match": "The ETag of the one that is here already."},
+        answers={
+            200: Answer(
+                about="The transcript, as `format` asks.",
+                media_types=_WRITTEN,
+                headers={"ETag": "of this text", "Whisperd-Partial": "true while there is more to come"},
+            ),
+            304: Answer(about="It is still the one of If-None-Match."),
+        },
         refusals=(404, 409, 410),
     ),
     Call(

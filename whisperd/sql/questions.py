@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
+from math import inf
 
 import msgspec
 
 from whisperd.sql.rows import to_json, to_task
-from whisperd.task import ListQuery, Mark, Segment, State, Stats, Task, TaskNotFound
+from whisperd.task import SAMPLE_RATE, Cut, ListQuery, Mark, Segment, State, Stats, Task, TaskNotFound
 
 RECENT = 200  # tasks; how many past waits the statistics look at
 
@@ -81,6 +82,18 @@ def segments(conn: sqlite3.Connection, task_id: str, after: Mark) -> Sequence[tu
         segments = msgspec.json.decode(row["segments"], type=list[Segment])
         found += [(Mark(row["number"], n), segment) for n, segment in enumerate(segments, start=1)]
     return [(mark, segment) for mark, segment in found if mark > after]
+
+
+def settled(conn: sqlite3.Connection, task_id: str) -> float:
+    row = conn.execute(
+        """
+        select cut from chunk
+        where task = (select seq from task where id = ?) and number > 0 and state <> 'done'
+        order by number limit 1
+        """,
+        (task_id,),
+    ).fetchone()
+    return msgspec.json.decode(row["cut"], type=Cut).pieces[0].start / SAMPLE_RATE if row else inf
 
 
 def stats(conn: sqlite3.Connection, now: float) -> Stats:
