@@ -18,7 +18,6 @@ from pathlib import Path
 from time import time
 
 import httpx
-import uvicorn
 import websockets.asyncio.client
 from starlette.types import ASGIApp
 
@@ -29,6 +28,7 @@ from whisperd.config import Config, Http, Storage
 from whisperd.db import Database
 from whisperd.events import Events
 from whisperd.http import build_app
+from whisperd.listening import server_of
 from whisperd.model_store import ModelStore
 from whisperd.queue import SqliteQueue
 from whisperd.routes import Services
@@ -55,19 +55,7 @@ class Stage:
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         self.socket.bind(("127.0.0.1", 0))
         self.port = self.socket.getsockname()[1]
-        self.server = _Uvicorn(
-            uvicorn.Config(  # as daemon.py has it
-                self,
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                lifespan="off",
-                timeout_graceful_shutdown=5,
-                ws="websockets-sansio",
-                ws_max_size=2**20,
-                h11_max_incomplete_event_size=2**16,
-            )
-        )
+        self.server = server_of(self, Http())
 
     async def __call__(self, scope, receive, send):
         await self.app(scope, receive, send)
@@ -90,12 +78,6 @@ class Stage:
         finally:
             for task in tasks:  # else the next test suffers
                 task.cancel()
-
-
-class _Uvicorn(uvicorn.Server):
-    @contextlib.contextmanager
-    def capture_signals(self):
-        yield
 
 
 @dataclass

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import socket
 from collections.abc import Iterator
 from ipaddress import ip_address
 from typing import Any
 
 import uvicorn
+from msgspec.structs import replace
+from starlette.types import ASGIApp
 
 from whisperd.config import Http
+from whisperd.connections import ServerConfig
 from whisperd.http import build_app
 from whisperd.routes import Services
 
 HTTP_GRACE_SECONDS = 1  # for answers under way
+FILES_OF_OURS = 256  # open at a time, besides connections
 
 
 def bind(config: Http) -> socket.socket:
@@ -57,20 +62,34 @@ def announce(listening: socket.socket) -> None:
 
 
 def http_server(services: Services) -> uvicorn.Server:
+    return server_of(build_app(services), services.config.http)
+
+
+def server_of(app: ASGIApp, limits: Http) -> uvicorn.Server:
+    most = min(limits.max_connections, _allow_files() - FILES_OF_OURS)
     return _Server(
-        uvicorn.Config(
-            build_app(services),
+        ServerConfig(
+            app,
+            replace(limits, max_connections=max(1, most)),
             log_config=None,
             access_log=False,
             server_header=False,
             lifespan="off",
-            http="h11",  # the limits below are its own
+            backlog=512,  # so many are also taken in one go, between which nobody is answered
+            timeout_keep_alive=limits.keep_alive_seconds,
             timeout_graceful_shutdown=HTTP_GRACE_SECONDS,
-            ws="websockets-sansio",
             ws_max_size=2**20,
             h11_max_incomplete_event_size=2**16,
         )
     )
+
+
+def _allow_files() -> int:
+    """Let the process open as many files, and so connections, as it may; their number."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard if hard != resource.RLIM_INFINITY else 2**20
 
 
 class _Server(uvicorn.Server):

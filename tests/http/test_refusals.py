@@ -196,7 +196,7 @@ def test_a_request_whose_head_does_not_end_is_refused(with_idle_server):
         request = a_request(b"", f"X-Long: {'x' * 100_000}", kind=FORM)
         status, _, content = await server.exchange(request[:-2])
 
-        assert (status, content) == (400, b"Invalid HTTP request received.")
+        assert (status, json.loads(content)["error"]["code"]) == (400, "malformed_request")
         assert await server.left() == NOTHING
 
     with_idle_server(body)

@@ -57,6 +57,30 @@ class Http(Struct, frozen=True, kw_only=True):
         tuple[str, ...],
         _is("Folders below which `audio_path` may name a file. With none, `audio_path` is refused."),
     ] = ()
+    max_connections: Annotated[
+        int,
+        _is(
+            "At a time. Beyond, requests are answered 503, but for /health, and connections that ask "
+            "nothing are closed.",
+            1,
+            1_000_000,
+        ),
+    ] = 1000
+    head_seconds: Annotated[
+        float, _is("How long the head of a request may take to come.", 0.001, _DAY_SECONDS)
+    ] = 10
+    keep_alive_seconds: Annotated[
+        int, _is("How long a connection stays open for a next request.", 0, _DAY_SECONDS)
+    ] = 15
+    slow_seconds: Annotated[
+        float,
+        _is(
+            "A client is cut off when the body that it sends, or the answer that it reads, for so long,",
+            0.001,
+            _DAY_SECONDS,
+        ),
+    ] = 30
+    min_bytes_per_second: Annotated[int, _is("goes on more slowly than this.", 0, 2**30)] = 1024
 
 
 class Queue(Struct, frozen=True, kw_only=True):

@@ -83,6 +83,11 @@ def stopping() -> Refusal:
     return Refusal(503, "shutting_down", "whisperd is stopping; try again soon", headers=RETRY_AFTER)
 
 
+def crowded() -> Refusal:
+    message = "whisperd has as many connections as it serves at a time; try again soon"
+    return Refusal(503, "too_many_connections", message, headers=RETRY_AFTER)
+
+
 def failed(request: Request, error: Exception) -> Response:
     """One of our own errors, by the table."""
     status, code, param = next((s, c, p) for kind, s, c, p in _TABLE if isinstance(error, kind))
