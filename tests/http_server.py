@@ -274,6 +274,7 @@ async def a_server(stage, folder, *, http=None, storage=None, workers=0, now=tim
             now=now,
         )
         stage.app = build_app(services)
+        attending = asyncio.create_task(services.attendance.cancel_abandoned(queue.cancel))
         url = f"http://127.0.0.1:{stage.port}"
         async with httpx.AsyncClient(
             base_url=url, verify=NO_TLS, trust_env=False, timeout=DEADLINE
@@ -295,7 +296,8 @@ async def a_server(stage, folder, *, http=None, storage=None, workers=0, now=tim
                 yield server
             finally:
                 events.close()
-        await stage.quiet()
+                services.attendance.stop()
+        await asyncio.gather(attending, stage.quiet())
 
 
 def _models(folder):

@@ -28,6 +28,7 @@ ALLOWED = {
     "sql": {"task"},
     "engine": {"task"},
     "transcript": {"task"},
+    "attendance": {"task"},
     "logs": {"config"},
     "reload": {"config"},
     "outbound": {"config", "addresses"},
@@ -70,7 +71,7 @@ ALLOWED = {
     "metrics": {"task", "backup", "worker_pool"},
     "routes": {
         *("task", "config", "events", "spool", "sniff", "transcript", "worker_pool", "metrics"),
-        *("archive", "backup", "arrival", "shown"),
+        *("archive", "backup", "arrival", "shown", "attendance"),
     },
     "http": {"config", "routes"},
     # the composition root

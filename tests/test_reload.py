@@ -7,6 +7,10 @@ from whisperd.reload import Change, changes, merged
 
 # What an operator wants to turn while tasks run. A new key stands here or needs a restart: think about which.
 RELOADABLE = {
+    "http.interactive_priority",
+    "http.abandoned_seconds",
+    "http.heartbeat_after_seconds",
+    "http.heartbeat_seconds",
     "queue.max_retries",
     "queue.retry_delay_ms",
     "queue.max_retry_delay_seconds",

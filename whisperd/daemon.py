@@ -171,6 +171,7 @@ class Daemon:
             "files": self._upkeep.watch_the_files(),
             "reload": self._reload_when_asked(),
             "pulse": self._pulse(),
+            "attendance": self._services.attendance.cancel_abandoned(parts.queue.cancel),
         }
         return works | ({"offsite": parts.offsite.run()} if parts.offsite else {})
 
@@ -183,6 +184,7 @@ class Daemon:
         self._notifier.extend(grace_seconds + STOP_SECONDS)  # the unit knows the grace of its day only
         self._parts.ends_at = monotonic() + grace_seconds
         self._services.draining = True
+        self._services.attendance.stop()  # before every client is sent away
         self._parts.pool.drain()
         self._parts.events.close()  # open streams end: they would keep the server from stopping
 

@@ -52,8 +52,8 @@ class Subscription:
         while (event := await self._queue.get()) is not None:
             yield event
 
-    async def next(self, seconds: float) -> Event | None:
-        """The next event; None at the end. Raises TimeoutError when the seconds are over."""
+    async def next(self, seconds: float | None) -> Event | None:
+        """The next event; None at the end. Raises TimeoutError when the seconds are over; None: never."""
         async with asyncio.timeout(seconds):
             return await self._queue.get()
 

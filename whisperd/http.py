@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import logging
 from collections.abc import Collection
 from contextlib import suppress
 
@@ -17,6 +18,7 @@ from whisperd.config import Http
 from whisperd.routes import Services, admin, live, status, tasks
 from whisperd.routes.call import Call, Socket, mounted
 from whisperd.routes.errors import HANDLERS, Refusal, rendered, stopping
+from whisperd.routes.interactive import CUT
 
 LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
 CALLS: list[Call | Socket] = [*tasks.calls, *live.calls, *status.calls, *admin.calls]
@@ -24,6 +26,7 @@ HEADERS = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-stor
 
 
 def build_app(services: Services) -> Starlette:
+    logging.getLogger("uvicorn.error").addFilter(_is_complaint)
     app = Starlette(
         routes=mounted(CALLS),
         exception_handlers={**HANDLERS},
@@ -36,6 +39,11 @@ def build_app(services: Services) -> Starlette:
     app.router.redirect_slashes = False
     app.state.services = services
     return app
+
+
+def _is_complaint(record: logging.LogRecord) -> bool:
+    """uvicorn closes the connection of an answer without an end, as it should, and calls that an error."""
+    return not (CUT.get() and record.msg == "ASGI callable returned without completing response.")
 
 
 class Loopback:

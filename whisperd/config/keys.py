@@ -81,6 +81,23 @@ class Http(Struct, frozen=True, kw_only=True):
         ),
     ] = 30
     min_bytes_per_second: Annotated[int, _is("goes on more slowly than this.", 0, 2**30)] = 1024
+    interactive_priority: Annotated[
+        int, _is("Of tasks whose client waits for the transcript, connected.", -100, 100, reload=True)
+    ] = 10
+    abandoned_seconds: Annotated[
+        float,
+        _is("Such a task is cancelled when its client has been gone for so long.", 0, 86_400, reload=True),
+    ] = 30
+    heartbeat_after_seconds: Annotated[
+        float,
+        _is(
+            "An answer in JSON that takes longer is begun: with spaces, so that no client gives up.",
+            0,
+            86_400,
+            reload=True,
+        ),
+    ] = 15
+    heartbeat_seconds: Annotated[float, _is("Wait between two such spaces.", 0.001, 86_400, reload=True)] = 10
 
 
 class Queue(Struct, frozen=True, kw_only=True):

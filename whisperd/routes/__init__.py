@@ -15,6 +15,7 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 
 from whisperd.arrival import Arrival
+from whisperd.attendance import Attendance
 from whisperd.backup import Backup, BackupStore
 from whisperd.config import Config
 from whisperd.events import Events
@@ -67,6 +68,7 @@ class Services:
     backup_results: Counter[str] = field(default_factory=Counter)  # since the start: "ok", "failed"
     pulse_trouble: Callable[[], str | None] = lambda: None  # why the last look at database and pool failed
     offsite_trouble: Callable[[], str | None] = lambda: None  # why the last copy elsewhere failed
+    attendance: Attendance = field(default_factory=Attendance)
     draining: bool = False  # nothing new is accepted
     none_up_since: float | None = None  # monotonic: the first look in a row that found no worker up
     admit: Callable[[HTTPConnection, Right], Caller] = lambda connection, right: ANYBODY  # or raises Refusal

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import re
-from contextlib import suppress
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
@@ -16,6 +14,7 @@ from ulid import ULID
 from whisperd.routes import Json, Services, caller, services, submission, task_of
 from whisperd.routes.call import Answer, Call
 from whisperd.routes.errors import Refusal, stopping
+from whisperd.routes.interactive import finished
 from whisperd.routes.view import TaskView, all_shown, shown
 from whisperd.task import (
     FINAL,
@@ -76,19 +75,8 @@ async def show(request: Request, query: Patience) -> Response:
     here = services(request)
     task = await task_of(request)
     if query.wait:
-        task = await _finished(here, task.id, min(query.wait, LONGEST_WAIT))
+        task = await finished(here, task.id, min(query.wait, LONGEST_WAIT))
     return Json(await shown(here.queue, task))
-
-
-async def _finished(here: Services, task_id: str, seconds: float) -> Task:
-    """The task once it is over; or as it is when the seconds are."""
-    with here.events.subscribe(task_id) as subscription:
-        task = await here.queue.get(task_id)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):  # for all news together, however often they come
-                while task.state not in FINAL and (event := await subscription.next(seconds)) is not None:
-                    task = event.task
-        return task
 
 
 class Written(Struct, frozen=True, kw_only=True):
