@@ -49,6 +49,7 @@ class Item:
     started_at: float | None = None
     finished_at: float | None = None
     error: str | None = None
+    ends: list[State] = field(default_factory=list)  # each time that it was over
 
     @property
     def cuts(self):
@@ -91,6 +92,7 @@ class Item:
             return
         if not self.on_offer:
             self.state, self.finished_at, self.progress = State.COMPLETED, now, 1.0
+            self.ends.append(State.COMPLETED)
             self.run_at = self.error = None
             self.waits = False
         elif self.run_at is not None:
@@ -134,6 +136,7 @@ class Item:
             if part.state == "running":
                 part.let_go("waiting")
         self.state, self.finished_at, self.run_at, self.error = state, now, None, code
+        self.ends.append(state)
         self.waits = False
 
     def clock_jumped(self, seconds):

@@ -409,6 +409,41 @@ def test_a_secret_is_never_shown():
     assert hidden(Config()) == Config()
 
 
+SIGNING = f"whsec_{'A' * 44}"
+HOOKS = {"webhooks.endpoints": ["https://hooks.example/T0/B1?k=s3cr3t"], "webhooks.secrets": [SIGNING]}
+
+
+def test_where_webhooks_go_and_what_signs_them_is_never_shown():
+    config = load(None, HOME, HOOKS)
+    shown = f"{to_toml(config)}{to_toml(config, {})}{config!r}{hidden(config)}"
+
+    assert config.webhooks.endpoints == ("https://hooks.example/T0/B1?k=s3cr3t",)
+    assert 'endpoints = "***"' in shown.splitlines()
+    assert "hooks.example" not in shown
+    assert SIGNING not in shown
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["hooks.example", "ftp://hooks.example/", "https://user:pass@hooks.example/", "https://", "https:///x"],
+)
+def test_an_endpoint_is_a_url_without_user_and_password(url):
+    Path("config.toml").write_text(f'[webhooks]\nendpoints = ["{url}"]')
+
+    assert refused() == (
+        "config.toml: webhooks.endpoints = ***: expected a list of URLs with no user or password in them"
+    )
+
+
+@pytest.mark.parametrize(
+    "secret", ["", "whsec_", "A" * 44, "whsec_" + "A" * 28, "whsec_" + "A" * 43, "whsec_é"]
+)
+def test_a_signing_secret_has_the_form_of_the_standard(secret):
+    assert refused(WHISPERD_WEBHOOKS__SECRETS=f"{SIGNING},{secret} x").endswith(
+        'expected a list of texts "whsec_…" (base64)'
+    )
+
+
 def test_what_stands_for_a_secret_is_not_one():
     assert "only stands for what was not shown" in refused(WHISPERD_BACKUP__S3__SECRET_ACCESS_KEY="***")
 

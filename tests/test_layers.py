@@ -25,7 +25,8 @@ ALLOWED = {
     "clock": {"task"},
     "events": {"task"},
     "spool": {"task", "durable"},
-    "sql": {"task"},
+    "sql": {"task", "delivery"},
+    "delivery": {"task"},
     "engine": {"task"},
     "transcript": {"task"},
     "attendance": {"task"},
@@ -67,6 +68,11 @@ ALLOWED = {
     "slot": {"task", "spool", "engine", "children", "holding", "orders", "restraint"},
     "worker_pool": {"task", "events", "spool", "orders", "restraint", "slot"},
     "queue": {"task", "db", "events", "sql"},
+    # what the outside is told
+    "outbox": {"db", "delivery", "sql"},
+    "deliveries": {"task", "delivery", "events", "outbox"},
+    "signing": {"durable"},
+    "webhooks": {"task", "config", "delivery", "outbound", "shown", "signing"},
     # HTTP
     "metrics": {"task", "backup", "worker_pool"},
     "routes": {
@@ -76,18 +82,18 @@ ALLOWED = {
     "http": {"config", "routes"},
     # the composition root
     "model_store": {"task", "config", "models", "worker_pool"},
-    "housekeeping": {"task", "config", "events", "queue", "spool"},
+    "housekeeping": {"task", "config", "events", "queue", "outbox", "spool"},
     "machine": {
         *("task", "config", "clock", "db", "events", "spool", "queue", "worker_pool", "engine"),
         *("malloc", "condition", "archive", "backup", "backup_setup", "offsite", "arrival"),
-        *("housekeeping", "model_store"),
+        *("housekeeping", "model_store", "outbox", "deliveries"),
     },
     "upkeep": {"task", "archive", "housekeeping", "machine"},
     "connections": {"config", "routes", "http"},
     "listening": {"config", "routes", "http", "connections"},
     "daemon": {
         *("task", "config", "logs", "malloc", "notify", "reload", "models", "db", "worker_pool", "routes"),
-        *("archive", "arrival", "housekeeping", "listening", "machine", "upkeep"),
+        *("archive", "arrival", "housekeeping", "listening", "machine", "upkeep", "deliveries", "webhooks"),
     },
     "embedded": {"task", "config", "transcript", "worker_pool", "machine"},
     "unit": set(),

@@ -19,9 +19,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from tests.conftest import Clock, a_task
 from tests.queue_model import Item, Part, WithoutJitter
 from whisperd.db import Database
+from whisperd.delivery import DeliveryQuery
 from whisperd.events import Events
 from whisperd.queue import SqliteQueue
-from whisperd.sql import questions
+from whisperd.sql import outbox, questions
 from whisperd.task import (
     FINAL,
     PLAN,
@@ -147,6 +148,7 @@ class QueueMachine(RuleBasedStateMachine):
             timeout_seconds=1000.0 if timed else None,
             idempotency_key=key,
             body_sha256=body,
+            callback_url="https://hooks.example/",
         )
         first_body, first, at = self.keys.get((tenant, key), (None, None, 0.0))
         if first and at >= now - KEY_SECONDS:
@@ -441,6 +443,7 @@ class QueueMachine(RuleBasedStateMachine):
             self.compare_chunks(item, found["counters"][name], found["chunks"][name])
             assert found["positions"][name] == (line.index(name) + 1 if name in line else None)
             assert [(mark, s.text) for mark, s in found["segments"][name]] == item.segments
+            assert found["ends"][name] == item.ends
         assert found["orphans"] == 0
         assert found["kept"] == found["counted"]
         self.compare_stats(questions.stats(self.looking, self.clock.now))
@@ -528,9 +531,16 @@ def look(conn, order):
         "chunks": chunks,
         "positions": {task.id: questions.position(conn, task.id, order) for task in tasks},
         "segments": {task.id: questions.segments(conn, task.id, Mark()) for task in tasks},
+        "ends": {task.id: ends(conn, task) for task in tasks},
         "orphans": orphans,
         **dict(zip(("kept", "counted"), count(conn), strict=True)),
     }
+
+
+def ends(conn, task):
+    """Of what the outside is told, and as what the task is shown to it."""
+    told = outbox.find(conn, DeliveryQuery(task=task.id, limit=1000))
+    return [delivery.task.state for delivery in reversed(told)]
 
 
 def count(conn):

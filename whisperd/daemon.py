@@ -25,14 +25,17 @@ from whisperd.archive import BackupError, Reason
 from whisperd.arrival import CannotStart
 from whisperd.config import Config, ConfigError
 from whisperd.db import DatabaseInUse, DatabaseTooNew
+from whisperd.deliveries import Deliveries
 from whisperd.housekeeping import tidy
 from whisperd.listening import announce, bind, http_server
 from whisperd.machine import Machine, machine
 from whisperd.notify import Notifier
 from whisperd.reload import changes, merged
 from whisperd.routes import Services
+from whisperd.routes.view import task_view
 from whisperd.task import ModelUnusable, State, Stats, StorageBusy, StorageFailed, StorageFull, TaskError
 from whisperd.upkeep import Upkeep
+from whisperd.webhooks import Webhooks
 from whisperd.worker_pool import PoolFailed, WorkerInfo
 
 log = structlog.get_logger(__name__)
@@ -124,6 +127,8 @@ class Daemon:
         self._notifier = notifier
         self._reread = reread
         self._upkeep = Upkeep(parts)
+        self._webhooks = Webhooks(parts.config, task_view, parts.clock.now)
+        self._deliveries = Deliveries(parts.outbox, parts.events, {"webhook": self._webhooks})
         self._trouble: str | None = None  # what the last look at database and pool found
         self._services = _services(parts, self._upkeep, lambda: self._trouble)
 
@@ -169,6 +174,7 @@ class Daemon:
             "tidy": tidy(parts.events, parts.spool),
             "clock": self._upkeep.follow_the_clock(),
             "files": self._upkeep.watch_the_files(),
+            "deliveries": self._deliveries.run(),
             "reload": self._reload_when_asked(),
             "pulse": self._pulse(),
             "attendance": self._services.attendance.cancel_abandoned(parts.queue.cancel),
@@ -249,6 +255,8 @@ class Daemon:
         self._parts.reload(config)
         self._services.config = config
         self._upkeep.reload()
+        self._webhooks.reload(config)
+        self._deliveries.reload(config.webhooks.endpoints)
 
     async def _pulse(self) -> None:
         """Tell systemd that all is well, after having looked, and how it goes.

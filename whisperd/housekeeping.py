@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from whisperd.config import Retention
 from whisperd.events import Events
+from whisperd.outbox import Outbox
 from whisperd.queue import SqliteQueue
 from whisperd.spool import Spool
 from whisperd.task import FINAL
@@ -32,10 +33,15 @@ async def clean_spool(
     return {task_id for task_id in orphans if not sure(task_id)}
 
 
-async def prune(queue: SqliteQueue, spool: Spool, keep: Retention, now: float) -> None:
-    """Forget the finished tasks that are too old, and their audio. `now`: a cautious time, see Clock."""
-    while gone := await queue.prune(now - keep.job_hours * 3600, now - keep.failed_job_hours * 3600):
+async def prune(queue: SqliteQueue, spool: Spool, outbox: Outbox, keep: Retention, now: float) -> None:
+    """Forget the finished tasks that are too old, their audio, and what was told of such tasks.
+
+    `now`: a cautious time, see Clock.
+    """
+    done_before, failed_before = now - keep.job_hours * 3600, now - keep.failed_job_hours * 3600
+    while gone := await queue.prune(done_before, failed_before):
         await asyncio.to_thread(spool.discard, gone)
+    await outbox.prune(done_before, failed_before)
 
 
 async def tidy(events: Events, spool: Spool) -> None:

@@ -22,10 +22,12 @@ from whisperd.clock import Clock
 from whisperd.condition import seal, unseal
 from whisperd.config import Config, cores
 from whisperd.db import Database, owned
+from whisperd.deliveries import LONGEST_DELAY_SECONDS
 from whisperd.engine.features import gpu_build
 from whisperd.events import Events
 from whisperd.housekeeping import clean_spool, prune
 from whisperd.model_store import ModelStore
+from whisperd.outbox import Outbox
 from whisperd.queue import SqliteQueue
 from whisperd.spool import Spool
 from whisperd.task import Rules, TaskError
@@ -47,6 +49,7 @@ class Machine:
     backups: BackupStore
     offsite: Offsite | None
     queue: SqliteQueue
+    outbox: Outbox
     events: Events
     spool: Spool
     pool: WorkerPool
@@ -125,6 +128,7 @@ def _joined(
         backups=backups,
         offsite=_offsite(config),
         queue=queue,
+        outbox=Outbox(db, clock.now),
         events=events,
         spool=spool,
         pool=WorkerPool(queue, events, spool, models.find, config.workers.model, settings),
@@ -154,10 +158,12 @@ def _say(arrival: Arrival) -> None:
 
 
 async def _recover(parts: Machine) -> None:
+    await parts.outbox.point(parts.config.webhooks.endpoints)  # before any task can end
+    await parts.outbox.recover(LONGEST_DELAY_SECONDS)
     recovered = await parts.queue.recover()
     if recovered:
         log.warning("the last stop was not clean", queued_again=len(recovered))
-    await prune(parts.queue, parts.spool, parts.config.retention, parts.clock.cautious())
+    await prune(parts.queue, parts.spool, parts.outbox, parts.config.retention, parts.clock.cautious())
     await clean_spool(parts.queue, parts.spool)
 
 

@@ -109,7 +109,7 @@ class Upkeep:
 
     async def _prune(self) -> None:
         parts = self._parts
-        await prune(parts.queue, parts.spool, parts.config.retention, parts.clock.cautious())
+        await prune(parts.queue, parts.spool, parts.outbox, parts.config.retention, parts.clock.cautious())
 
     async def _clean(self) -> None:
         self._suspects = await clean_spool(self._parts.queue, self._parts.spool, self._suspects.__contains__)

@@ -23,6 +23,9 @@ _YEAR_SECONDS = 366 * _DAY_SECONDS
 _DECADE_HOURS = 10 * 366 * 24
 # A user and a password in it would be printed wherever the address is.
 _PLAIN_URL = r"^(https?://[^@/?#\s]+(/[^@?#\s]*)?)?$"
+_ENDPOINT = r"^https?://[^@/?#\s]+([/?][^#\s]*)?$"
+# Of 24 bytes (no padding), to 64.
+_SIGNING_SECRET = r"^whsec_(?:[A-Za-z0-9+/]{4}){8,21}(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
 
 DATABASE = "whisperd.db"  # its name in the data folder, and wherever it was set aside to
 
@@ -296,6 +299,33 @@ class Backup(Struct, frozen=True, kw_only=True):
     s3: S3 = S3()
 
 
+class Webhooks(Struct, frozen=True, kw_only=True):
+    """Who is told of tasks that are over, besides their `callback_url`: see docs/webhooks.md."""
+
+    endpoints: Annotated[
+        tuple[Annotated[str, Meta(pattern=_ENDPOINT, title="URLs with no user or password in them")], ...],
+        _is(
+            "Hear of every task. Never printed, since their paths are often secret. May be on a private "
+            "network.",
+            reload=True,
+            secret=True,
+        ),
+    ] = ()
+    secrets: Annotated[
+        tuple[Annotated[str, Meta(pattern=_SIGNING_SECRET, title='texts "whsec_…" (base64)')], ...],
+        _is(
+            'Sign what is sent: "whsec_" and 24 to 64 bytes as base64. With several each signs, so that '
+            "one can be replaced without a break. []: one is made and kept in data_dir; see `whisperd "
+            "webhooks secret`.",
+            reload=True,
+            secret=True,
+        ),
+    ] = ()
+
+    def __repr__(self) -> str:
+        return f"Webhooks(<{len(self.endpoints)} endpoints>, …)"
+
+
 class Shutdown(Struct, frozen=True, kw_only=True):
     """SIGTERM and SIGINT stop the daemon; a second one stops it at once."""
 
@@ -327,6 +357,7 @@ class Config(Struct, frozen=True, kw_only=True):
     outbound: Outbound = Outbound()
     storage: Storage = Storage()
     backup: Backup = Backup()
+    webhooks: Webhooks = Webhooks()
     shutdown: Shutdown = Shutdown()
     log: Log = Log()
 

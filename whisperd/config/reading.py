@@ -216,12 +216,17 @@ def _metas(kind: Any) -> tuple[Meta, ...]:
     return getattr(kind, "__metadata__", ())
 
 
+def _titles(kind: Any) -> str:
+    """What such texts are called."""
+    return next((meta.title for meta in _metas(kind) if meta.title), "texts")
+
+
 def _allowed(kind: Any) -> str:
     bare, metas = _bare(kind), _metas(kind)
     if get_origin(bare) is Literal:
         return "one of " + ", ".join(get_args(bare))
     if get_origin(bare) is tuple:
-        return "a list of texts"
+        return f"a list of {_titles(get_args(bare)[0])}"
     if get_origin(bare) is dict:
         return f"a table from name to {_allowed(get_args(bare)[1])}"
     if bare is bool:

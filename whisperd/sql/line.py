@@ -9,6 +9,7 @@ from __future__ import annotations
 import sqlite3
 from typing import Literal
 
+from whisperd.sql import outbox
 from whisperd.sql.rows import to_task
 from whisperd.task import Problem, State, Task
 
@@ -29,7 +30,9 @@ def end(
         progress = iif(:state = 'completed', 1.0, progress), error_code = :code, error_message = :message
     """
     code, message = (problem.code, problem.message) if problem else (None, None)
-    return move(conn, seq, change, {"state": state, "now": now, "code": code, "message": message})
+    task = move(conn, seq, change, {"state": state, "now": now, "code": code, "message": message})
+    outbox.tell(conn, task)
+    return task
 
 
 def move(conn: sqlite3.Connection, seq: int, change: str, args: dict[str, object]) -> Task:

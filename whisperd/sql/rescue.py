@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Sequence
 from contextlib import suppress
 
+from whisperd.sql import outbox
 from whisperd.sql.moves import fail, release
 from whisperd.sql.rows import to_chunk, to_task
 from whisperd.task import Chunk, LostClaim, Problem, Rules, Task
@@ -61,6 +62,7 @@ def clock_jumped(conn: sqlite3.Connection, seconds: float) -> None:
     conn.execute(f"update task set {waits} where retry_at is not null", moved)
     conn.execute(f"update task set started_at = started_at + :seconds where {_TIMED}", moved)
     conn.execute("update chunk set beat_at = beat_at + :seconds where state = 'running'", moved)
+    outbox.clock_jumped(conn, seconds)
 
 
 _TIMED = "timeout_seconds is not null and started_at is not null and finished_at is null"
