@@ -6,6 +6,7 @@ Messages are safe to show: no path, no stack trace, no secret.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Literal
 
 import structlog
 from msgspec import Struct
@@ -150,7 +151,24 @@ def _ours(error: Refusal) -> Response:
     return Json(ErrorView(error=body), error.status, error.headers)
 
 
-_DIALECTS: dict[str, Callable[[Refusal], Response]] = {}  # by the start of the path
+class EnvelopedBody(Struct, frozen=True, kw_only=True):
+    code: str
+    message: str
+
+
+class EnvelopedError(Struct, frozen=True, kw_only=True):
+    """What an error of the WhisperAPI looks like: the code in capitals."""
+
+    success: Literal[False] = False
+    error: EnvelopedBody
+
+
+def _enveloped(error: Refusal) -> Response:
+    body = EnvelopedBody(code=error.code.upper(), message=error.message)
+    return Json(EnvelopedError(error=body), error.status, error.headers)
+
+
+_DIALECTS: dict[str, Callable[[Refusal], Response]] = {"/api/v1/": _enveloped}  # by the start of the path
 
 
 HANDLERS = {

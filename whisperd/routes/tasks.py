@@ -35,6 +35,16 @@ MAX_PAGE = 500
 
 async def submit(request: Request) -> Response:
     """Queue audio: multipart with the form field `file`, or JSON that names it."""
+    task, created = await accepted(request)
+    view = await shown(services(request).queue, task)
+    return Json(view, 202 if created else 200, {"Location": f"/tasks/{task.id}"})
+
+
+async def accepted(request: Request) -> tuple[Task, bool]:
+    """The task that the request submits; False if it is the first one of its Idempotency-Key.
+
+    Raises Refusal, and what submitting raises: then nothing of it is left.
+    """
     here = services(request)
     if here.draining:
         raise stopping()
@@ -46,7 +56,7 @@ async def submit(request: Request) -> Response:
         raise
     if not created:
         here.spool.remove(new.id)
-    return Json(await shown(here.queue, task), 202 if created else 200, {"Location": f"/tasks/{task.id}"})
+    return task, created
 
 
 async def _received(request: Request, here: Services) -> NewTask:
