@@ -19,6 +19,7 @@ ALLOWED = {
     "config": set(),
     "sniff": set(),
     "client": set(),
+    "legacy_client": {"client"},
     "addresses": set(),
     "terminal": set(),
     # one thing each

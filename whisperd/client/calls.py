@@ -131,8 +131,7 @@ class Calls:
         """Without a `sound`, one of the options says where it is."""
         given = {name: _plain(value) for name, value in options.items() if value is not None}
         key = idempotency_key or (os.urandom(16).hex() if self._retries else None)
-        repeatable = key is not None and (sound is None or sound.repeatable)
-        asked = Request("POST", "/tasks/transcription", headers=_key(key), repeatable=repeatable)
+        asked = Request("POST", "/tasks/transcription", headers=_key(key), repeatable=key is not None)
         if sound is None:
             return self._read(asked._replace(body=given), Task)
         fields = {name: _field(value) for name, value in given.items()}
