@@ -7,12 +7,15 @@ import pytest
 import typer.main
 from msgspec.structs import fields
 
+from whisperd import client
 from whisperd.cli import app
 from whisperd.config import KEYS
 from whisperd.engine.audio import FORMATS
 from whisperd.http import CALLS
 from whisperd.routes.call import Socket
 from whisperd.routes.submission import Submission
+from whisperd.routes.view import SegmentView, StatsView, TaskView
+from whisperd.worker_pool import WorkerInfo
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 
@@ -35,6 +38,27 @@ def test_every_call_is_in_the_table(call):
 @pytest.mark.parametrize("option", [f.name for f in fields(Submission) if f.name != "audio_path"])
 def test_every_submit_option_is_named(option):
     assert f"`{option}`" in README
+
+
+def test_the_client_knows_every_submit_option():
+    options = {field.name for field in fields(Submission)} - {"audio_path", "audio_url"}
+
+    assert options - client.SubmitOptions.__annotations__.keys() == set()
+
+
+@pytest.mark.parametrize(
+    ("shown", "known"),
+    [
+        (TaskView, client.Task),
+        (SegmentView, client.Segment),
+        (StatsView, client.Stats),
+        (WorkerInfo, client.Worker),
+    ],
+)
+def test_the_client_knows_every_field_of_what_it_is_shown(shown, known):
+    names = {field.name for field in fields(shown)} - {field.name for field in fields(known)}
+
+    assert names <= {"task_id"}  # of a segment: whoever listens knows what he listens to
 
 
 @pytest.mark.parametrize("demuxer", FORMATS.split(","))
