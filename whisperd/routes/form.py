@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import AsyncIterator
-from typing import Any
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from python_multipart.exceptions import FormParserError
@@ -18,17 +19,26 @@ MAX_FIELDS = 64
 MAX_FIELD_BYTES = 64 * 1024
 
 
+class Form(NamedTuple):
+    fields: list[tuple[str, str]]  # name and value, in the order in which they came
+    file_name: str
+
+
 async def read_form(
-    incoming: Incoming, boundary: bytes, body: AsyncIterator[bytes]
-) -> tuple[dict[str, str], str]:
-    """The fields, and the name of the file, which is written to `incoming`. Raises Refusal."""
+    incoming: Incoming,
+    boundary: bytes,
+    body: AsyncIterator[bytes],
+    takes: Callable[[str], bool] | None = None,
+) -> Form:
+    """The fields; the file is written to `incoming`. Raises Refusal.
+
+    With `takes` only the fields that it says yes to are kept, and may be repeated; others are passed over,
+    however long. Without it all are kept, and none may stand twice.
+    """
     try:
-        fields, name = await _Form(incoming, boundary).read(body)
+        return await _Form(incoming, boundary, takes).read(body)
     except FormParserError:
         raise Refusal(400, "malformed_multipart", "the multipart body cannot be read") from None
-    if "audio_path" in fields:
-        raise Refusal(422, "invalid_field", "a form sends the file; JSON may name one", "audio_path")
-    return fields, name
 
 
 class _Form:
@@ -38,8 +48,9 @@ class _Form:
     each piece of the body.
     """
 
-    def __init__(self, incoming: Incoming, boundary: bytes) -> None:
+    def __init__(self, incoming: Incoming, boundary: bytes, takes: Callable[[str], bool] | None) -> None:
         self._incoming = incoming
+        self._takes = takes
         self._found: list[tuple[str, bytes]] = []
         self._parser = MultipartParser(
             boundary,
@@ -57,13 +68,15 @@ class _Form:
         self._header_name = self._header_value = b""
         self._disposition = b""
         self._name = ""
-        self._value: bytearray | None = None  # of the field at hand; None in the file
-        self._fields: dict[str, str] = {}
+        self._value: bytearray | None = None  # of the field at hand; None in the file, or in one passed over
+        self._in_file = False
+        self._names: Counter[str] = Counter()
+        self._fields: list[tuple[str, str]] = []
         self._file_name: str | None = None
         self._ended = False
 
-    async def read(self, stream: AsyncIterator[bytes]) -> tuple[dict[str, str], str]:
-        """The fields, and the name of the file. Raises Refusal, FormParserError."""
+    async def read(self, stream: AsyncIterator[bytes]) -> Form:
+        """Raises Refusal, FormParserError."""
         async for data in stream:
             self._parser.write(data)
             for what, piece in self._found:
@@ -73,14 +86,14 @@ class _Form:
             raise Refusal(400, "malformed_multipart", "the multipart body ends too early")
         if self._file_name is None:
             raise Refusal(422, "missing_field", "send the audio as a form field named file", "file")
-        return self._fields, self._file_name
+        return Form(self._fields, self._file_name)
 
     def _noting(self, what: str) -> Any:
         return lambda data, start, end: self._found.append((what, data[start:end]))
 
     async def _take(self, what: str, piece: bytes) -> None:
         match what:
-            case "data" if self._value is None:
+            case "data" if self._in_file:
                 await self._incoming.write(piece)
             case "data":
                 self._gather(piece)
@@ -107,18 +120,21 @@ class _Form:
     def _begin(self) -> None:
         _, parameters = parse_options_header(self._disposition)
         self._name = parameters.get(b"name", b"").decode(errors="replace")
-        if self._name == "file":
+        self._in_file = self._name == "file"
+        self._value = None
+        self._names[self._name] += 1
+        if self._in_file:
             if self._file_name is not None:
                 raise Refusal(422, "duplicate_field", "send one file a request", "file")
             self._file_name = file_name(_encoded_name(self._disposition) or parameters.get(b"filename", b""))
-            self._value = None
-            return
-        if self._name in self._fields or len(self._fields) >= MAX_FIELDS:
+        elif self._takes is None or self._takes(self._name):
+            self._value = bytearray()
+        if (self._takes is None and self._names[self._name] > 1) or self._names.total() > MAX_FIELDS:
             raise Refusal(422, "duplicate_field", "a field stands twice, or there are too many", self._name)
-        self._value = bytearray()
 
     def _gather(self, piece: bytes) -> None:
-        assert self._value is not None
+        if self._value is None:
+            return
         self._value += piece
         if len(self._value) > MAX_FIELD_BYTES:
             raise Refusal(422, "field_too_long", f"at most {MAX_FIELD_BYTES} bytes", self._name)
@@ -127,7 +143,7 @@ class _Form:
         if self._value is None:
             return
         try:
-            self._fields[self._name] = self._value.decode()
+            self._fields.append((self._name, self._value.decode()))
         except UnicodeDecodeError:
             raise Refusal(422, "invalid_field", "must be UTF-8", self._name) from None
 

@@ -7,6 +7,7 @@ folder. Whatever is wrong with it raises before anything is acknowledged, and le
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
@@ -18,7 +19,7 @@ from starlette.requests import Request
 from whisperd import sniff
 from whisperd.config import Config
 from whisperd.routes.errors import Refusal
-from whisperd.routes.form import MAX_FIELD_BYTES, MAX_FIELDS, read_form
+from whisperd.routes.form import MAX_FIELD_BYTES, MAX_FIELDS, Form, read_form
 from whisperd.routes.local_file import copy_local
 from whisperd.routes.reading import checked, counted, json_object
 from whisperd.spool import Incoming
@@ -77,16 +78,15 @@ async def receive(request: Request, incoming: Incoming, config: Config) -> tuple
 
     Raises Refusal, TooLarge, StorageFull.
     """
-    _check_head(request, config)
-    kind, parameters = parse_options_header(request.headers.get("content-type"))
+    kind, _ = parse_options_header(request.headers.get("content-type"))
     if kind == b"multipart/form-data":
-        if not parameters.get(b"boundary"):
-            raise Refusal(400, "malformed_multipart", "its Content-Type names no boundary")
-        body = counted(request, _longest_form(config), "file")
-        fields, name = await read_form(incoming, parameters[b"boundary"], body)
-        check_audio(incoming.head, "file")
-        return _checked(fields, strict=False), name
+        form = await receive_form(request, incoming, config)
+        fields = dict(form.fields)
+        if "audio_path" in fields:
+            raise Refusal(422, "invalid_field", "a form sends the file; JSON may name one", "audio_path")
+        return _checked(fields, strict=False), form.file_name
     if kind == b"application/json":
+        _check_head(request, config)
         submission = _checked(await json_object(request), strict=True)
         name = await copy_local(submission.audio_path, incoming, config)
         check_audio(incoming.head, "audio_path")
@@ -94,6 +94,22 @@ async def receive(request: Request, incoming: Incoming, config: Config) -> tuple
     raise Refusal(
         415, "unsupported_content_type", "send multipart/form-data with a file, or application/json"
     )
+
+
+async def receive_form(
+    request: Request, incoming: Incoming, config: Config, takes: Callable[[str], bool] | None = None
+) -> Form:
+    """Write the file of a multipart form to `incoming`; see read_form. Raises as `receive` does."""
+    _check_head(request, config)
+    kind, parameters = parse_options_header(request.headers.get("content-type"))
+    if kind != b"multipart/form-data":
+        raise Refusal(415, "unsupported_content_type", "send multipart/form-data with a file")
+    if not parameters.get(b"boundary"):
+        raise Refusal(400, "malformed_multipart", "its Content-Type names no boundary")
+    body = counted(request, _longest_form(config), "file")
+    form = await read_form(incoming, parameters[b"boundary"], body, takes)
+    check_audio(incoming.head, "file")
+    return form
 
 
 def new_task(
