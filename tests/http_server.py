@@ -30,6 +30,7 @@ from whisperd.events import Events
 from whisperd.http import build_app
 from whisperd.listening import server_of
 from whisperd.model_store import ModelStore
+from whisperd.outbox import Outbox
 from whisperd.queue import SqliteQueue
 from whisperd.routes import Services
 from whisperd.spool import Spool
@@ -88,6 +89,7 @@ class Server:
     config: Config
     db: Database
     queue: SqliteQueue
+    outbox: Outbox
     events: Events
     spool: Spool
     services: Services
@@ -249,6 +251,7 @@ async def a_server(stage, folder, *, http=None, storage=None, workers=0, now=tim
     async with Database(folder / "q.db") as db:
         events = Events()
         queue = SqliteQueue(db, events, Rules(**rules), now)
+        outbox = Outbox(db, now)
         spool = Spool(
             folder / "spool",
             max_bytes=config.http.max_upload_bytes,
@@ -262,6 +265,8 @@ async def a_server(stage, folder, *, http=None, storage=None, workers=0, now=tim
         services = Services(
             queue=queue,
             events=events,
+            outbox=outbox,
+            resend=outbox.resend,
             spool=spool,
             pool=pool,
             config=config,
@@ -284,6 +289,7 @@ async def a_server(stage, folder, *, http=None, storage=None, workers=0, now=tim
                 config=config,
                 db=db,
                 queue=queue,
+                outbox=outbox,
                 events=events,
                 spool=spool,
                 services=services,

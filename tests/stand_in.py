@@ -37,6 +37,22 @@ WORKER = {
 }
 
 
+DELIVERY = {
+    "kind": "webhook",
+    "event": "task.failed",
+    "task_id": "01J001",
+    "tenant": "default",
+    "to": "https://hooks.example",
+    "state": "dead",
+    "attempts": 20,
+    "created_at": "2026-11-22T10:00:00.000Z",
+    "next_attempt_at": None,
+    "ended_at": "2026-11-23T10:00:00.000Z",
+    "answer": 500,
+    "problem": "it answered 500",
+}
+
+
 class StandIn:
     """The state behind the server, for tests to look into and to arrange."""
 
@@ -52,6 +68,7 @@ class StandIn:
         self.workers = [dict(WORKER)]
         self.paused = False
         self.backup = {"name": "b", "path": "/backups/b", "tasks": 3, "bytes": 4096, "seconds": 0.25}
+        self.deliveries = []
         self.cleared = []  # (states, hours)
         self.die_on_wait = False  # hang up in the middle of an answer
 
@@ -181,6 +198,18 @@ class Handlers:
     async def backups(self, request: Request) -> Response:
         return JSONResponse({"backups": [self.state.backup]})
 
+    async def list_deliveries(self, request: Request) -> Response:
+        start, limit = int(request.query_params.get("cursor", 0)), int(request.query_params["limit"])
+        page = self.state.deliveries[start : start + limit]
+        more = str(start + limit) if start + limit < len(self.state.deliveries) else None
+        return JSONResponse({"deliveries": page, "next_cursor": more})
+
+    async def resend(self, request: Request) -> Response:
+        for delivery in self.state.deliveries:
+            if delivery["id"] == request.path_params["delivery_id"]:
+                return JSONResponse(delivery | {"state": "waiting"}, 202)
+        return refusal(404, "not_found", "there is no delivery of this id")
+
     async def sweep(self, request: Request) -> Response:
         return JSONResponse({"requeued": 2, "failed": 1})
 
@@ -211,6 +240,8 @@ def build_app(stand_in):
         Route("/health", handlers.health),
         Route("/admin/backup", handlers.back_up, methods=["POST"]),
         Route("/admin/backups", handlers.backups),
+        Route("/admin/webhooks", handlers.list_deliveries),
+        Route("/admin/webhooks/{delivery_id:path}/resend", handlers.resend, methods=["POST"]),
         Route("/admin/cleanup-stuck-tasks", handlers.sweep, methods=["POST"]),
         Route("/admin/clear", handlers.clear, methods=["POST"]),
         Route("/admin/pause", handlers.pause, methods=["POST"]),

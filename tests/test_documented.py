@@ -27,7 +27,7 @@ def test_every_setting_is_in_the_table(key):
 
 @pytest.mark.parametrize("call", CALLS, ids=lambda call: call.path)
 def test_every_call_is_in_the_table(call):
-    path = call.path.replace("{task_id}", "{id}")
+    path = re.sub(r"\{\w+_id\}", "{id}", call.path)
     if isinstance(call, Socket):
         assert f"`WS {path}`" in README
     else:

@@ -78,7 +78,7 @@ ALLOWED = {
     "metrics": {"task", "backup", "worker_pool"},
     "routes": {
         *("task", "config", "events", "spool", "sniff", "transcript", "worker_pool", "metrics"),
-        *("archive", "backup", "arrival", "shown", "attendance"),
+        *("archive", "backup", "arrival", "shown", "outbound", "outbox", "delivery", "attendance"),
     },
     "http": {"config", "routes"},
     # the composition root
@@ -119,6 +119,7 @@ ALLOWED = {
             "offsite",
             "restore",
             "service",
+            "signing",
         ),
         *("batch", "monitor", "doctor", "daemon"),
     },

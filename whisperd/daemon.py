@@ -130,7 +130,7 @@ class Daemon:
         self._webhooks = Webhooks(parts.config, task_view, parts.clock.now)
         self._deliveries = Deliveries(parts.outbox, parts.events, {"webhook": self._webhooks})
         self._trouble: str | None = None  # what the last look at database and pool found
-        self._services = _services(parts, self._upkeep, lambda: self._trouble)
+        self._services = _services(parts, self._deliveries, self._upkeep, lambda: self._trouble)
 
     async def serve(self, listening: socket.socket) -> None:
         """Until a signal, or until a part fails; a last backup is taken of what has changed either way."""
@@ -309,10 +309,14 @@ async def _first(*waits: object) -> None:
                 task.cancel()
 
 
-def _services(parts: Machine, upkeep: Upkeep, pulse_trouble: Callable[[], str | None]) -> Services:
+def _services(
+    parts: Machine, deliveries: Deliveries, upkeep: Upkeep, pulse_trouble: Callable[[], str | None]
+) -> Services:
     return Services(
         queue=parts.queue,
         events=parts.events,
+        outbox=parts.outbox,
+        resend=deliveries.resend,
         spool=parts.spool,
         pool=parts.pool,
         config=parts.config,

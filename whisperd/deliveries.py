@@ -83,6 +83,12 @@ class Deliveries:
         """Look again: something else is due, or at another time."""
         self._wake.set()
 
+    async def resend(self, delivery_id: str, tenant: str | None = None) -> Delivery:
+        """Deliver it now, whatever became of it, if it is of this tenant. Raises DeliveryNotFound."""
+        delivery = await self._outbox.resend(delivery_id, tenant)
+        self.wake()
+        return delivery
+
     def reload(self, endpoints: Collection[str]) -> None:
         """Other addresses hear of every task from the next look on."""
         self._endpoints = endpoints

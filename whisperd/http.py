@@ -15,13 +15,20 @@ from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from whisperd.config import Http
-from whisperd.routes import Services, admin, live, status, tasks, v1
+from whisperd.routes import Services, admin, live, status, tasks, v1, webhooks
 from whisperd.routes.call import Call, Socket, mounted
 from whisperd.routes.errors import HANDLERS, Refusal, rendered, stopping
 from whisperd.routes.interactive import CUT
 
 LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
-CALLS: list[Call | Socket] = [*tasks.calls, *live.calls, *status.calls, *admin.calls, *v1.calls]
+CALLS: list[Call | Socket] = [
+    *tasks.calls,
+    *live.calls,
+    *status.calls,
+    *admin.calls,
+    *webhooks.calls,
+    *v1.calls,
+]
 HEADERS = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store")]
 
 

@@ -55,9 +55,9 @@ class Outbox:
         """Tell this address nothing more, until something is resent to it or retention has forgotten it."""
         await self._db.write(outbox.disable, url, self.now())
 
-    async def resend(self, delivery_id: str) -> Delivery:
-        """Make it due now, with its old id. Raises DeliveryNotFound."""
-        return await self._db.write(outbox.resend, delivery_id, self.now())
+    async def resend(self, delivery_id: str, tenant: str | None = None) -> Delivery:
+        """Make it due now, with its old id, if it is of this tenant. Raises DeliveryNotFound."""
+        return await self._db.write(outbox.resend, delivery_id, tenant, self.now())
 
     async def find(self, query: DeliveryQuery) -> Sequence[Delivery]:
         return await self._db.read(outbox.find, query)

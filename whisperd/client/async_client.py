@@ -18,7 +18,7 @@ import httpx
 from whisperd.client.calls import PAGE, Calls, Flow, OnProgress, Pause, Request, SubmitOptions
 from whisperd.client.connection import built, settings, timeout
 from whisperd.client.errors import ClientError, TaskFailed
-from whisperd.client.results import Backup, Event, Health, Stats, Swept, Task, Transcript, Worker
+from whisperd.client.results import Backup, Delivery, Event, Health, Stats, Swept, Task, Transcript, Worker
 from whisperd.client.sound import OnSent, Reading, Sound, Source
 from whisperd.client.stream import SILENCE_SECONDS, Following
 
@@ -208,6 +208,22 @@ class AsyncClient:
     async def backups(self) -> Sequence[Backup]:
         """Newest first, the broken ones too."""
         return await self._run(self._calls.backups())
+
+    async def deliveries(
+        self,
+        *,
+        limit: int = 50,
+        state: str | None = None,
+        task_id: str | None = None,
+        tenant: str | None = None,
+    ) -> Sequence[Delivery]:
+        """What webhooks were told, or are still to be told, the newest first."""
+        filters = {"state": state, "task_id": task_id, "tenant": tenant}
+        return await self._run(self._calls.deliveries(limit, filters))
+
+    async def resend(self, delivery_id: str) -> Delivery:
+        """Has a webhook delivered now, whatever became of it, under the id that it has."""
+        return await self._run(self._calls.resend(delivery_id))
 
     async def sweep(self) -> Swept:
         """Takes chunks from workers that are gone."""

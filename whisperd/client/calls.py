@@ -32,7 +32,7 @@ from whisperd.client.errors import (
     WrongState,
     refusal,
 )
-from whisperd.client.results import Backup, Health, Stats, Swept, Task, Transcript, Worker
+from whisperd.client.results import Backup, Delivery, Health, Stats, Swept, Task, Transcript, Worker
 from whisperd.client.sound import Sound
 
 DEFAULT_URL = "http://127.0.0.1:8002"
@@ -107,6 +107,11 @@ class _Workers(msgspec.Struct):
 
 class _Backups(msgspec.Struct):
     backups: tuple[Backup, ...]
+
+
+class _Deliveries(msgspec.Struct):
+    deliveries: tuple[Delivery, ...]
+    next_cursor: str | None = None
 
 
 class _Deleted(msgspec.Struct):
@@ -235,6 +240,22 @@ class Calls:
 
     def backups(self) -> Flow[tuple[Backup, ...]]:
         return (yield from self._read(Request("GET", "/admin/backups"), _Backups)).backups
+
+    def deliveries(self, limit: int, filters: Mapping[str, str | None]) -> Flow[tuple[Delivery, ...]]:
+        found: tuple[Delivery, ...] = ()
+        wanted = {name: value for name, value in filters.items() if value is not None}
+        while len(found) < limit:
+            wanted["limit"] = str(min(PAGE, limit - len(found)))
+            page = yield from self._read(Request("GET", "/admin/webhooks", dict(wanted)), _Deliveries)
+            found += page.deliveries
+            if page.next_cursor is None:
+                break
+            wanted["cursor"] = page.next_cursor
+        return found
+
+    def resend(self, delivery_id: str) -> Flow[Delivery]:
+        path = f"/admin/webhooks/{quote(delivery_id, safe='')}/resend"
+        return self._read(Request("POST", path), Delivery)
 
     def sweep(self) -> Flow[Swept]:
         return self._read(Request("POST", "/admin/cleanup-stuck-tasks", repeatable=False), Swept)

@@ -184,6 +184,24 @@ class Backup(Struct, frozen=True, kw_only=True):
     seconds: float | None = None  # that it took, from `backup`
 
 
+class Delivery(Struct, frozen=True, kw_only=True):
+    """What one address is told of the end of one task."""
+
+    id: str  # the webhook-id
+    event: str  # task.completed, task.failed, task.cancelled
+    task_id: str
+    to: str  # scheme, host and port; the rest is often a secret
+    state: str  # waiting, delivered, dead
+    kind: str = "webhook"
+    tenant: str = "default"
+    attempts: int = 0
+    created_at: datetime | None = None  # when the task ended
+    next_attempt_at: datetime | None = None  # while it waits
+    ended_at: datetime | None = None  # when it was taken, or given up
+    answer: int | None = None  # the HTTP status of the last attempt, if anything answered
+    problem: str | None = None  # of the last attempt
+
+
 class Swept(Struct, frozen=True, kw_only=True):
     """Tasks that a sweep found without a worker."""
 

@@ -63,6 +63,10 @@ Plan = Annotated[
     Literal["FREE", "PRO", "PAYG"] | None, typer.Option(help="A named priority.", show_default=False)
 ]
 Tenant = Annotated[str | None, typer.Option(help="Whose task it is.", show_default=False)]
+CallbackUrl = Annotated[
+    str | None,
+    typer.Option(metavar="URL", help="Is told when it is over: a webhook.", show_default=False),
+]
 Hours = Annotated[float, typer.Option("--hours", min=0, help="Finished so long ago, or earlier.")]
 Ended = Annotated[str, typer.Option(help="completed, failed, cancelled; several with commas.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
@@ -132,6 +136,7 @@ def submit(
     priority: Priority = None,
     plan: Plan = None,
     tenant: Tenant = None,
+    callback_url: CallbackUrl = None,
     url: Url = DEFAULT_URL,
     json: Json = False,
 ) -> None:
@@ -142,7 +147,7 @@ def submit(
       $ whisperd submit --priority 10 urgent.mp3
       $ whisperd submit *.mp3 | xargs -n 1 whisperd show
     """
-    options |= {"priority": priority, "plan": plan, "tenant": tenant}
+    options |= {"priority": priority, "plan": plan, "tenant": tenant, "callback_url": callback_url}
     with client(url) as daemon:
         _each(_readable(files), lambda path: _sent(daemon, path, options), json, lambda task: [task.task_id])
 

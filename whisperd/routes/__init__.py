@@ -18,7 +18,9 @@ from whisperd.arrival import Arrival
 from whisperd.attendance import Attendance
 from whisperd.backup import Backup, BackupStore
 from whisperd.config import Config
+from whisperd.delivery import Delivery
 from whisperd.events import Events
+from whisperd.outbox import Outbox
 from whisperd.spool import Spool
 from whisperd.task import Task, TaskNotFound, TaskQueue
 from whisperd.worker_pool import WorkerInfo
@@ -56,6 +58,8 @@ ANYBODY = Caller()
 class Services:
     queue: TaskQueue
     events: Events
+    outbox: Outbox
+    resend: Callable[[str, str | None], Awaitable[Delivery]]  # of this tenant; raises DeliveryNotFound
     spool: Spool
     pool: Pool
     config: Config

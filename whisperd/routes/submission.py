@@ -18,6 +18,7 @@ from starlette.requests import Request
 
 from whisperd import sniff
 from whisperd.config import Config
+from whisperd.outbound import Outbound, UrlRefused
 from whisperd.routes.errors import Refusal
 from whisperd.routes.form import MAX_FIELD_BYTES, MAX_FIELDS, Form, read_form
 from whisperd.routes.local_file import copy_local
@@ -32,7 +33,6 @@ MAX_METADATA_DEPTH = 32  # levels; a task with more than some 900 could be store
 LAST_YEAR = 9000  # of a run_at: near the end of the calendar a time in UTC can be one that nothing shows
 _LATER = {  # options of the contract that this version does not have yet
     "audio_url": "send the file itself",
-    "callback_url": "poll the task, or follow its events",
     "risk": "risk detection is not there yet",
 }
 
@@ -60,6 +60,7 @@ class Submission(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     max_retries: Annotated[int, Meta(ge=0, le=100)] | None = None
     run_at: Moment | None = None
     timeout_seconds: Annotated[float, Meta(gt=0, le=31_622_400)] | None = None
+    callback_url: str | None = None
     metadata: dict[str, Any] = {}
 
     def options(self) -> Options:
@@ -115,6 +116,7 @@ async def receive_form(
 def new_task(
     task_id: str, submission: Submission, audio: Audio, config: Config, idempotency_key: str | None
 ) -> NewTask:
+    _check_callback(submission.callback_url, config)
     options = submission.options()
     content = (audio.sha256, msgspec.structs.replace(submission, audio_path=None))
     return NewTask(
@@ -127,10 +129,20 @@ def new_task(
         max_retries=config.queue.max_retries if submission.max_retries is None else submission.max_retries,
         run_at=unix_seconds(submission.run_at),
         timeout_seconds=submission.timeout_seconds,
+        callback_url=submission.callback_url,
         metadata=submission.metadata,
         idempotency_key=idempotency_key,
         body_sha256=hashlib.sha256(msgspec.json.encode(content)).hexdigest(),
     )
+
+
+def _check_callback(url: str | None, config: Config) -> None:
+    """Refuse what would never be called: where a name leads to is looked at when it is."""
+    try:
+        if url is not None:
+            Outbound(config.outbound).check(url)
+    except UrlRefused as error:
+        raise Refusal(422, "invalid_field", str(error), "callback_url") from None
 
 
 def idempotency_key(request: Request) -> str | None:

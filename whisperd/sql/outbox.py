@@ -212,15 +212,15 @@ def _end(
     )
 
 
-def resend(conn: sqlite3.Connection, delivery_id: str, now: float) -> Delivery:
+def resend(conn: sqlite3.Connection, delivery_id: str, tenant: str | None, now: float) -> Delivery:
     """Tell it anew, with the same id, whatever became of it; its address is no longer one that is gone."""
     row = conn.execute(
         """
         update outbox set state = 'waiting', ended_at = null, attempts = 0, status = null, problem = null,
           due_at = :now, expires_at = :now + :life
-        where id = :id returning *
+        where id = :id and tenant = coalesce(:tenant, tenant) returning *
         """,
-        {"id": delivery_id, "now": now, "life": LIFE_SECONDS},
+        {"id": delivery_id, "tenant": tenant, "now": now, "life": LIFE_SECONDS},
     ).fetchone()
     if row is None:
         raise DeliveryNotFound(f"there is no delivery {delivery_id}")
