@@ -15,7 +15,7 @@ from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from whisperd.config import Http
-from whisperd.routes import Services, admin, live, status, tasks, v1, webhooks
+from whisperd.routes import Services, admin, asr, live, status, tasks, v1, webhooks
 from whisperd.routes.call import Call, Socket, mounted
 from whisperd.routes.errors import HANDLERS, Refusal, rendered, stopping
 from whisperd.routes.interactive import CUT
@@ -28,6 +28,7 @@ CALLS: list[Call | Socket] = [
     *admin.calls,
     *webhooks.calls,
     *v1.calls,
+    *asr.calls,
 ]
 HEADERS = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store")]
 

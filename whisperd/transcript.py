@@ -153,6 +153,28 @@ def _openai_segment(number: int, segment: Segment, space: str) -> dict[str, Any]
     }
 
 
+def whisper_json(transcript: Transcript) -> str:
+    """As openai-whisper's command line writes JSON, on which other programs' parsers are built."""
+    segments = [
+        {**_openai_segment(number, segment, transcript.space), **_whisper_words(segment, transcript.space)}
+        for number, segment in enumerate(transcript.segments)
+    ]
+    return _encode({"text": transcript.text, "segments": segments, "language": transcript.language})
+
+
+def _whisper_words(segment: Segment, space: str) -> dict[str, Any]:
+    words = [
+        {**shown, "word": space + shown["word"], "probability": round(word.probability, 4)}
+        for shown, word in zip(_words([segment]), segment.words, strict=True)
+    ]
+    return {"words": words} if words else {}
+
+
+def whisper_text(transcript: Transcript) -> str:
+    """As openai-whisper's command line writes text: a line a segment."""
+    return "".join(f"{cue.text}\n" for cue in _cues(transcript))
+
+
 def compression_ratio(text: str) -> float:
     """UTF-8 bytes a zlib byte, as Whisper counts them: above 2.4 the text repeats itself."""
     raw = text.encode()

@@ -29,14 +29,15 @@ async def read_form(
     boundary: bytes,
     body: AsyncIterator[bytes],
     takes: Callable[[str], bool] | None = None,
+    file: str = "file",
 ) -> Form:
-    """The fields; the file is written to `incoming`. Raises Refusal.
+    """The fields; the file, which is the field of that name, is written to `incoming`. Raises Refusal.
 
     With `takes` only the fields that it says yes to are kept, and may be repeated; others are passed over,
     however long. Without it all are kept, and none may stand twice.
     """
     try:
-        return await _Form(incoming, boundary, takes).read(body)
+        return await _Form(incoming, boundary, takes, file).read(body)
     except FormParserError:
         raise Refusal(400, "malformed_multipart", "the multipart body cannot be read") from None
 
@@ -48,8 +49,11 @@ class _Form:
     each piece of the body.
     """
 
-    def __init__(self, incoming: Incoming, boundary: bytes, takes: Callable[[str], bool] | None) -> None:
+    def __init__(
+        self, incoming: Incoming, boundary: bytes, takes: Callable[[str], bool] | None, file: str
+    ) -> None:
         self._incoming = incoming
+        self._file = file
         self._takes = takes
         self._found: list[tuple[str, bytes]] = []
         self._parser = MultipartParser(
@@ -85,7 +89,8 @@ class _Form:
         if not self._ended:
             raise Refusal(400, "malformed_multipart", "the multipart body ends too early")
         if self._file_name is None:
-            raise Refusal(422, "missing_field", "send the audio as a form field named file", "file")
+            message = f"send the audio as a form field named {self._file}"
+            raise Refusal(422, "missing_field", message, self._file)
         return Form(self._fields, self._file_name)
 
     def _noting(self, what: str) -> Any:
@@ -120,12 +125,12 @@ class _Form:
     def _begin(self) -> None:
         _, parameters = parse_options_header(self._disposition)
         self._name = parameters.get(b"name", b"").decode(errors="replace")
-        self._in_file = self._name == "file"
+        self._in_file = self._name == self._file
         self._value = None
         self._names[self._name] += 1
         if self._in_file:
             if self._file_name is not None:
-                raise Refusal(422, "duplicate_field", "send one file a request", "file")
+                raise Refusal(422, "duplicate_field", "send one file a request", self._file)
             self._file_name = file_name(_encoded_name(self._disposition) or parameters.get(b"filename", b""))
         elif self._takes is None or self._takes(self._name):
             self._value = bytearray()

@@ -98,7 +98,11 @@ async def receive(request: Request, incoming: Incoming, config: Config) -> tuple
 
 
 async def receive_form(
-    request: Request, incoming: Incoming, config: Config, takes: Callable[[str], bool] | None = None
+    request: Request,
+    incoming: Incoming,
+    config: Config,
+    takes: Callable[[str], bool] | None = None,
+    file: str = "file",
 ) -> Form:
     """Write the file of a multipart form to `incoming`; see read_form. Raises as `receive` does."""
     _check_head(request, config)
@@ -107,9 +111,9 @@ async def receive_form(
         raise Refusal(415, "unsupported_content_type", "send multipart/form-data with a file")
     if not parameters.get(b"boundary"):
         raise Refusal(400, "malformed_multipart", "its Content-Type names no boundary")
-    body = counted(request, _longest_form(config), "file")
-    form = await read_form(incoming, parameters[b"boundary"], body, takes)
-    check_audio(incoming.head, "file")
+    body = counted(request, _longest_form(config), file)
+    form = await read_form(incoming, parameters[b"boundary"], body, takes, file)
+    check_audio(incoming.head, file)
     return form
 
 
@@ -183,10 +187,11 @@ def _checked(fields: dict[str, Any], *, strict: bool) -> Submission:
         raise Refusal(422, "not_supported", f"{name} is not supported yet: {_LATER[name]}", name)
     submission = checked(fields, Submission, strict=strict)
     check_metadata(submission.metadata)
-    return msgspec.structs.replace(submission, language=_language(submission.language))
+    return msgspec.structs.replace(submission, language=language_of(submission.language))
 
 
-def _language(text: str) -> str:
+def language_of(text: str) -> str:
+    """The code of a language that is given by code or name, or "auto". Raises Refusal."""
     code = language_code(text)
     if code is None:
         raise Refusal(422, "invalid_field", "must be a language such as en or English, or auto", "language")

@@ -66,11 +66,11 @@ async def _received(request: Request, here: Services) -> NewTask:
         form, name = await submission.receive(request, incoming, here.config)
         audio = Audio(name=name, size=incoming.size, sha256=incoming.sha256)
         new = submission.new_task(task_id, form, audio, here.config, key)
-        await _check_model(new, here)
+        await check_model(new, here)
     return new
 
 
-async def _check_model(new: NewTask, here: Services) -> None:
+async def check_model(new: NewTask, here: Services) -> None:
     multilingual = await here.check_model(new.model)
     if problem := language_refusal(new.options.language, new.model, multilingual):
         raise Refusal(422, "invalid_field", problem, "language")
