@@ -3,6 +3,8 @@
 The queue keeps counters, indexes and triggers for what is derived here; test_queue_machine.py compares.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass, field
 
 from whisperd.task import FINAL, PLAN, Mark, Rules, State
@@ -50,6 +52,17 @@ class Item:
     finished_at: float | None = None
     error: str | None = None
     ends: list[State] = field(default_factory=list)  # each time that it was over
+    content: str | None = None  # what it shares its transcript by
+    leader: Item | None = None  # whose chunks it waits for
+
+    @property
+    def leads(self):
+        return (
+            self.content is not None
+            and self.leader is None
+            and self.state not in FINAL
+            and (self.run_at is None or self.waits)
+        )
 
     @property
     def cuts(self):
@@ -57,11 +70,20 @@ class Item:
 
     @property
     def on_offer(self):
-        """The chunks that may be handed out; while there is no plan, the plan alone."""
+        """The chunks that may be handed out; while there is no plan, the plan alone.
+
+        Who follows another stands in line for it.
+        """
         if self.state in FINAL:
             return []
+        if self.leader:
+            return self.leader.on_offer if self.leader.run_at is None else []
         candidates = self.cuts if self.parts[PLAN].state == "done" else {PLAN: self.parts[PLAN]}
         return sorted(number for number, part in candidates.items() if part.state == "waiting")
+
+    @property
+    def waiting(self):
+        return min(1, len(self.on_offer)) if self.leader else len(self.on_offer)
 
     @property
     def running(self):
@@ -69,11 +91,13 @@ class Item:
 
     @property
     def in_line(self):
-        return self.state == State.QUEUED and self.run_at is None
+        return self.state == State.QUEUED and self.run_at is None and bool(self.on_offer)
 
     @property
     def segments(self):
         """What may be shown: the text up to the first chunk that is not finished."""
+        if self.leader:
+            return self.leader.segments
         found = []
         for number, part in sorted(self.cuts.items()):
             if part.state != "done":
@@ -126,10 +150,11 @@ class Item:
             part.failures = 0
         self.parts[PLAN].let_go("waiting")
 
-    def change(self, priority, run_at, now):
-        self.priority = self.priority if priority is None else priority
-        if run_at is not None:
-            self.run_at, self.waits = (run_at if run_at > now else None), False
+    def delay(self, run_at):
+        self.run_at, self.waits = run_at, False
+        if self.leader:
+            self.leader = None
+            self.parts[PLAN].let_go("waiting")
 
     def end(self, state, now, code=None):
         for part in self.parts.values():
@@ -137,7 +162,7 @@ class Item:
                 part.let_go("waiting")
         self.state, self.finished_at, self.run_at, self.error = state, now, None, code
         self.ends.append(state)
-        self.waits = False
+        self.waits, self.leader = False, None
 
     def clock_jumped(self, seconds):
         for part in self.parts.values():
@@ -152,3 +177,80 @@ class Item:
             self.run_at = min(self.run_at, now + longest_wait)
         if self.timed and self.started_at is not None and self.state not in FINAL:
             self.started_at = min(self.started_at, now)
+
+    @property
+    def finished(self):
+        return sum(part.samples for part in self.cuts.values() if part.state == "done")
+
+    def take_over(self, other):
+        """The plan of another, and what is finished of it."""
+        self.planned, self.seconds = other.planned, other.seconds
+        parts = {
+            number: Part(part.samples, "done", text=part.text) if part.state == "done" else Part(part.samples)
+            for number, part in other.cuts.items()
+        }
+        self.parts = {PLAN: self.parts[PLAN], **parts}
+
+
+@dataclass
+class Items(dict):
+    """The tasks of the model by their ids, and what they are to each other."""
+
+    cache_seconds: float | None
+
+    def followers(self, item):
+        """The oldest first."""
+        return sorted((other for other in self.values() if other.leader is item), key=lambda o: o.seq)
+
+    def twins(self, item):
+        if item.content is None:
+            return []
+        key = (item.tenant, item.content)
+        return [o for o in self.values() if o is not item and (o.tenant, o.content) == key]
+
+    def done_before(self, item, now):
+        """The newest completed twin that is not too old."""
+        if self.cache_seconds is None:
+            return None
+        done = [
+            other
+            for other in self.twins(item)
+            if other.state == State.COMPLETED and now - self.cache_seconds < other.finished_at <= now
+        ]
+        return max(done, key=lambda other: other.finished_at, default=None)
+
+    def leader(self, item):
+        return next((other for other in self.twins(item) if other.leads), None)
+
+    def enter(self, item, now):
+        """It comes into line, and is no more delayed by anybody."""
+        item.run_at = None
+        if self.cache_seconds is None:
+            item.content = None
+        elif done := self.done_before(item, now):
+            self.copy(item, done, now)
+        else:
+            item.leader = self.leader(item)
+
+    def copy(self, item, done, now):
+        item.take_over(done)
+        item.parts[PLAN].let_go("done")
+        item.started_at = max(item.created_at, done.started_at)
+        item.end(State.COMPLETED, now)
+        item.progress, item.content = 1.0, None
+
+    def settle(self, now):
+        """Nobody follows what is over, or was delayed by hand; the others are as far as their leader."""
+        for item in sorted(self.values(), key=lambda item: item.seq):
+            for other in self.followers(item):
+                if item.state == State.COMPLETED:
+                    self.copy(other, item, now)
+                elif item.state in FINAL or not (item.run_at is None or item.waits):
+                    other.leader = self.leader(other)
+                    if other.leader is None:
+                        self.inherit(other, item)
+
+    def inherit(self, heir, item):
+        if item.finished > heir.finished:
+            heir.take_over(item)
+        heir.parts[PLAN].let_go("waiting")

@@ -13,10 +13,12 @@ import pytest
 from tests.conftest import a_task
 from whisperd.db import migrate
 from whisperd.sql import claims, moves, questions, rescue
-from whisperd.task import Cut, ListQuery, Mark, Piece, Plan, Problem, Rules, Segment, State
+from whisperd.task import Change, Cut, ListQuery, Mark, Piece, Plan, Problem, Rules, Segment, State
 
 NOW = 1_000_000.0
 RETENTION = {State.COMPLETED: 500.0, State.CANCELLED: 500.0, State.FAILED: 200.0}
+SHARED = Rules(cache_seconds=NOW)
+OFTEN = a_task(model_sha256="m", tenant="tenant1")  # a twin of a third of all tasks
 SPEND = 50  # SQLite's steps between two ticks of the meter
 
 
@@ -43,16 +45,17 @@ def a_database(tasks, *, analyzed=False, path=":memory:"):
         with recursive number (n) as (select 1 union all select n + 1 from number where n < :tasks)
         insert into task (
           id, kind, state, priority, tenant, model, options, audio_name, audio_size, audio_sha256,
-          waiting, max_retries, created_at, run_at, started_at, finished_at, audio_seconds
+          waiting, max_retries, created_at, run_at, started_at, finished_at, audio_seconds, content
         )
         select
           't' || n, 'transcription',
           case n % 6 when 0 then 'completed' when 3 then 'failed' else 'queued' end,
           n / 3 % 10, 'tenant' || (n % 7 % 3), 'tiny.en', '{}', 'a.wav', 1, '',
-          n % 3 > 0, 3, n, iif(n % 3 = 1, 2e6, null), iif(n % 3 = 0, n, null), iif(n % 3 = 0, n, null), 60
+          n % 3 > 0, 3, n, iif(n % 3 = 1, 2e6, null), iif(n % 3 = 0, n, null), iif(n % 3 = 0, n, null), 60,
+          iif(n % 3 = 0, :often, 'c' || n)
         from number
         """,
-        {"tasks": tasks},
+        {"tasks": tasks, "often": OFTEN.content},
     )
     conn.execute(
         "insert into chunk (task, number, state) select seq, 0, iif(waiting, 'waiting', 'done') from task"
@@ -94,9 +97,9 @@ def plan_of(plans, start):
     return plan
 
 
-def a_plan(chunks=3):
+def a_plan(chunks=3, model=""):
     cuts = tuple(Cut(pieces=(Piece(0, 16_000),)) for _ in range(chunks))
-    return Plan(fingerprint="f", cuts=cuts, duration=10.0, language="en")
+    return Plan(fingerprint="f", cuts=cuts, duration=10.0, language="en", model_sha256=model)
 
 
 # --- the claim ---
@@ -104,12 +107,15 @@ def a_plan(chunks=3):
 
 @pytest.mark.parametrize("order", ["lifo", "fifo"])
 def test_the_claim_searches_the_line_and_sorts_nothing(conn, order):
-    found = plans(conn, claims.claim, Rules(order=order), NOW)
+    found = plans(conn, claims.take, Rules(order=order), NOW)
 
     assert walks(found) == []
     assert [sql for sql, _ in sorts(found) if " task " in sql or " chunk " in sql] == []
-    assert "SEARCH task USING INDEX task_line (priority=?)" in plan_of(found, "select seq from task")
+    assert "SEARCH task USING INDEX task_line (priority=?)" in plan_of(
+        found, "select seq from task where waiting"
+    )
     assert "task_delayed (run_at>? AND run_at<?)" in plan_of(found, "update task set run_at = null")
+    assert "task_delayed (run_at>? AND run_at<?)" in plan_of(found, "select seq from task where run_at")
     assert "SEARCH chunk USING INDEX chunk_waiting (task=?)" in plan_of(found, "update chunk")
 
 
@@ -195,7 +201,41 @@ def live(conn, number):
     questions.segments(conn, task.id, Mark())
     questions.settled(conn, task.id)
     questions.states(conn, [task.id])
-    moves.retry(conn, task.id)
+    moves.retry(conn, task.id, Rules(), NOW)
+
+
+def test_twins_are_searched_for_and_found(conn):
+    found = plans(conn, live_as_twins, 1)
+
+    assert walks(found) == []
+    assert sorts(found) == []
+    for sql, plan in found:
+        if "finished_at is null and run_at is retry_at" in sql:
+            assert plan == ["SEARCH task USING INDEX task_leads (tenant=? AND content=?)"]
+        if "state = 'completed' and finished_at > ?" in sql:
+            search = "(tenant=? AND content=? AND finished_at>? AND finished_at<?)"
+            assert plan == [f"SEARCH task USING INDEX task_done {search}"]
+        if "where leader = ?" in sql:
+            assert "INDEX task_follows (leader=?)" in plan[0]
+
+
+def live_as_twins(conn, number):
+    """What a task meets that follows, inherits, is followed and copied."""
+    twin = {"priority": 50, "model_sha256": f"m{number}"}
+    first, _ = moves.submit(conn, a_task(**twin), SHARED, 0.0, NOW)
+    second, _ = moves.submit(conn, a_task(**twin), SHARED, 0.0, NOW)
+    third, _ = moves.submit(conn, a_task(**twin), SHARED, 0.0, NOW)
+    moves.plan(conn, claimed(conn, first), a_plan(2, twin["model_sha256"]), NOW)
+    moves.finish(conn, claimed(conn, first), [], [], NOW)
+    questions.segments(conn, second.id, Mark())
+    questions.position(conn, second.id, "lifo")
+    moves.change(conn, third.id, Change(run_at=NOW + 5), SHARED, NOW)
+    moves.cancel(conn, first.id, NOW)
+    moves.change(conn, third.id, Change(run_at=NOW), SHARED, NOW)
+    moves.plan(conn, claimed(conn, second), a_plan(2, twin["model_sha256"]), NOW)
+    moves.finish(conn, claimed(conn, second), [], [], NOW)
+    copied, _ = moves.submit(conn, a_task(**twin), SHARED, 0.0, NOW)
+    assert copied.state == State.COMPLETED
 
 
 def claimed(conn, task):
@@ -267,6 +307,8 @@ VERBS = {
     "list by states": (questions.list_tasks, ListQuery(states=frozenset(State), limit=10)),
     "stats": (questions.stats, NOW),
     "a life": (live, 1),
+    "the lives of twins": (live_as_twins, 1),
+    "a submission of what was completed often": (moves.submit, OFTEN, SHARED, 0.0, NOW),
     "sweep": (rescue.sweep, NOW + 1, [], Rules(), NOW),
     "recover": (rescue.recover, Rules(), NOW),
     "prune": (moves.prune, RETENTION, NOW - 86_400, 10),

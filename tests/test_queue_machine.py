@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from tests.conftest import Clock, a_task
-from tests.queue_model import Item, Part, WithoutJitter
+from tests.queue_model import Item, Items, Part, WithoutJitter
 from whisperd.db import Database
 from whisperd.delivery import DeliveryQuery
 from whisperd.events import Events
@@ -33,6 +33,7 @@ from whisperd.task import (
     ListQuery,
     LostClaim,
     Mark,
+    Options,
     Piece,
     Plan,
     Problem,
@@ -41,6 +42,7 @@ from whisperd.task import (
     State,
     TaskNotFound,
     WrongState,
+    content_of,
 )
 
 MEMORY = "/dev/shm"  # thousands of commits, and what a disk does to them is not the point here
@@ -51,11 +53,13 @@ PRIORITIES = st.sampled_from([-100, 0, 0, 0, 7, 100])
 MOMENTS = st.sampled_from([None, None, -5.0, 0.0, 5.0, 70.0])  # seconds from now
 AGES = st.sampled_from([0.0, 10.0, 500.0])  # seconds
 SAME = "same"
+MODEL = "m"  # the SHA-256 of the model
 PLANS = st.sampled_from([SAME, SAME, SAME, (0, "f"), (2, "f"), (4, "f"), (2, "g")])  # cuts, audio
 AFTER = st.sampled_from([0.0, 0.0, 0.0, 5.0, 10.0, 70.0, 1001.0, -30.0])  # seconds; clocks may be set back
 DAY = 86_400.0
 LATE = ("beat", "finish", "fail", "fail for good", "release", "replan")
 PICK = st.integers(0, 7)  # one of what there is, modulo how many there are
+CONTENTS = {content_of("0" * 64, MODEL, Options(prompt=name)): name for name in ("a", "b")} | {None: None}
 BOOM = Problem("worker_crashed", "boom")
 
 
@@ -64,8 +68,10 @@ class QueueMachine(RuleBasedStateMachine):
         order=st.sampled_from(["lifo", "fifo"]),
         retry_delay=st.sampled_from([0.0, 10.0]),
         at_work=st.none() | st.integers(0, 2),
+        cache_seconds=st.sampled_from([None, 0.0, 60.0, 60.0]),
+        twins=st.lists(PRIORITIES, max_size=3),
     )
-    def start(self, order, retry_delay, at_work):
+    def start(self, order, retry_delay, at_work, cache_seconds, twins):
         self.folder = TemporaryDirectory(dir=MEMORY if os.access(MEMORY, os.W_OK) else None)
         self.runner = asyncio.Runner()
         self.clock = Clock()
@@ -74,16 +80,19 @@ class QueueMachine(RuleBasedStateMachine):
             retry_delay_seconds=retry_delay,
             max_waiting=MAX_WAITING,
             idempotency_seconds=KEY_SECONDS,
+            cache_seconds=cache_seconds,
             tenant_limit=lambda tenant: TENANT_LIMITS.get(tenant, 0),
         )
-        self.items = {}
+        self.items = Items(cache_seconds)
         self.keys = {}  # (tenant, key) -> body, task id, time
         self.claims = []  # every chunk ever handed out
         self.last_seq = self.tries = 0
         self.open()
         if at_work is not None:
-            self.submit(0, "free", None, at_work, False, None, "x", None, 0.0)
+            self.submit(0, "free", "a", None, at_work, False, None, "x", None, 0.0)
             self.claim(0.0, 3, SAME)
+        for priority in twins:
+            self.submit(priority, "free", "a", None, 1, False, None, "x", None, 0.0)
 
     def open(self):
         path = Path(self.folder.name) / "q.db"
@@ -127,6 +136,7 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(
         priority=PRIORITIES,
         tenant=st.sampled_from(["free", "free", "one", "two"]),
+        content=st.sampled_from(["a", "a", "a", "b", None]),
         moment=MOMENTS,
         max_retries=st.integers(0, 2),
         timed=st.booleans(),
@@ -135,7 +145,7 @@ class QueueMachine(RuleBasedStateMachine):
         seq=st.sampled_from([None, None, (127, 128), (0, 128), (16_383, 16_384), (0, 16_384)]),
         after=AFTER,
     )
-    def submit(self, priority, tenant, moment, max_retries, timed, key, body, seq, after):
+    def submit(self, priority, tenant, content, moment, max_retries, timed, key, body, seq, after):
         self.clock.now += after
         if seq:
             self.others_came_and_went(*seq)
@@ -149,7 +159,11 @@ class QueueMachine(RuleBasedStateMachine):
             idempotency_key=key,
             body_sha256=body,
             callback_url="https://hooks.example/",
+            model_sha256=content and MODEL,
+            options=Options(prompt=content),
         )
+        run_at = now + moment if moment is not None and moment > 0 else None
+        item = Item(0, priority, tenant, max_retries, now, run_at, timed, content=content)
         first_body, first, at = self.keys.get((tenant, key), (None, None, 0.0))
         if first and at >= now - KEY_SECONDS:
             if first_body != body:
@@ -158,17 +172,21 @@ class QueueMachine(RuleBasedStateMachine):
             else:
                 task, created = self.do(self.queue.submit(new))
                 assert (task.id, created) == (first, False)
-        elif sum(item.state == State.QUEUED for item in self.items.values()) >= MAX_WAITING:
+        elif self.has_no_room() and (run_at or not self.items.done_before(item, now)):
             with pytest.raises(QueueFull):
                 self.do(self.queue.submit(new))
         else:
             task, created = self.do(self.queue.submit(new))
             self.last_seq += 1
             assert (task.id, task.seq, created) == (new.id, self.last_seq, True)
-            run_at = now + moment if moment is not None and moment > 0 else None
-            self.items[new.id] = Item(self.last_seq, priority, tenant, max_retries, now, run_at, timed)
+            item.seq, self.items[new.id] = self.last_seq, item
+            if not run_at:
+                self.items.enter(item, now)
             if key:
                 self.keys[tenant, key] = (body, new.id, now)
+
+    def has_no_room(self):
+        return sum(item.state == State.QUEUED for item in self.items.values()) >= MAX_WAITING
 
     def others_came_and_went(self, place, block):
         """Only their places in the order stay used; the next is at `place` in a block of positions."""
@@ -195,17 +213,21 @@ class QueueMachine(RuleBasedStateMachine):
 
     def claim_one(self):
         now = self.clock.now
-        for item in self.items.values():
-            if item.run_at is not None and item.run_at <= now:
+        due = [item for item in self.items.values() if item.run_at is not None and item.run_at <= now]
+        for item in sorted(due, key=lambda item: (not item.waits, item.run_at, item.seq)):
+            if item.waits:
                 item.run_at, item.waits = None, False
+            else:
+                self.items.enter(item, now)
         found = self.do(self.queue._claim_now())
         name = self.most_urgent()
         if name is None:
             later = [item.run_at - now for item in self.items.values() if item.run_at is not None]
             assert found == pytest.approx(min([60.0, *later]))
             return None
-        item = self.items[name]
-        number = item.on_offer[0]
+        number = self.items[name].on_offer[0]
+        item = self.items[name].leader or self.items[name]
+        name = self.name_of(item)
         assert isinstance(found, Chunk)
         assert (found.task.id, found.number, found.claimed_at) == (name, number, now)
         part = item.parts[number]
@@ -227,6 +249,9 @@ class QueueMachine(RuleBasedStateMachine):
             and (item.state == State.PROCESSING or item.tenant not in blocked)
         ]
         return min(ready, key=self.rank) if ready else None
+
+    def name_of(self, item):
+        return next(name for name, other in self.items.items() if other is item)
 
     def rank(self, name):
         item = self.items[name]
@@ -251,6 +276,9 @@ class QueueMachine(RuleBasedStateMachine):
         part.text = text
         item.advance()
         item.settle(self.clock.now)
+        for other in self.items.followers(item):
+            other.progress = max(other.progress, item.progress)
+        self.items.settle(self.clock.now)
 
     def make_plan(self, claim, plan):
         item = self.held[claim]
@@ -259,12 +287,15 @@ class QueueMachine(RuleBasedStateMachine):
         self.do(self.queue.plan(self.claims[claim], made))
         item.parts[PLAN].let_go("done")
         item.seconds = made.duration
+        if made.model_sha256 != MODEL:
+            item.content = None
         if item.planned != (cuts, audio):
             item.planned = (cuts, audio)
             new = {number: Part(cut.samples) for number, cut in enumerate(made.cuts, start=1)}
             item.parts = {PLAN: item.parts[PLAN], **new}
         item.advance()
         item.settle(self.clock.now)
+        self.items.settle(self.clock.now)
 
     @precondition(lambda self: self.held)
     @rule(after=AFTER, pick=PICK)
@@ -281,6 +312,7 @@ class QueueMachine(RuleBasedStateMachine):
         delay = self.rules.delay(part.failures)
         self.do(self.queue.fail(chunk, BOOM, final=final))
         item.fail(chunk.number, BOOM.code, delay, final, self.clock.now)
+        self.items.settle(self.clock.now)
 
     @precondition(lambda self: self.held)
     @rule(pick=PICK)
@@ -318,19 +350,33 @@ class QueueMachine(RuleBasedStateMachine):
                 self.allowed(self.queue.cancel(name), item.state not in FINAL, item.cancel)
             case "retry":
                 verb = self.queue.retry(name)
-                self.allowed(verb, item.state in (State.FAILED, State.CANCELLED), item.retry)
+                self.allowed(verb, item.state in (State.FAILED, State.CANCELLED), partial(self.retried, item))
             case "change":
                 run_at = None if moment is None else self.clock.now + moment
                 verb = self.queue.change(name, Change(priority=priority, run_at=run_at))
-                self.allowed(verb, item.state == State.QUEUED, partial(item.change, priority, run_at))
+                self.allowed(verb, item.state == State.QUEUED, partial(self.changed, item, priority, run_at))
 
     def allowed(self, verb, allowed, move):
         if allowed:
             self.do(verb)
             move(self.clock.now)
+            self.items.settle(self.clock.now)
         else:
             with pytest.raises(WrongState):
                 self.do(verb)
+
+    def retried(self, item, now):
+        item.retry(now)
+        self.items.enter(item, now)
+
+    def changed(self, item, priority, run_at, now):
+        item.priority = item.priority if priority is None else priority
+        if run_at is not None and run_at > now:
+            item.delay(run_at)
+        elif run_at is not None and item.waits:
+            item.run_at, item.waits = None, False
+        elif run_at is not None and item.run_at is not None:
+            self.items.enter(item, now)
 
     # --- time, rescue, retention ---
 
@@ -380,6 +426,7 @@ class QueueMachine(RuleBasedStateMachine):
         for _, number, item in sorted(lost, key=lambda found: found[:2]):
             if item.state not in FINAL:
                 item.fail(number, code, delay(item.parts[number].failures), False, self.clock.now)
+        self.items.settle(self.clock.now)
 
     @precondition(lambda self: sum(item.state in FINAL for item in self.items.values()) > 1)
     @rule(completed=AGES, others=AGES, limit=st.integers(1, 3))
@@ -441,6 +488,7 @@ class QueueMachine(RuleBasedStateMachine):
         for name, item in self.items.items():
             self.compare(item, tasks[name])
             self.compare_chunks(item, found["counters"][name], found["chunks"][name])
+            assert found["twins"][name] == (item.leader and item.leader.seq, item.content)
             assert found["positions"][name] == (line.index(name) + 1 if name in line else None)
             assert [(mark, s.text) for mark, s in found["segments"][name]] == item.segments
             assert found["ends"][name] == item.ends
@@ -472,7 +520,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     def compare_chunks(self, item, counters, chunks):
         """The counters of a task are what counting its chunks gives; and 0 once it is over."""
-        assert counters == (len(item.on_offer), len(item.running))
+        assert counters == (item.waiting, len(item.running))
         assert chunks == [
             (number, part.state, part.failures, part.beat_at, part.samples)
             for number, part in sorted(item.parts.items())
@@ -507,13 +555,21 @@ class QueueMachine(RuleBasedStateMachine):
 def a_plan(cuts, audio):
     scale = 16_000 if audio == "f" else 8_000
     made = tuple(Cut(pieces=(Piece(0, scale * (number + 1)),)) for number in range(cuts))
-    return Plan(fingerprint=f"{audio}{cuts}", cuts=made, duration=float(cuts), language="en")
+    return Plan(
+        fingerprint=f"{audio}{cuts}",
+        cuts=made,
+        duration=float(cuts),
+        language="en",
+        model_sha256=MODEL if audio == "f" else "replaced since",
+    )
 
 
 def look(conn, order):
     """Everything that can be asked about every task, at one moment."""
     tasks = questions.list_tasks(conn, ListQuery(limit=1000))
-    counters = {row["id"]: (row["waiting"], row["running"]) for row in conn.execute("select * from task")}
+    rows = conn.execute("select * from task").fetchall()
+    counters = {row["id"]: (row["waiting"], row["running"]) for row in rows}
+    twins = {row["id"]: (row["leader"], CONTENTS[row["content"]]) for row in rows}
     chunks = {task.id: [] for task in tasks}
     for row in conn.execute(
         """
@@ -528,6 +584,7 @@ def look(conn, order):
     return {
         "tasks": tasks,
         "counters": counters,
+        "twins": twins,
         "chunks": chunks,
         "positions": {task.id: questions.position(conn, task.id, order) for task in tasks},
         "segments": {task.id: questions.segments(conn, task.id, Mark()) for task in tasks},
@@ -553,8 +610,12 @@ def count(conn):
     )
     counted = conn.execute(
         """
-        with line as (select priority, seq from task where state = 'queued' and run_at is null)
-        select 'tally', state, state = 'queued' and run_at is not null, tenant, priority, count(*)
+        with line as (
+          select priority, seq from task where state = 'queued' and run_at is null and waiting > 0
+        )
+        select 'tally', state,
+          iif(state <> 'queued', 0, iif(run_at is not null, 1, 2 * (waiting = 0))),
+          tenant, priority, count(*)
           from task group by 1, 2, 3, 4, 5
         union all select 'place', null, 1, priority, seq / 128, count(*) from line group by 1, 2, 3, 4, 5
         union all select 'place', null, 2, priority, seq / 16384, count(*) from line group by 1, 2, 3, 4, 5

@@ -49,7 +49,9 @@ def columns(conn):
 
 def rows(conn, wanted):
     return {
-        table: conn.execute(f"select {', '.join(names)} from {table} order by 1, 2").fetchall()
+        table: conn.execute(
+            f"select {', '.join(names)} from {table} order by {', '.join(names[:2])}"
+        ).fetchall()
         for table, names in wanted.items()
     }
 

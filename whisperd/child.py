@@ -151,6 +151,7 @@ class Worker:
                 language=language,
                 language_probability=probability,
                 warnings=tuple(decoded.warnings),
+                model_sha256=request.model_sha256,
             )
         )
 

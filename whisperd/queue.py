@@ -105,14 +105,16 @@ class SqliteQueue:
         return await self._db.read(questions.stats, self._now())
 
     async def change(self, task_id: str, change: Change) -> Task:
-        return await self._db.write(moves.change, task_id, change, self._now(), then=self._told)
+        """Raises WrongState unless it is queued. Brought into line, it may be completed like a twin."""
+        return await self._moved(moves.change, task_id, change, self._rules, self._now())
 
     async def cancel(self, task_id: str) -> Task:
-        return await self._db.write(moves.cancel, task_id, self._now(), then=self._told)
+        """Those that follow it go on without it."""
+        return await self._moved(moves.cancel, task_id, self._now())
 
     async def retry(self, task_id: str) -> Task:
         """A failed or cancelled task runs again, attempts reset; its finished chunks are kept."""
-        return await self._db.write(moves.retry, task_id, then=self._told)
+        return await self._moved(moves.retry, task_id, self._rules, self._now())
 
     async def claim(self) -> Chunk:
         """Wait for a chunk that may run now, and own it. A cancelled claim owns nothing.
@@ -142,7 +144,8 @@ class SqliteQueue:
             raise
 
     async def _take(self) -> Chunk | float:
-        return await self._db.write(claims.claim, self._rules, self._now(), then=self._told_of_claim)
+        found, _ = await self._db.write(claims.take, self._rules, self._now(), then=self._told_of_claim)
+        return found
 
     async def beat(self, chunk: Chunk) -> None:
         """Renew the lease. Raises LostClaim."""
@@ -150,7 +153,7 @@ class SqliteQueue:
 
     async def plan(self, chunk: Chunk, plan: Plan) -> Task:
         """Finish the plan: its chunks can be claimed. Finished chunks of an equal plan are kept."""
-        return await self._db.write(moves.plan, chunk, plan, self._now(), then=self._told)
+        return await self._moved(moves.plan, chunk, plan, self._now())
 
     async def finish(self, chunk: Chunk, segments: Sequence[Segment], warnings: Sequence[str] = ()) -> Task:
         """Commit a chunk's transcript; the last one completes the task. Raises LostClaim.
@@ -158,18 +161,20 @@ class SqliteQueue:
         `warnings` join those of the task, each once, and stay as long as the chunk's transcript does.
         """
 
-        def told(task: Task) -> None:
-            self._events.publish(Event("segment", task, chunk.number, segments))
-            self._events.publish(Event("progress", task))
-            if task.state != State.PROCESSING:
-                self._told(task)
+        def told(tasks: Sequence[Task]) -> None:
+            for task in tasks:  # it, and those that follow it
+                self._events.publish(Event("segment", task, chunk.number, segments))
+                self._events.publish(Event("progress", task))
+            if tasks[0].state != State.PROCESSING:
+                self._told_all(tasks)
 
-        return await self._db.write(moves.finish, chunk, segments, warnings, self._now(), then=told)
+        tasks = await self._db.write(moves.finish, chunk, segments, warnings, self._now(), then=told)
+        return tasks[0]
 
     async def fail(self, chunk: Chunk, problem: Problem, *, final: bool = False) -> Task:
         """Count a failure: the chunk runs again after a growing delay, or the task has failed."""
         delay = self._rules.delay(chunk.failures)
-        return await self._db.write(moves.fail, chunk, problem, delay, final, self._now(), then=self._told)
+        return await self._moved(moves.fail, chunk, problem, delay, final, self._now())
 
     async def release(self, chunk: Chunk) -> Task:
         """Hand the chunk back unfinished, without blame."""
@@ -240,6 +245,10 @@ class SqliteQueue:
     def _keys_after(self) -> float:
         return self._cautious() - self._rules.idempotency_seconds
 
+    async def _moved(self, verb: Callable[..., Sequence[Task]], *args: object) -> Task:
+        """Do a verb that may move others too; returns the task it is about."""
+        return (await self._db.write(verb, *args, then=self._told_all))[0]
+
     def _told(self, task: Task) -> None:
         self._ready.set()  # whatever changed: a task in line, a tenant under its limit again
         self._events.publish(Event("task", task))
@@ -248,6 +257,8 @@ class SqliteQueue:
         for task in tasks:
             self._told(task)
 
-    def _told_of_claim(self, found: Chunk | float) -> None:
+    def _told_of_claim(self, taken: tuple[Chunk | float, Sequence[Task]]) -> None:
+        found, completed = taken
+        self._told_all(completed)
         if isinstance(found, Chunk):  # any: a task that waited for its next attempt goes on with any chunk
             self._events.publish(Event("task", found.task))

@@ -14,11 +14,13 @@ run and committed on its own. States and legal moves of a task:
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Callable, Collection, Sequence
 from enum import StrEnum
 from typing import Any, Literal, Protocol
 
+import msgspec
 from msgspec import Struct
 
 SAMPLE_RATE = 16_000  # Hz; of everything past the decoder
@@ -117,6 +119,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     language: str  # ISO 639-1, asked for or detected
     language_probability: float | None = None  # 0 to 1; None where none was detected: asked for, or no speech
     warnings: tuple[str, ...] = ()  # "partial_audio", …
+    model_sha256: str = ""  # of the model file that it was made for
 
 
 class Problem(Struct, frozen=True):
@@ -143,6 +146,19 @@ class NewTask(Struct, frozen=True, kw_only=True):
     metadata: dict[str, Any] = {}
     idempotency_key: str | None = None
     body_sha256: str = ""  # of everything submitted; guards the idempotency key
+    model_sha256: str | None = None  # of the model file as it is now; None: not known
+
+    @property
+    def content(self) -> str | None:
+        """The same for all that get the same transcript; None where that is not known."""
+        if self.model_sha256 is None or self.kind is not Kind.TRANSCRIPTION:
+            return None
+        return content_of(self.audio.sha256, self.model_sha256, self.options)
+
+
+def content_of(audio_sha256: str, model_sha256: str, options: Options) -> str:
+    """SHA-256, in hex, over all that decides a transcript: two tasks with the same one need one decode."""
+    return hashlib.sha256(msgspec.json.encode((audio_sha256, model_sha256, options))).hexdigest()
 
 
 class Task(Struct, frozen=True, kw_only=True):
@@ -217,6 +233,7 @@ class Rules(Struct, frozen=True, kw_only=True):
     max_retry_delay_seconds: float = 300.0
     max_waiting: int = 1_000_000
     idempotency_seconds: float = 86_400.0
+    cache_seconds: float | None = None  # how old a transcript a twin may get; None: each task is decoded
     tenant_limit: Callable[[str], int] = lambda tenant: 0
 
     def delay(self, failures: int) -> float:

@@ -6,19 +6,27 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Any
 
+from whisperd.sql import line
 from whisperd.sql.rows import to_chunk, to_json
-from whisperd.task import Chunk, Rules
+from whisperd.task import FINAL, Chunk, Rules, Task
 
 CLOCK_CHECK = 60.0  # seconds; a claim looks at least this often, since clocks may be set
 
 
+def take(conn: sqlite3.Connection, rules: Rules, now: float) -> tuple[Chunk | float, Sequence[Task]]:
+    """What `claim` finds once all that is due has come into line; and the tasks that this completed."""
+    entered = _promote(conn, rules, now)
+    return claim(conn, rules, now), [task for task in entered if task.state in FINAL]
+
+
 def claim(conn: sqlite3.Connection, rules: Rules, now: float) -> Chunk | float:
     """The next chunk of the most urgent task; or the seconds until there may be one."""
-    _promote(conn, now)
     seq = _most_urgent(conn, rules)
     if seq is None:
         (next_at,) = conn.execute("select min(run_at) from task where run_at is not null").fetchone()
         return CLOCK_CHECK if next_at is None else min(CLOCK_CHECK, next_at - now)
+    # Who follows a twin stands in line for it.
+    (seq,) = conn.execute("select coalesce(leader, seq) from task where seq = ?", (seq,)).fetchone()
     chunk = conn.execute(
         """
         update chunk set state = 'running', claims = claims + 1, beat_at = :now
@@ -40,11 +48,19 @@ def claim(conn: sqlite3.Connection, rules: Rules, now: float) -> Chunk | float:
     return to_chunk(task, chunk)
 
 
-def _promote(conn: sqlite3.Connection, now: float) -> None:
-    """Put into line what was delayed until now."""
+def _promote(conn: sqlite3.Connection, rules: Rules, now: float) -> Sequence[Task]:
+    """Put into line what was delayed until now; returns those that may be twins of others."""
     conn.execute(
-        "update task set run_at = null, retry_at = null where run_at is not null and run_at <= ?", (now,)
+        """
+        update task set run_at = null, retry_at = null
+        where run_at is not null and run_at <= ? and (content is null or retry_at is not null)
+        """,
+        (now,),
     )
+    due = conn.execute(
+        "select seq from task where run_at is not null and run_at <= ? order by run_at", (now,)
+    ).fetchall()
+    return [line.enter(conn, row["seq"], rules, now)[0] for row in due]
 
 
 _NEXT = {"lifo": "seq desc", "fifo": "seq"}  # within one priority; both walk the same index
@@ -94,7 +110,8 @@ def _urgent_of_others(conn: sqlite3.Connection, rules: Rules, blocked: Sequence[
         select seq from (
           select (
             select {best}(seq) from task
-            where state = 'queued' and run_at is null and tenant = free.tenant and priority = free.priority
+            where state = 'queued' and waiting > 0 and run_at is null
+              and tenant = free.tenant and priority = free.priority
           ) as seq, priority from free
           union all
           select * from (

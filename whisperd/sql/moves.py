@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 
+from whisperd.sql import line, twins
 from whisperd.sql.line import end, move
 from whisperd.sql.questions import get
 from whisperd.sql.rows import to_json, to_task
 from whisperd.task import (
+    FINAL,
     Change,
     Chunk,
     IdempotencyConflict,
@@ -28,6 +30,7 @@ from whisperd.task import (
     State,
     Task,
     WrongState,
+    content_of,
 )
 
 
@@ -36,29 +39,45 @@ def submit(
 ) -> tuple[Task, bool]:
     if new.idempotency_key and (first := _first_of_key(conn, new, keys_after)):
         return first, False
-    waiting = conn.execute("select coalesce(sum(n), 0) from tally where state = 'queued'").fetchone()[0]
-    if waiting >= rules.max_waiting:
-        raise QueueFull(f"{waiting} tasks are waiting already")
-    row = conn.execute(_INSERT_TASK, _columns(new, now)).fetchone()
+    place = _place(conn, new, rules, now)
+    if place.done is None:
+        _check_room(conn, rules)
+    row = conn.execute(_INSERT_TASK, _columns(new, place, now)).fetchone()
     conn.execute("insert into chunk (task, number) values (?, 0)", (row["seq"],))
     if new.idempotency_key:
         key = (new.tenant, new.idempotency_key, new.body_sha256, row["seq"], now)
         conn.execute("insert or replace into idempotency values (?, ?, ?, ?, ?)", key)
+    if place.done is not None:
+        return line.copy(conn, row["seq"], place.done, now)[0], True
     return to_task(row), True
+
+
+def _place(conn: sqlite3.Connection, new: NewTask, rules: Rules, now: float) -> line.Place:
+    if new.run_at is not None and new.run_at > now:
+        return line.Place(new.content)  # its twins are looked for when it comes into line
+    return line.place(conn, new.tenant, new.content, rules, now)
+
+
+def _check_room(conn: sqlite3.Connection, rules: Rules) -> None:
+    waiting = conn.execute("select coalesce(sum(n), 0) from tally where state = 'queued'").fetchone()[0]
+    if waiting >= rules.max_waiting:
+        raise QueueFull(f"{waiting} tasks are waiting already")
 
 
 _INSERT_TASK = """
     insert into task (
       id, kind, priority, tenant, model, options, audio_name, audio_size, audio_sha256,
-      max_retries, timeout_seconds, created_at, run_at, metadata, callback_url
+      max_retries, timeout_seconds, created_at, run_at, metadata, callback_url,
+      content, leader, waiting
     ) values (
       :id, :kind, :priority, :tenant, :model, :options, :audio_name, :audio_size, :audio_sha256,
-      :max_retries, :timeout_seconds, :created_at, :run_at, :metadata, :callback_url
+      :max_retries, :timeout_seconds, :created_at, :run_at, :metadata, :callback_url,
+      :content, :leader, :waiting
     ) returning *
 """
 
 
-def _columns(new: NewTask, now: float) -> dict[str, Any]:
+def _columns(new: NewTask, place: line.Place, now: float) -> dict[str, Any]:
     return {
         "id": new.id,
         "kind": new.kind,
@@ -75,6 +94,9 @@ def _columns(new: NewTask, now: float) -> dict[str, Any]:
         "run_at": new.run_at if new.run_at and new.run_at > now else None,
         "metadata": to_json(new.metadata),
         "callback_url": new.callback_url,
+        "content": place.content,
+        "leader": place.leader,
+        "waiting": place.waiting,
     }
 
 
@@ -97,7 +119,7 @@ def beat(conn: sqlite3.Connection, chunk: Chunk, now: float) -> None:
     _own(conn, chunk, "beat_at = :now", {"now": now})
 
 
-def plan(conn: sqlite3.Connection, chunk: Chunk, plan: Plan, now: float) -> Task:
+def plan(conn: sqlite3.Connection, chunk: Chunk, plan: Plan, now: float) -> Sequence[Task]:
     _own(conn, chunk, "state = 'done', beat_at = null", {})
     warnings: Sequence[str] = plan.warnings
     if _planned_so_before(conn, chunk, plan):  # the finished chunks are kept, and what was said of them
@@ -110,6 +132,7 @@ def plan(conn: sqlite3.Connection, chunk: Chunk, plan: Plan, now: float) -> Task
         """
         audio_seconds = :seconds, language = :language, language_probability = :probability,
         warnings = :warnings, fingerprint = :fingerprint,
+        content = iif(content = :content, content, null),
         (samples, samples_done, waiting, running) = (
           select coalesce(sum(samples), 0), coalesce(sum(samples) filter (where state = 'done'), 0),
                  count(*) filter (where state = 'waiting'), count(*) filter (where state = 'running')
@@ -126,6 +149,8 @@ def plan(conn: sqlite3.Connection, chunk: Chunk, plan: Plan, now: float) -> Task
             "probability": plan.language_probability,
             "warnings": to_json(warnings),
             "fingerprint": plan.fingerprint,
+            # Of a model that was replaced since the task came, the transcript is that of no twin to come.
+            "content": content_of(chunk.task.audio.sha256, plan.model_sha256, chunk.task.options),
         },
     )
     return _settled(conn, chunk.task.seq, now)
@@ -160,7 +185,8 @@ def finish(
     segments: Sequence[Segment],
     warnings: Sequence[str],
     now: float,
-) -> Task:
+) -> Sequence[Task]:
+    """Returns the task, and after it those that follow it: they are as far as it is, or completed with it."""
     _own(conn, chunk, "state = 'done', beat_at = null, segments = :segments", {"segments": to_json(segments)})
     samples = chunk.cut.samples if chunk.cut else 0
     change = """
@@ -171,12 +197,15 @@ def finish(
     if warnings:
         known = to_json(_with_known_warnings(conn, chunk.task.seq, warnings))
         move(conn, chunk.task.seq, "warnings = :warnings", {"warnings": known})
-    return _settled(conn, chunk.task.seq, now)
+    settled = _settled(conn, chunk.task.seq, now)
+    if settled[0].state in FINAL:
+        return settled
+    return [*settled, *twins.go_on(conn, chunk.task.seq, settled[0].progress)]
 
 
 def fail(
     conn: sqlite3.Connection, chunk: Chunk, problem: Problem, delay: float, final: bool, now: float
-) -> Task:
+) -> Sequence[Task]:
     failures = _own(conn, chunk, "state = 'waiting', beat_at = null, failures = failures + 1", {})["failures"]
     if final or failures > chunk.task.max_retries:
         return end(conn, chunk.task.seq, State.FAILED, problem, now)
@@ -233,62 +262,66 @@ def _own(conn: sqlite3.Connection, chunk: Chunk, change: str, args: dict[str, ob
     return row
 
 
-def _settled(conn: sqlite3.Connection, seq: int, now: float) -> Task:
+def _settled(conn: sqlite3.Connection, seq: int, now: float) -> Sequence[Task]:
     """A task with no chunk left is completed; one whose next chunk must wait is queued again."""
-    left = conn.execute("select waiting + running from task where seq = ?", (seq,)).fetchone()[0]
+    (left,) = conn.execute("select waiting + running from task where seq = ?", (seq,)).fetchone()
     if left == 0:
         return end(conn, seq, State.COMPLETED, None, now)
-    return move(conn, seq, "state = iif(running = 0 and run_at is not null, 'queued', state)", {})
+    return [move(conn, seq, "state = iif(running = 0 and run_at is not null, 'queued', state)", {})]
 
 
-def change(conn: sqlite3.Connection, task_id: str, change: Change, now: float) -> Task:
+def change(
+    conn: sqlite3.Connection, task_id: str, change: Change, rules: Rules, now: float
+) -> Sequence[Task]:
     row = conn.execute(
-        """
-        update task set
-          priority = coalesce(:priority, priority), metadata = coalesce(:metadata, metadata),
-          run_at = iif(:run_at is null, run_at, iif(:run_at > :now, :run_at, null)),
-          retry_at = iif(:run_at is null, retry_at, null)
-        where id = :id and state = 'queued' returning *
-        """,
-        {
-            "id": task_id,
-            "priority": change.priority,
-            "run_at": change.run_at,
-            "metadata": None if change.metadata is None else to_json(change.metadata),
-            "now": now,
-        },
+        "select seq, run_at, retry_at from task where id = ? and state = 'queued'", (task_id,)
     ).fetchone()
-    return to_task(row) if row else _refuse(conn, task_id, "changed")
+    if row is None:
+        _refuse(conn, task_id, "changed")
+    task = move(
+        conn,
+        row["seq"],
+        "priority = coalesce(:priority, priority), metadata = coalesce(:metadata, metadata)",
+        {
+            "priority": change.priority,
+            "metadata": None if change.metadata is None else to_json(change.metadata),
+        },
+    )
+    if change.run_at is None:
+        return [task]
+    if change.run_at > now:
+        return [line.delay(conn, row["seq"], change.run_at)]
+    return line.enter(conn, row["seq"], rules, now)
 
 
-def cancel(conn: sqlite3.Connection, task_id: str, now: float) -> Task:
+def cancel(conn: sqlite3.Connection, task_id: str, now: float) -> Sequence[Task]:
     row = conn.execute(
         "select seq from task where id = ? and state in ('queued', 'processing')", (task_id,)
     ).fetchone()
     if row is None:
-        return _refuse(conn, task_id, "cancelled")
+        _refuse(conn, task_id, "cancelled")
     return end(conn, row["seq"], State.CANCELLED, None, now)
 
 
-def retry(conn: sqlite3.Connection, task_id: str) -> Task:
+def retry(conn: sqlite3.Connection, task_id: str, rules: Rules, now: float) -> Sequence[Task]:
     row = conn.execute(
-        """
-        update task set
-          state = 'queued', waiting = 1, attempt = 1, progress = 0, finished_at = null, started_at = null,
-          error_code = null, error_message = null
-        where id = ? and state in ('failed', 'cancelled') returning *
-        """,
-        (task_id,),
+        "select seq, tenant, content from task where id = ? and state in ('failed', 'cancelled')", (task_id,)
     ).fetchone()
     if row is None:
-        return _refuse(conn, task_id, "retried")
+        _refuse(conn, task_id, "retried")
     # The plan is made again, since the decoded audio is gone; an equal one keeps the finished chunks.
     conn.execute("update chunk set failures = 0 where task = ?", (row["seq"],))
     conn.execute("update chunk set state = 'waiting' where task = ? and number = 0", (row["seq"],))
-    return to_task(row)
+    place = line.place(conn, row["tenant"], row["content"], rules, now)
+    change = """
+        state = 'queued', attempt = 1, progress = 0, finished_at = null, started_at = null,
+        error_code = null, error_message = null, content = :content, leader = :leader, waiting = :waiting
+    """
+    task = move(conn, row["seq"], change, place._asdict())
+    return [task] if place.done is None else line.copy(conn, row["seq"], place.done, now)
 
 
-def _refuse(conn: sqlite3.Connection, task_id: str, verb: str) -> Task:
+def _refuse(conn: sqlite3.Connection, task_id: str, verb: str) -> NoReturn:
     raise WrongState(f"task {task_id} is {get(conn, task_id).state}: it cannot be {verb}")
 
 

@@ -59,18 +59,21 @@ def positions(conn: sqlite3.Connection, ids: Sequence[str], order: str) -> dict[
 
 
 def position(conn: sqlite3.Connection, task_id: str, order: str) -> int | None:
-    task = get(conn, task_id)
-    if task.state != State.QUEUED or task.run_at is not None:
+    row = conn.execute(
+        "select * from task where id = ? and state = 'queued' and waiting > 0 and run_at is null", (task_id,)
+    ).fetchone()
+    if row is None:
         return None
     sql = _AHEAD.format(ahead=">" if order == "lifo" else "<")
-    (ahead,) = conn.execute(sql, {"p": task.priority, "seq": task.seq}).fetchone()
+    (ahead,) = conn.execute(sql, {"p": row["priority"], "seq": row["seq"]}).fetchone()
     return int(ahead) + 1
 
 
 def segments(conn: sqlite3.Connection, task_id: str, after: Mark) -> Sequence[tuple[Mark, Segment]]:
     rows = conn.execute(
         """
-        select number, chunk.state, segments from chunk join task on task.seq = chunk.task
+        select number, chunk.state, segments
+        from chunk join task on chunk.task = coalesce(task.leader, task.seq)
         where task.id = ? and number >= ? and number > 0 order by number
         """,
         (task_id, after.chunk),

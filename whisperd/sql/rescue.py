@@ -19,12 +19,12 @@ def sweep(
     conn: sqlite3.Connection, older_than: float, held: Sequence[Chunk], rules: Rules, now: float
 ) -> Sequence[Task]:
     alive = {(chunk.task.seq, chunk.number, chunk.claims) for chunk in held}
-    swept = []
+    swept: list[Task] = []
     for chunk in _running(conn, older_than):
         if (chunk.task.seq, chunk.number, chunk.claims) in alive:
             continue
         with suppress(LostClaim):  # another chunk has just failed this task for good
-            swept.append(fail(conn, chunk, SILENT, rules.delay(chunk.failures), False, now))
+            swept += fail(conn, chunk, SILENT, rules.delay(chunk.failures), False, now)
     return swept
 
 

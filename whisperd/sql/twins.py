@@ -1,0 +1,83 @@
+"""Duplicate work: tasks of one tenant whose transcript must be the same, of which one is decoded.
+
+Finds twins and passes on what is finished. Who leads and who follows is decided in line.py.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+
+from whisperd.sql.rows import to_task
+from whisperd.task import Task
+
+
+def leader(conn: sqlite3.Connection, tenant: str, content: str) -> sqlite3.Row | None:
+    """The one that leads: there is at most one."""
+    row: sqlite3.Row | None = conn.execute(
+        """
+        select * from task where tenant = ? and content = ? and leader is null and finished_at is null
+          and run_at is retry_at
+        """,
+        (tenant, content),
+    ).fetchone()
+    return row
+
+
+def completed(
+    conn: sqlite3.Connection, tenant: str, content: str, after: float, now: float
+) -> sqlite3.Row | None:
+    """The newest that was completed after that time, of those that were decoded: a copy has no content."""
+    # By name: SQLite would rather go through all that were completed in that time.
+    row: sqlite3.Row | None = conn.execute(
+        """
+        select * from task indexed by task_done
+        where tenant = ? and content = ? and state = 'completed' and finished_at > ? and finished_at <= ?
+        order by finished_at desc limit 1
+        """,
+        (tenant, content, after, now),
+    ).fetchone()
+    return row
+
+
+def followers(conn: sqlite3.Connection, seq: int) -> Sequence[int]:
+    """The oldest first."""
+    return [row["seq"] for row in conn.execute("select seq from task where leader = ? order by seq", (seq,))]
+
+
+def go_on(conn: sqlite3.Connection, seq: int, progress: float) -> Sequence[Task]:
+    """Let the followers of a task be as far as it is; returns them."""
+    rows = conn.execute(
+        "update task set progress = max(progress, ?) where leader = ? returning *", (progress, seq)
+    )
+    return [to_task(row) for row in rows.fetchall()]
+
+
+def take_over(conn: sqlite3.Connection, seq: int, source: int) -> None:
+    """Give the task `seq` the plan of another, and what is finished of it.
+
+    The claims go on from its own: what its holders once owned must never fit a new chunk.
+    """
+    conn.execute(
+        """
+        update task set (
+          audio_seconds, language, language_probability, warnings, fingerprint, samples, samples_done
+        ) = (
+          select audio_seconds, language, language_probability, warnings, fingerprint, samples, samples_done
+          from task where seq = :source
+        ) where seq = :seq
+        """,
+        {"seq": seq, "source": source},
+    )
+    (claims,) = conn.execute(
+        "select coalesce(max(claims), 0) from chunk where task = ? and number > 0", (seq,)
+    ).fetchone()
+    conn.execute("delete from chunk where task = ? and number > 0", (seq,))
+    conn.execute(
+        """
+        insert into chunk (task, number, state, claims, cut, samples, segments)
+        select :seq, number, iif(state = 'done', 'done', 'waiting'), :claims, cut, samples, segments
+        from chunk where task = :source and number > 0
+        """,
+        {"seq": seq, "source": source, "claims": claims},
+    )
