@@ -1,13 +1,15 @@
 import socket
 import threading
 
+import httpx
 import pytest
 from starlette.applications import Starlette
 from starlette.responses import HTMLResponse
 from starlette.routing import Route
 
 from tests.stand_in import serving, standing_in
-from whisperd.client import ApiError, Audio, Client, ClientError, DaemonAway, NotFinished, Swept
+from whisperd.client import ApiError, Audio, Client, ClientError, DaemonAway, NotFinished, Swept, TryLater
+from whisperd.client.calls import Calls, Pause, Request
 
 
 @pytest.fixture(scope="module")
@@ -268,3 +270,48 @@ def test_text_is_not_taken_for_audio(client, tmp_path):
     (tmp_path / "a.txt").write_text("x")
     with (tmp_path / "a.txt").open() as file, pytest.raises(TypeError, match="binary"):
         client.submit(file)
+
+
+def answered(code=200, headers=None, **fields):
+    task = {"task_id": "1", "status": "queued", "created_at": "2026-11-22T10:00:00.000Z", **fields}
+    request = httpx.Request("GET", "http://127.0.0.1:8002/tasks/1")
+    return httpx.Response(code, headers=headers, json=task, request=request)
+
+
+def test_a_daemon_that_does_not_hold_a_long_poll_is_not_asked_all_the_time():
+    flow = Calls("http://127.0.0.1:8002", retries=0, retry_delay=0.5).wait("1", None, None)
+    assert isinstance(next(flow), Request)
+
+    assert isinstance(flow.send(answered()), Pause)
+    assert isinstance(flow.send(None), Request)
+    with pytest.raises(StopIteration):
+        flow.send(answered(status="completed"))
+
+
+def test_waits_between_two_tries_grow_have_jitter_and_an_end():
+    calls = Calls("http://127.0.0.1:8002", retries=9, retry_delay=0.5)
+    waits = [[calls.retry_in(DaemonAway("url"), attempt) for _ in range(50)] for attempt in range(9)]
+
+    assert all(0.25 <= wait <= 0.5 for wait in waits[0])
+    assert all(2 <= wait <= 4 for wait in waits[3])
+    assert max(waits[8]) <= 10
+    assert all(len(set(some)) > 1 for some in waits)
+    assert calls.retry_in(DaemonAway("url"), 9) is None
+
+
+def test_the_daemon_is_left_alone_for_as_long_as_it_asks():
+    calls = Calls("http://127.0.0.1:8002", retries=1, retry_delay=0.5)
+    trouble = calls.trouble(answered(503, {"Retry-After": "7"}))
+
+    assert isinstance(trouble, TryLater)
+    assert 7 <= calls.retry_in(trouble, 0, repeatable=False) <= 7.5
+
+
+@pytest.mark.parametrize(
+    ("said", "seconds"),
+    [("7", 7), ("Sun, 06 Nov 1994 08:49:37 GMT", 0), ("soon", None), ("Sat, 28 Nov", None), ("", None)],
+)
+def test_a_retry_after_may_be_seconds_or_a_date(said, seconds):
+    calls = Calls("http://127.0.0.1:8002", retries=1, retry_delay=0.5)
+
+    assert calls.trouble(answered(429, {"Retry-After": said})).retry_after == seconds

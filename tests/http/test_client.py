@@ -255,6 +255,27 @@ def test_a_submission_whose_answer_is_lost_makes_one_task(over_a_bad_line, turn)
     over_a_bad_line(body)
 
 
+def test_the_synchronous_client_bears_the_same(with_server):
+    def calls(url):
+        with Client(url, **QUICK) as client:
+            task = client.submit(SOUND)
+            client.cancel(task.task_id)
+        with Client(url, **QUICK) as client:
+            return client.stats(), list(client.events(task.task_id))
+
+    async def body(server):
+        async with Flaky(server.port).listening() as line:
+            lost, cut = Turn(swallow=True), Turn(cut_after=300)
+            line.turns = [lost, lost, lost, cut, Turn(), cut, lost, cut]
+            stats, events = await asyncio.to_thread(calls, line.url)
+
+        assert line.turns == []
+        assert (stats.total, stats.cancelled) == (1, 1)
+        assert [e.task.status for e in events if isinstance(e, TaskEvent)] == ["cancelled"]
+
+    with_server(body)
+
+
 def test_two_submissions_of_the_same_are_two_tasks(over_a_bad_line):
     async def body(server, line, client):
         first, second = await client.submit(SOUND), await client.submit(SOUND)
