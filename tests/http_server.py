@@ -21,18 +21,22 @@ import httpx
 import websockets.asyncio.client
 from starlette.types import ASGIApp
 
+from tests.outside import fake_names
 from whisperd.arrival import Arrival
 from whisperd.backup import BackupStore
 from whisperd.condition import Condition
 from whisperd.config import Config, Http, Storage
+from whisperd.config import Outbound as OutboundSettings
 from whisperd.db import Database
 from whisperd.events import Events
 from whisperd.http import build_app
 from whisperd.listening import server_of
 from whisperd.model_store import ModelStore
+from whisperd.outbound import Outbound
 from whisperd.outbox import Outbox
 from whisperd.queue import SqliteQueue
 from whisperd.routes import Services
+from whisperd.sources import Sources
 from whisperd.spool import Spool
 from whisperd.task import PLAN, Cut, Piece, Plan, Rules, Segment
 from whisperd.worker_pool import PoolSettings, WorkerPool
@@ -41,6 +45,7 @@ SECOND = 16_000  # samples
 SOUND = b"RIFF\x24\x10\x00\x00WAVEfmt \x10\x00\x00\x00\x01\x00\x01\x00" + bytes(range(256)) * 8
 SUBMIT = "/tasks/transcription"
 NOTHING = {"files": [], "task": 0, "chunk": 0, "idempotency": 0}
+NAMES = {"example.org": ["127.0.0.1"], "inside.example": ["127.0.0.2"]}  # what DNS there is
 LEASE_SECONDS = 120.0
 DEADLINE = 10.0  # seconds; nothing here takes one
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # to make one for each client costs more than a request
@@ -230,13 +235,14 @@ def said(number, *texts):
 
 
 @contextlib.asynccontextmanager
-async def a_server(stage, folder, *, http=None, storage=None, workers=0, now=time, **rules):
-    """An application of its own behind the server, with settings of the sections [http] and [storage]."""
+async def a_server(stage, folder, *, http=None, storage=None, outbound=None, workers=0, now=time, **rules):
+    """An application of its own behind the server, with settings of [http], [storage] and [outbound]."""
     allowed = folder / "allowed"
     allowed.mkdir()
     (allowed / "a.wav").write_bytes(SOUND)
     config = Config(
         http=Http(**{"max_upload_bytes": 2**20, "allowed_roots": (str(allowed),), **(http or {})}),
+        outbound=OutboundSettings(**{"allowed_networks": ("127.0.0.1",), **(outbound or {})}),
         storage=Storage(
             **{
                 "data_dir": str(folder),
@@ -268,6 +274,7 @@ async def a_server(stage, folder, *, http=None, storage=None, workers=0, now=tim
             outbox=outbox,
             resend=outbox.resend,
             spool=spool,
+            sources=Sources(config, Outbound(config.outbound, fake_names(NAMES))),
             pool=pool,
             config=config,
             check_model=store.multilingual,

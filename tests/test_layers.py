@@ -34,6 +34,7 @@ ALLOWED = {
     "logs": {"config"},
     "reload": {"config"},
     "outbound": {"config", "addresses"},
+    "sources": {"config", "outbound"},
     "notify": set(),
     "restraint": set(),
     "malloc": set(),
@@ -78,7 +79,7 @@ ALLOWED = {
     "metrics": {"task", "backup", "worker_pool"},
     "routes": {
         *("task", "config", "events", "spool", "sniff", "transcript", "worker_pool", "metrics"),
-        *("archive", "backup", "arrival", "shown", "outbound", "outbox", "delivery", "attendance"),
+        *("archive", "backup", "arrival", "shown", "attendance", "outbox", "delivery", "outbound", "sources"),
     },
     "http": {"config", "routes"},
     # the composition root
@@ -95,6 +96,7 @@ ALLOWED = {
     "daemon": {
         *("task", "config", "logs", "malloc", "notify", "reload", "models", "db", "worker_pool", "routes"),
         *("archive", "arrival", "housekeeping", "listening", "machine", "upkeep", "deliveries", "webhooks"),
+        *("outbound", "sources"),
     },
     "embedded": {"task", "config", "transcript", "worker_pool", "machine"},
     "unit": set(),

@@ -216,8 +216,7 @@ class Connection(H11Protocol):
         return self._limits.min_bytes_per_second * self._limits.slow_seconds
 
     def _end_body(self) -> None:
-        self.cycle.disconnected = True  # so says the next read of the body
-        self.cycle.message_event.set()
+        self.cycle.disconnected = True  # an answer that the application begins just now goes nowhere
         self._refuse(_too_slow("the body of the request"))
 
     def _refuse(self, refusal: Refusal) -> None:

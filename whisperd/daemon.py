@@ -30,9 +30,11 @@ from whisperd.housekeeping import tidy
 from whisperd.listening import announce, bind, http_server
 from whisperd.machine import Machine, machine
 from whisperd.notify import Notifier
+from whisperd.outbound import Outbound
 from whisperd.reload import changes, merged
 from whisperd.routes import Services
 from whisperd.routes.view import task_view
+from whisperd.sources import Sources
 from whisperd.task import ModelUnusable, State, Stats, StorageBusy, StorageFailed, StorageFull, TaskError
 from whisperd.upkeep import Upkeep
 from whisperd.webhooks import Webhooks
@@ -318,6 +320,7 @@ def _services(
         outbox=parts.outbox,
         resend=deliveries.resend,
         spool=parts.spool,
+        sources=Sources(parts.config, Outbound(parts.config.outbound)),
         pool=parts.pool,
         config=parts.config,
         check_model=parts.models.multilingual,

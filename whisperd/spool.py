@@ -49,6 +49,12 @@ class Incoming:
     def sha256(self) -> str:
         return self._hash.hexdigest()
 
+    def expect(self, size: int) -> None:
+        """Refuse at once what cannot fit. Raises TooLarge, StorageFull."""
+        if size > self._limit:
+            raise TooLarge(f"more than {self._limit} bytes")
+        self._check_room(size)
+
     async def write(self, data: bytes) -> None:
         """Take more bytes. Raises TooLarge, StorageFull."""
         self.size += len(data)

@@ -310,7 +310,7 @@ def test_an_unknown_option_is_refused_by_its_name(with_idle_server, name):
     with_idle_server(body)
 
 
-@pytest.mark.parametrize("name", ["audio_url", "risk"])
+@pytest.mark.parametrize("name", ["risk"])
 def test_an_option_that_is_not_there_yet_is_refused_and_never_ignored(with_idle_server, name):
     async def body(server):
         for answer in (

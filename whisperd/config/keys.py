@@ -247,6 +247,9 @@ class Outbound(Struct, frozen=True, kw_only=True):
         float,
         _is("How long a host may take to be found, and to take a connection.", 0.001, 600),
     ] = 10
+    download_seconds: Annotated[
+        float, _is("How long the file of an `audio_url` may take to come.", 0.001, _DAY_SECONDS)
+    ] = 300
 
 
 class Storage(Struct, frozen=True, kw_only=True):

@@ -21,6 +21,7 @@ from whisperd.config import Config
 from whisperd.delivery import Delivery
 from whisperd.events import Events
 from whisperd.outbox import Outbox
+from whisperd.sources import Sources
 from whisperd.spool import Spool
 from whisperd.task import Task, TaskNotFound, TaskQueue
 from whisperd.worker_pool import WorkerInfo
@@ -61,6 +62,7 @@ class Services:
     outbox: Outbox
     resend: Callable[[str, str | None], Awaitable[Delivery]]  # of this tenant; raises DeliveryNotFound
     spool: Spool
+    sources: Sources
     pool: Pool
     config: Config
     check_model: Callable[[str], Awaitable[bool]]  # is it multilingual? Raises ModelUnusable

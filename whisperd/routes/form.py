@@ -21,7 +21,7 @@ MAX_FIELD_BYTES = 64 * 1024
 
 class Form(NamedTuple):
     fields: list[tuple[str, str]]  # name and value, in the order in which they came
-    file_name: str
+    file_name: str  # "": there is no file
 
 
 async def read_form(
@@ -88,10 +88,7 @@ class _Form:
             self._found.clear()
         if not self._ended:
             raise Refusal(400, "malformed_multipart", "the multipart body ends too early")
-        if self._file_name is None:
-            message = f"send the audio as a form field named {self._file}"
-            raise Refusal(422, "missing_field", message, self._file)
-        return Form(self._fields, self._file_name)
+        return Form(self._fields, self._file_name or "")
 
     def _noting(self, what: str) -> Any:
         return lambda data, start, end: self._found.append((what, data[start:end]))

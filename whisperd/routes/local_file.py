@@ -23,7 +23,9 @@ READ_BYTES = 256 * 1024
 async def copy_local(path: str | None, incoming: Incoming, config: Config) -> str:
     """Copy a file of this machine into the spool; it may change or go away later. Returns its name."""
     if path is None:
-        raise Refusal(422, "missing_field", "send a file, or name one with audio_path", "audio_path")
+        raise Refusal(
+            422, "missing_field", "send a file, or name one with audio_url or audio_path", "audio_path"
+        )
     if "\0" in path:  # open() itself would raise
         raise _no_such_file()
     opener = partial(_open_below, config.http.allowed_roots)

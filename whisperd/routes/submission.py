@@ -19,10 +19,12 @@ from starlette.requests import Request
 from whisperd import sniff
 from whisperd.config import Config
 from whisperd.outbound import Outbound, UrlRefused
+from whisperd.routes import services
 from whisperd.routes.errors import Refusal
 from whisperd.routes.form import MAX_FIELD_BYTES, MAX_FIELDS, Form, read_form
 from whisperd.routes.local_file import copy_local
 from whisperd.routes.reading import checked, counted, json_object
+from whisperd.routes.remote_file import fetch_remote
 from whisperd.spool import Incoming
 from whisperd.task import Audio, NewTask, Options
 from whisperd.transcript import language_code
@@ -32,7 +34,6 @@ MAX_METADATA_BYTES = 16 * 1024
 MAX_METADATA_DEPTH = 32  # levels; a task with more than some 900 could be stored and never be shown
 LAST_YEAR = 9000  # of a run_at: near the end of the calendar a time in UTC can be one that nothing shows
 _LATER = {  # options of the contract that this version does not have yet
-    "audio_url": "send the file itself",
     "risk": "risk detection is not there yet",
 }
 
@@ -44,6 +45,7 @@ class Submission(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The submit options: form fields or JSON keys of the same names."""
 
     audio_path: str | None = None
+    audio_url: str | None = None
     model: Annotated[str, Meta(min_length=1, max_length=200)] | None = None
     language: str = "auto"
     translate: bool = False
@@ -81,20 +83,39 @@ async def receive(request: Request, incoming: Incoming, config: Config) -> tuple
     """
     kind, _ = parse_options_header(request.headers.get("content-type"))
     if kind == b"multipart/form-data":
-        form = await receive_form(request, incoming, config)
-        fields = dict(form.fields)
-        if "audio_path" in fields:
-            raise Refusal(422, "invalid_field", "a form sends the file; JSON may name one", "audio_path")
-        return _checked(fields, strict=False), form.file_name
+        form = await receive_form(request, incoming, config, optional=True)
+        submission = _checked(_of_form(form), strict=False)
+        return submission, form.file_name or await _named(request, submission, incoming)
     if kind == b"application/json":
         _check_head(request, config)
         submission = _checked(await json_object(request), strict=True)
-        name = await copy_local(submission.audio_path, incoming, config)
-        check_audio(incoming.head, "audio_path")
-        return submission, name
+        return submission, await _named(request, submission, incoming)
     raise Refusal(
         415, "unsupported_content_type", "send multipart/form-data with a file, or application/json"
     )
+
+
+def _of_form(form: Form) -> dict[str, str]:
+    fields = dict(form.fields)
+    if "audio_path" in fields:
+        raise Refusal(422, "invalid_field", "a form sends the file; JSON may name one", "audio_path")
+    if form.file_name and fields.get("audio_url"):
+        raise Refusal(422, "invalid_field", "send the file or its URL, not both", "audio_url")
+    if not form.file_name and not fields.get("audio_url"):
+        raise _no_file()
+    return fields
+
+
+async def _named(request: Request, submission: Submission, incoming: Incoming) -> str:
+    """Get the audio that the request only names. Returns its name."""
+    here = services(request)
+    if submission.audio_url is not None:
+        name = await fetch_remote(submission.audio_url, incoming, here)
+        check_audio(incoming.head, "audio_url")
+    else:
+        name = await copy_local(submission.audio_path, incoming, here.config)
+        check_audio(incoming.head, "audio_path")
+    return name
 
 
 async def receive_form(
@@ -103,8 +124,13 @@ async def receive_form(
     config: Config,
     takes: Callable[[str], bool] | None = None,
     file: str = "file",
+    *,
+    optional: bool = False,
 ) -> Form:
-    """Write the file of a multipart form to `incoming`; see read_form. Raises as `receive` does."""
+    """Write the file of a multipart form to `incoming`; see read_form. Raises as `receive` does.
+
+    `optional`: there need be no file.
+    """
     _check_head(request, config)
     kind, parameters = parse_options_header(request.headers.get("content-type"))
     if kind != b"multipart/form-data":
@@ -113,8 +139,15 @@ async def receive_form(
         raise Refusal(400, "malformed_multipart", "its Content-Type names no boundary")
     body = counted(request, _longest_form(config), file)
     form = await read_form(incoming, parameters[b"boundary"], body, takes, file)
-    check_audio(incoming.head, file)
+    if form.file_name:
+        check_audio(incoming.head, file)
+    elif not optional:
+        raise _no_file(file)
     return form
+
+
+def _no_file(field: str = "file") -> Refusal:
+    return Refusal(422, "missing_field", f"send the audio as a form field named {field}", field)
 
 
 def new_task(
@@ -122,7 +155,7 @@ def new_task(
 ) -> NewTask:
     _check_callback(submission.callback_url, config)
     options = submission.options()
-    content = (audio.sha256, msgspec.structs.replace(submission, audio_path=None))
+    content = (audio.sha256, msgspec.structs.replace(submission, audio_path=None, audio_url=None))
     return NewTask(
         id=task_id,
         audio=audio,
@@ -186,6 +219,8 @@ def _checked(fields: dict[str, Any], *, strict: bool) -> Submission:
     for name in _LATER.keys() & fields.keys():
         raise Refusal(422, "not_supported", f"{name} is not supported yet: {_LATER[name]}", name)
     submission = checked(fields, Submission, strict=strict)
+    if submission.audio_path is not None and submission.audio_url is not None:
+        raise Refusal(422, "invalid_field", "name the audio once: audio_url or audio_path", "audio_url")
     check_metadata(submission.metadata)
     return msgspec.structs.replace(submission, language=language_of(submission.language))
 

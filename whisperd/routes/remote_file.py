@@ -1,0 +1,37 @@
+"""`audio_url`: a file at an address that the client names, fetched before the task is acknowledged.
+
+So what is wrong with it is told at once. The URL is not kept and not logged: there may be a secret in it.
+"""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import unquote_to_bytes
+
+from whisperd.outbound import AnswerTooLarge, OutboundError, UrlRefused
+from whisperd.routes import Services
+from whisperd.routes.errors import Refusal, explained
+from whisperd.routes.form import file_name
+from whisperd.spool import Incoming, TooLarge
+
+
+async def fetch_remote(url: str, incoming: Incoming, here: Services) -> str:
+    """Write what is at `url` to the spool. Returns its name. Raises Refusal, StorageFull."""
+    try:
+        async with here.sources.open(url, here.config.http.max_upload_bytes) as download:
+            incoming.expect(download.declared)
+            async for piece in download.pieces:
+                await incoming.write(piece)
+    except UrlRefused as error:
+        raise Refusal(422, "url_refused", str(error), "audio_url") from None
+    except (AnswerTooLarge, TooLarge) as error:
+        raise Refusal(413, "too_large", explained(error), "audio_url") from None
+    except OutboundError as error:
+        raise Refusal(422, "download_failed", f"the file was not fetched: {error}", "audio_url") from None
+    return _last_part(url)
+
+
+def _last_part(url: str) -> str:
+    """Of its path; what stands behind a ? is nobody's business."""
+    path = re.split(r"[?#]", url)[0].partition("://")[2].partition("/")[2]
+    return file_name(unquote_to_bytes(path))
