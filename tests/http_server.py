@@ -30,6 +30,7 @@ from whisperd.config import Outbound as OutboundSettings
 from whisperd.db import Database
 from whisperd.events import Events
 from whisperd.http import build_app
+from whisperd.keys import KeyRing
 from whisperd.listening import server_of
 from whisperd.model_store import ModelStore
 from whisperd.outbound import Outbound
@@ -283,6 +284,7 @@ async def a_server(stage, folder, *, http=None, storage=None, outbound=None, wor
             back_up=lambda: backups.take(db, "manual"),
             sweep=lambda: queue.sweep(now() - LEASE_SECONDS, pool.held()),
             arrival=Arrival(Condition.CLEAN, "the database is whole", now()),
+            keys=KeyRing(folder / "keys.json"),
             now=now,
         )
         stage.app = build_app(services)

@@ -7,6 +7,7 @@ import pytest
 import typer.main
 from msgspec.structs import fields
 
+from tests.rules import RULES, ruled
 from whisperd import client
 from whisperd.cli import app
 from whisperd.config import KEYS
@@ -33,6 +34,14 @@ def test_every_call_is_in_the_table(call):
     else:
         assert f"`{call.method} {path}" in README
         assert call.handler.__doc__
+
+
+@pytest.mark.parametrize("call", CALLS, ids=lambda call: call.path)
+def test_every_call_needs_what_the_table_says(call):
+    """The table "Who may call" is the rule: a call that is not in it has none, and may not be there."""
+    method = "WS" if isinstance(call, Socket) else call.method
+
+    assert RULES[method, ruled(call.path)] == call.right
 
 
 @pytest.mark.parametrize("option", [f.name for f in fields(Submission) if f.name != "audio_path"])

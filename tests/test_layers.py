@@ -56,6 +56,7 @@ ALLOWED = {
     "adopt": {"durable", "db", "sqlite_trouble"},
     "restore": {"durable", "scratch", "db", "snapshot", "condition", "archive", "backup", "adopt"},
     "arrival": {"db", "condition", "backup", "restore"},
+    "keys": {"durable"},
     # model files
     "catalogue": {"transcript"},  # LANGUAGES
     "hub": {"catalogue"},
@@ -79,9 +80,11 @@ ALLOWED = {
     "metrics": {"task", "backup", "worker_pool"},
     "routes": {
         *("task", "config", "events", "spool", "sniff", "transcript", "worker_pool", "metrics"),
-        *("archive", "backup", "arrival", "shown", "attendance", "outbox", "delivery", "outbound", "sources"),
+        *("archive", "backup", "arrival", "shown", "attendance", "keys", "outbox", "delivery"),
+        *("outbound", "sources"),
     },
-    "http": {"config", "routes"},
+    "guard": {"config", "keys", "routes"},
+    "http": {"config", "guard", "routes"},
     # the composition root
     "model_store": {"task", "config", "models", "worker_pool"},
     "housekeeping": {"task", "config", "events", "queue", "outbox", "spool"},
@@ -96,7 +99,7 @@ ALLOWED = {
     "daemon": {
         *("task", "config", "logs", "malloc", "notify", "reload", "models", "db", "worker_pool", "routes"),
         *("archive", "arrival", "housekeeping", "listening", "machine", "upkeep", "deliveries", "webhooks"),
-        *("outbound", "sources"),
+        *("keys", "outbound", "sources"),
     },
     "embedded": {"task", "config", "transcript", "worker_pool", "machine"},
     "unit": set(),
@@ -120,6 +123,7 @@ ALLOWED = {
             "shown",
             "offsite",
             "restore",
+            "keys",
             "service",
             "signing",
         ),
@@ -144,7 +148,7 @@ ONLY = {
         "doctor",
     },
     "aiosqlite": {"db", "connection"},
-    "starlette": {"routes", "http", "connections", "listening"},
+    "starlette": {"routes", "http", "guard", "connections", "listening"},
     "python_multipart": {"routes"},
     "uvicorn": {"listening", "connections"},
     "apscheduler": {"upkeep"},

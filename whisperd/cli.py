@@ -9,7 +9,18 @@ from typing import Annotated
 import typer
 
 from whisperd import __version__
-from whisperd.commands import backups, daemon, manual, models, restore, service, settings, tasks, webhooks
+from whisperd.commands import (
+    backups,
+    daemon,
+    keys,
+    manual,
+    models,
+    restore,
+    service,
+    settings,
+    tasks,
+    webhooks,
+)
 from whisperd.terminal import complain
 
 app = typer.Typer(
@@ -25,6 +36,7 @@ app.add_typer(backups.app)
 app.add_typer(restore.app)
 app.add_typer(models.app, name="models", rich_help_panel="The daemon")
 app.add_typer(webhooks.app, name="webhooks", rich_help_panel="The daemon")
+app.add_typer(keys.app, name="keys", rich_help_panel="The daemon")
 app.add_typer(service.app, name="service", rich_help_panel="The daemon")
 app.add_typer(settings.app, name="config", rich_help_panel="The daemon")
 

@@ -20,7 +20,7 @@ from time import monotonic
 
 import structlog
 
-from whisperd import logs, malloc, models
+from whisperd import keys, logs, malloc, models
 from whisperd.archive import BackupError, Reason
 from whisperd.arrival import CannotStart
 from whisperd.config import Config, ConfigError
@@ -83,9 +83,10 @@ async def run(config: Config, reread: Callable[[], Config], *, begin_afresh: boo
     try:
         async with AsyncExitStack() as stack:
             with _starting():
-                listening = stack.enter_context(bind(config.http))
+                ring = keys.KeyRing(config.data_dir / keys.FILE)
+                listening = stack.enter_context(bind(config.http, asks_for_keys=ring.asks))
                 parts = await _opened(stack, machine(config, begin_afresh=begin_afresh), signals)
-            await Daemon(parts, signals, notifier, reread).serve(listening)
+            await Daemon(parts, ring, signals, notifier, reread).serve(listening)
     except* _REASONS as group:
         reasons += _leaves(group)
     for reason in reasons:
@@ -122,7 +123,12 @@ class Daemon:
     """A machine with its outside: HTTP, signals, systemd, and what is done by the clock."""
 
     def __init__(
-        self, parts: Machine, signals: Signals, notifier: Notifier, reread: Callable[[], Config]
+        self,
+        parts: Machine,
+        ring: keys.KeyRing,
+        signals: Signals,
+        notifier: Notifier,
+        reread: Callable[[], Config],
     ) -> None:
         self._parts = parts
         self._signals = signals
@@ -132,7 +138,7 @@ class Daemon:
         self._webhooks = Webhooks(parts.config, task_view, parts.clock.now)
         self._deliveries = Deliveries(parts.outbox, parts.events, {"webhook": self._webhooks})
         self._trouble: str | None = None  # what the last look at database and pool found
-        self._services = _services(parts, self._deliveries, self._upkeep, lambda: self._trouble)
+        self._services = _services(parts, ring, self._deliveries, self._upkeep, lambda: self._trouble)
 
     async def serve(self, listening: socket.socket) -> None:
         """Until a signal, or until a part fails; a last backup is taken of what has changed either way."""
@@ -312,7 +318,11 @@ async def _first(*waits: object) -> None:
 
 
 def _services(
-    parts: Machine, deliveries: Deliveries, upkeep: Upkeep, pulse_trouble: Callable[[], str | None]
+    parts: Machine,
+    ring: keys.KeyRing,
+    deliveries: Deliveries,
+    upkeep: Upkeep,
+    pulse_trouble: Callable[[], str | None],
 ) -> Services:
     return Services(
         queue=parts.queue,
@@ -332,6 +342,7 @@ def _services(
         backup_results=parts.backup_results,
         sweep=upkeep.sweep,
         arrival=parts.arrival,
+        keys=ring,
         now=parts.clock.now,
     )
 

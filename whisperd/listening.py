@@ -23,13 +23,13 @@ HTTP_GRACE_SECONDS = 1  # for answers under way
 FILES_OF_OURS = 256  # open at a time, besides connections
 
 
-def bind(config: Http) -> socket.socket:
+def bind(config: Http, *, asks_for_keys: bool = False) -> socket.socket:
     """The listening socket. Without keys it must be one that only this machine can reach."""
     info = _address(config)
-    if not ip_address(info[4][0]).is_loopback:
+    if not asks_for_keys and not ip_address(info[4][0].partition("%")[0]).is_loopback:
         raise OSError(
-            f"refusing to listen on {config.host}: without keys whisperd serves only this machine "
-            "(set http.host to 127.0.0.1)"
+            f"refusing to listen on {config.host}: without keys whisperd serves only this machine. "
+            "Make one with `whisperd keys add`, or set http.host to 127.0.0.1"
         )
     # With its protocol named: asyncio sets TCP_NODELAY only then, and answers would wait 40 ms (Nagle).
     listening = socket.socket(info[0], info[1], info[2])

@@ -83,6 +83,17 @@ async def cut_off(app, server, sent):
     await CutOff(app, server.services)({"type": "http"}, None, send)
 
 
+@pytest.mark.parametrize("host", ["0.0.0.0", "::"])
+def test_without_keys_no_address_is_taken_that_others_can_reach(host):
+    with pytest.raises(OSError, match=r"without keys .* `whisperd keys add`, or set http\.host"):
+        bind(Http(host=host, port=0))
+
+
+def test_with_keys_any_address_is_taken():
+    with bind(Http(host="0.0.0.0", port=0), asks_for_keys=True) as listening:
+        assert listening.getsockname()[0] == "0.0.0.0"
+
+
 @pytest.mark.parametrize("host", ["no such name", "a" * 64 + ".lan"])
 def test_a_host_without_an_address_is_told_with_what_to_do(host):
     with pytest.raises(OSError, match=rf"cannot listen on {host}: no address is known.*set http\.host"):

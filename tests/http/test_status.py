@@ -88,7 +88,7 @@ def test_all_is_well(with_idle_server):
         assert view["checks"] == {
             **{
                 name: {"status": "ok", "message": None}
-                for name in ("database", "workers", "disk", "backup", "recovery")
+                for name in ("database", "workers", "disk", "backup", "recovery", "keys")
             },
             "redis": {"status": "ok", "message": "not configured"},
         }

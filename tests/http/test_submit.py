@@ -265,7 +265,7 @@ WRONG = {  # name: (values of a form, values of JSON)
     "channels": (["left", "MIX", "mix,split"], ["left", 1, ["mix"]]),
     "priority": (["101", "-101", "1.5", "high", "0x10"], [101, -101, 1.5, "5"]),
     "plan": (["free", "GOLD", "1"], ["free", 5]),
-    "tenant": (["a b", "a/b", "x" * 101, "a\0b", "a\nb", "a\n"], ["", "a\n", 1, None, "a\u202eb"]),
+    "tenant": (["a b", "a/b", "x" * 101, "a\0b", "a\nb", "a\n"], ["", "a\n", 1, "a\u202eb"]),
     "max_retries": (["-1", "101", "1.5"], [-1, 101, 1.5, "3"]),
     "run_at": (
         ["tomorrow", "2100-01-01", "2100-01-01T00:00:00", "2100-13-01T00:00:00Z", "1e300", "nan"],

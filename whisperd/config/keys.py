@@ -50,11 +50,17 @@ class Http(Struct, frozen=True, kw_only=True):
     ] = 4 * 2**30
     allowed_hosts: Annotated[
         tuple[str, ...],
-        _is("Host headers served besides localhost, 127.0.0.1 and [::1]; written without the port."),
+        _is(
+            "Host headers served, while there are no keys, besides localhost, 127.0.0.1 and [::1]; written "
+            "without the port."
+        ),
     ] = ()
     allowed_origins: Annotated[
         tuple[str, ...],
-        _is('Origins of browser pages served besides the daemon\'s own: "https://app.example.org".'),
+        _is(
+            "Sites whose pages a browser lets read the answers (CORS), and which are served without keys "
+            'besides the daemon\'s own: "https://app.example.org".'
+        ),
     ] = ()
     allowed_roots: Annotated[
         tuple[str, ...],

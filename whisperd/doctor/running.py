@@ -23,7 +23,11 @@ def daemon(url: str) -> Finding:
         return Finding("daemon", "warn", f"none answers at {url}", "whisperd serve")
     except ClientError as error:
         return Finding("daemon", "fail", str(error), "stop what answers there, or choose another port")
-    troubles = [f"{name}: {check.message}" for name, check in health.checks.items() if check.status != "ok"]
+    troubles = [
+        f"{name}: {check.message or check.status}"  # why, it tells only to those with a key
+        for name, check in health.checks.items()
+        if check.status != "ok"
+    ]
     status: Mapping[str, Literal["ok", "warn", "fail"]] = {"ok": "ok", "degraded": "warn"}
     said = f"{health.status} at {url}, version {health.version}, up for {spell(health.uptime_seconds)}"
     return Finding("daemon", status.get(health.status, "fail"), "; ".join([said, *troubles]))

@@ -20,6 +20,7 @@ from whisperd.backup import Backup, BackupStore
 from whisperd.config import Config
 from whisperd.delivery import Delivery
 from whisperd.events import Events
+from whisperd.keys import KeyRing
 from whisperd.outbox import Outbox
 from whisperd.sources import Sources
 from whisperd.spool import Spool
@@ -41,7 +42,8 @@ class Pool(Protocol):
     def resume(self) -> None: ...
 
 
-Right = Literal["public", "submit", "read", "admin"]  # what a call asks for; public: nothing
+# What a call asks for. public: nothing; oversee: to read of every tenant.
+Right = Literal["public", "submit", "read", "oversee", "admin"]
 CALLER = "whisperd.caller"  # in the scope of a request that was let in
 
 
@@ -49,10 +51,12 @@ class Caller(Struct, frozen=True, kw_only=True):
     """Whom a request is made for."""
 
     tenant: str | None = None  # sees and makes tasks of this one only; None: of every one
-    plan: str | None = None  # of its tasks, whatever they ask for; None: what they ask for
+    plan: str | None = None  # of its tasks, which may not go before it; None: whatever they ask for
+    owner: str = "default"  # whose its tasks are unless they say so
 
 
 ANYBODY = Caller()
+NOBODY = Caller(tenant="")  # who shows no key where one is asked for: a tenant without tasks
 
 
 @dataclass(slots=True)
@@ -71,13 +75,13 @@ class Services:
     back_up: Callable[[], Awaitable[Backup]]  # now, because somebody asks for it
     sweep: Callable[[], Awaitable[Sequence[Task]]]  # now; the tasks whose chunks had no holder any more
     arrival: Arrival  # what this start found, and did about it
+    keys: KeyRing
     backup_results: Counter[str] = field(default_factory=Counter)  # since the start: "ok", "failed"
     pulse_trouble: Callable[[], str | None] = lambda: None  # why the last look at database and pool failed
     offsite_trouble: Callable[[], str | None] = lambda: None  # why the last copy elsewhere failed
     attendance: Attendance = field(default_factory=Attendance)
     draining: bool = False  # nothing new is accepted
     none_up_since: float | None = None  # monotonic: the first look in a row that found no worker up
-    admit: Callable[[HTTPConnection, Right], Caller] = lambda connection, right: ANYBODY  # or raises Refusal
     now: Callable[[], float] = time
     started_at: float = field(default_factory=monotonic)
 
@@ -98,9 +102,9 @@ async def task_of(request: Request) -> Task:
     return await visible_task(request, str(request.path_params["task_id"]))
 
 
-async def visible_task(request: Request, task_id: str) -> Task:
-    task = await services(request).queue.get(task_id)
-    if caller(request).tenant not in (None, task.tenant):
+async def visible_task(connection: HTTPConnection, task_id: str) -> Task:
+    task = await services(connection).queue.get(task_id)
+    if caller(connection).tenant not in (None, task.tenant):
         raise TaskNotFound(f"there is no task {task_id}")
     return task
 

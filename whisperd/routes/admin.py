@@ -163,5 +163,5 @@ calls = [
     ),
     Call(method="POST", path="/admin/pause", handler=pause, right="admin", answers=_PAUSED),
     Call(method="POST", path="/admin/resume", handler=resume, right="admin", answers=_PAUSED),
-    Call(method="GET", path="/metrics", handler=show_metrics, right="read", answers=_METRICS),
+    Call(method="GET", path="/metrics", handler=show_metrics, right="oversee", answers=_METRICS),
 ]

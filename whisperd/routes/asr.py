@@ -12,12 +12,11 @@ from typing import Annotated, Literal
 from urllib.parse import quote
 
 from msgspec import Meta, Struct
-from msgspec.structs import replace
 from starlette.requests import Request
 from starlette.responses import Response
 from ulid import ULID
 
-from whisperd.routes import Json, services, submission
+from whisperd.routes import Json, caller, services, submission
 from whisperd.routes.call import Answer, Call
 from whisperd.routes.errors import Refusal, stopping
 from whisperd.routes.interactive import WhenOver, check_completed, submit_or_join
@@ -105,13 +104,10 @@ async def _submitted(request: Request, options: Submission, *, raw: bool) -> Tas
     task_id = str(ULID())
     async with here.spool.receive(task_id, submission.declared_bytes(request)) as incoming:
         audio = await _received(request, incoming, raw=raw)
-        new = submission.new_task(task_id, _interactive(request, options), audio, here.config, None)
+        wanted = submission.interactive(options, caller(request), here.config)
+        new = submission.new_task(task_id, wanted, audio, here.config, caller(request), None)
         await check_model(new, here)
     return await submit_or_join(here, new)
-
-
-def _interactive(request: Request, options: Submission) -> Submission:
-    return replace(options, priority=services(request).config.http.interactive_priority)
 
 
 async def _received(request: Request, incoming: Incoming, *, raw: bool) -> Audio:

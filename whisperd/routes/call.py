@@ -17,8 +17,10 @@ from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
-from whisperd.routes import CALLER, Right, services
+from whisperd.routes import CALLER, Right
+from whisperd.routes.errors import Refusal
 from whisperd.routes.reading import json_body, queried
+from whisperd.routes.rights import REFUSED_SOCKET, admit
 
 Handler = Callable[..., Awaitable[Response]]  # (request), with the query or the body behind it if it has one
 
@@ -51,7 +53,7 @@ class Call(Struct, frozen=True, kw_only=True):
     refusals: tuple[int, ...] = ()  # statuses of its own, beside those that any call may have
 
     async def answer(self, request: Request) -> Response:
-        request.scope[CALLER] = services(request).admit(request, self.right)
+        request.scope[CALLER] = admit(request, self.right)
         taken: list[Struct] = []
         if self.query is not None:
             taken.append(queried(request, self.query))
@@ -68,8 +70,12 @@ class Socket(Struct, frozen=True, kw_only=True):
     right: Right
 
     async def answer(self, socket: WebSocket) -> None:
-        socket.scope[CALLER] = services(socket).admit(socket, self.right)
-        await self.handler(socket)
+        try:
+            socket.scope[CALLER] = admit(socket, self.right)
+        except Refusal:
+            await socket.send(REFUSED_SOCKET)
+        else:
+            await self.handler(socket)
 
 
 def mounted(calls: Iterable[Call | Socket]) -> list[BaseRoute]:

@@ -29,6 +29,7 @@ from whisperd.task import FINAL, START, Mark, State, Task
 PING_SECONDS = 15.0  # between comments that keep an idle stream open
 STATS_SECONDS = 2.0  # between two statistics on a WebSocket
 MAX_SUBSCRIPTIONS = 10_000  # task ids a WebSocket may name
+PROTOCOL = "whisperd"  # the subprotocol that a WebSocket may speak
 _EVENT_ID = re.compile(rf"(\d{{1,9}})\.(\d{{1,9}})(?:\.({'|'.join(sorted(FINAL))}))?", re.ASCII)
 _USAGE = f'send {{"subscribe": ["<task_id>", …]}}, {MAX_SUBSCRIPTIONS} ids at most'
 
@@ -100,20 +101,25 @@ def _frame(event: str, mark: Mark | str, data: object) -> str:
 async def websocket(socket: WebSocket) -> None:
     """Every change of every task, or of those that the client subscribed to, and statistics."""
     here = services(socket)
-    await socket.accept()
+    await socket.accept(_protocol(socket))
     wanted: set[str] = set()
     with here.events.subscribe() as subscription:
         async with asyncio.TaskGroup() as group:
             talks = [
                 group.create_task(_listen(socket, wanted), name="ws-listen"),
                 group.create_task(_tell(socket, subscription, wanted), name="ws-tell"),
-                group.create_task(_tell_stats(here, socket), name="ws-stats"),
+                group.create_task(_tell_stats(socket), name="ws-stats"),
             ]
             await asyncio.wait(talks, return_when=asyncio.FIRST_COMPLETED)
             for talk in talks:
                 talk.cancel()
     with suppress(RuntimeError, WebSocketDisconnect):  # the client has closed it already, or is gone
         await socket.close(1013 if subscription.fell_behind else 1001)  # try again later; going away
+
+
+def _protocol(socket: WebSocket) -> str | None:
+    """Ours, if it is offered: a browser that offers its key wants one chosen, and the key is not repeated."""
+    return PROTOCOL if PROTOCOL in socket.scope["subprotocols"] else None
 
 
 async def _listen(socket: WebSocket, wanted: set[str]) -> None:
@@ -154,10 +160,10 @@ def _texts(event: Event) -> list[str]:
             return [_encode("segment", {**to_builtins(view), "chunk": event.number}) for view in views]
 
 
-async def _tell_stats(here: Services, socket: WebSocket) -> None:
+async def _tell_stats(socket: WebSocket) -> None:
     with suppress(WebSocketDisconnect):
         while True:
-            await socket.send_text(_encode("stats", await current_stats(here)))
+            await socket.send_text(_encode("stats", await current_stats(socket)))
             await asyncio.sleep(STATS_SECONDS)
 
 

@@ -7,14 +7,16 @@ from contextlib import suppress
 from time import monotonic
 from typing import Literal
 
+import msgspec
 from msgspec import Struct
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 
 from whisperd import __version__
-from whisperd.routes import Json, Services, services
+from whisperd.routes import NOBODY, Json, Services, caller, services, visible_task
 from whisperd.routes.call import Answer, Call
 from whisperd.routes.view import StatsView, stats_view
+from whisperd.task import TaskNotFound
 from whisperd.worker_pool import WorkerInfo
 
 Verdict = Literal["ok", "degraded", "down"]
@@ -25,11 +27,15 @@ RESTART_SECONDS = 30.0  # without any worker, as long as their restart may take
 
 async def stats(request: Request) -> Response:
     """How many tasks there are, how long they wait, how fast they go."""
-    return Json(await current_stats(services(request)))
+    return Json(await current_stats(request))
 
 
-async def current_stats(here: Services) -> StatsView:
-    return stats_view(await here.queue.stats(), here.pool.workers(), here.pool.paused, here.now())
+async def current_stats(connection: HTTPConnection) -> StatsView:
+    """Of the tasks that the caller may see."""
+    here, tenant = services(connection), caller(connection).tenant
+    return stats_view(
+        await here.queue.stats(tenant), await _visible_workers(connection), here.pool.paused, here.now()
+    )
 
 
 class WorkersView(Struct, frozen=True, kw_only=True):
@@ -38,7 +44,25 @@ class WorkersView(Struct, frozen=True, kw_only=True):
 
 async def workers(request: Request) -> Response:
     """Who works on what."""
-    return Json(WorkersView(workers=services(request).pool.workers()))
+    return Json(WorkersView(workers=await _visible_workers(request)))
+
+
+async def _visible_workers(connection: HTTPConnection) -> list[WorkerInfo]:
+    """All of them; of those at work for other tenants not on what."""
+    workers = services(connection).pool.workers()
+    if caller(connection).tenant is None:
+        return workers
+    return [await _without_foreign_task(connection, worker) for worker in workers]
+
+
+async def _without_foreign_task(connection: HTTPConnection, worker: WorkerInfo) -> WorkerInfo:
+    if worker.task_id is None:
+        return worker
+    try:
+        await visible_task(connection, worker.task_id)
+    except TaskNotFound:
+        return msgspec.structs.replace(worker, task_id=None, chunk=None, model=None)
+    return worker
 
 
 class CheckView(Struct, frozen=True, kw_only=True):
@@ -54,15 +78,18 @@ class HealthView(Struct, frozen=True, kw_only=True):
 
 
 async def health(request: Request) -> Response:
-    """What the daemon says of itself."""
-    here = services(request)
+    """What the daemon says of itself; why, to those with a key where keys are asked for."""
+    here, tells = services(request), caller(request) != NOBODY
     checks = _checks(here)
     status = _worst(checks)
     view = HealthView(
         status=status,
         uptime_seconds=round(monotonic() - here.started_at, 1),
         version=__version__,
-        checks={name: CheckView(status=verdict, message=why) for name, (verdict, why) in checks.items()},
+        checks={
+            name: CheckView(status=verdict, message=why if tells else None)
+            for name, (verdict, why) in checks.items()
+        },
     )
     return Json(view, 503 if status == "down" else 200)
 
@@ -92,6 +119,7 @@ def _checks(here: Services) -> Mapping[str, Check]:
         "disk": _disk(here),
         "backup": _backup(here),
         "recovery": _recovery(here),
+        "keys": ("down", here.keys.trouble) if here.keys.trouble else ("ok", None),
         "redis": ("ok", "not configured"),
     }
 

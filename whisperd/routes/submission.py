@@ -19,7 +19,7 @@ from starlette.requests import Request
 from whisperd import sniff
 from whisperd.config import Config
 from whisperd.outbound import Outbound, UrlRefused
-from whisperd.routes import services
+from whisperd.routes import Caller, services
 from whisperd.routes.errors import Refusal
 from whisperd.routes.form import MAX_FIELD_BYTES, MAX_FIELDS, Form, read_form
 from whisperd.routes.local_file import copy_local
@@ -29,6 +29,7 @@ from whisperd.spool import Incoming
 from whisperd.task import Audio, NewTask, Options
 from whisperd.transcript import language_code
 
+HIGHEST = 100  # priority
 MAX_KEY_LENGTH = 255  # of an Idempotency-Key, in characters
 MAX_METADATA_BYTES = 16 * 1024
 MAX_METADATA_DEPTH = 32  # levels; a task with more than some 900 could be stored and never be shown
@@ -58,7 +59,7 @@ class Submission(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     detect_only: bool = False
     priority: Annotated[int, Meta(ge=-100, le=100)] | None = None
     plan: Literal["FREE", "PRO", "PAYG"] | None = None
-    tenant: Annotated[str, Meta(pattern=r"^[\w.@:+-]{1,100}\Z")] = "default"
+    tenant: Annotated[str, Meta(pattern=r"^[\w.@:+-]{1,100}\Z")] | None = None
     max_retries: Annotated[int, Meta(ge=0, le=100)] | None = None
     run_at: Moment | None = None
     timeout_seconds: Annotated[float, Meta(gt=0, le=31_622_400)] | None = None
@@ -69,11 +70,23 @@ class Submission(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         names = Options.__struct_fields__
         return Options(**{name: getattr(self, name) for name in names})
 
-    def priority_in(self, config: Config) -> int:
-        """An explicit priority wins over that of a plan."""
+    def tenant_for(self, caller: Caller) -> str:
+        """Raises Refusal for one that the caller may not make tasks of."""
+        tenant = self.tenant or caller.owner
+        if caller.tenant not in (None, tenant):
+            raise Refusal(403, "forbidden", "this key makes tasks of its own tenant only", "tenant")
+        return tenant
+
+    def plan_for(self, caller: Caller) -> str | None:
+        """By which the task is counted: that of the key, whatever the submission names."""
+        return caller.plan or self.plan
+
+    def priority_for(self, caller: Caller, config: Config) -> int:
+        """An explicit priority wins over that of a plan. Raises Refusal above the plan of the key."""
         if self.priority is not None:
-            return self.priority
-        return (config.plans.priority(self.plan) if self.plan else None) or 0
+            return checked_priority(self.priority, caller, config, "priority")
+        plan = self.plan or caller.plan
+        return checked_priority((config.plans.priority(plan) if plan else None) or 0, caller, config, "plan")
 
 
 async def receive(request: Request, incoming: Incoming, config: Config) -> tuple[Submission, str]:
@@ -151,8 +164,14 @@ def _no_file(field: str = "file") -> Refusal:
 
 
 def new_task(
-    task_id: str, submission: Submission, audio: Audio, config: Config, idempotency_key: str | None
+    task_id: str,
+    submission: Submission,
+    audio: Audio,
+    config: Config,
+    caller: Caller,
+    idempotency_key: str | None,
 ) -> NewTask:
+    """Raises Refusal for what the caller may not do."""
     _check_callback(submission.callback_url, config)
     options = submission.options()
     content = (audio.sha256, msgspec.structs.replace(submission, audio_path=None, audio_url=None))
@@ -161,8 +180,8 @@ def new_task(
         audio=audio,
         model=submission.model or config.workers.model,
         options=options,
-        priority=submission.priority_in(config),
-        tenant=submission.tenant,
+        priority=submission.priority_for(caller, config),
+        tenant=submission.tenant_for(caller),
         max_retries=config.queue.max_retries if submission.max_retries is None else submission.max_retries,
         run_at=unix_seconds(submission.run_at),
         timeout_seconds=submission.timeout_seconds,
@@ -180,6 +199,27 @@ def _check_callback(url: str | None, config: Config) -> None:
             Outbound(config.outbound).check(url)
     except UrlRefused as error:
         raise Refusal(422, "invalid_field", str(error), "callback_url") from None
+
+
+def interactive(submission: Submission, caller: Caller, config: Config) -> Submission:
+    """With the priority of tasks whose client waits for them, connected: as far as its plan goes."""
+    priority = min(config.http.interactive_priority, _most(caller, config))
+    return msgspec.structs.replace(submission, priority=priority)
+
+
+def checked_priority(priority: int, caller: Caller, config: Config, param: str) -> int:
+    """The priority. Raises Refusal above that of the caller's plan."""
+    most = _most(caller, config)
+    if priority > most:
+        message = f"the plan of this key is {caller.plan}: its tasks have priority {most} at most"
+        raise Refusal(403, "forbidden", message, param)
+    return priority
+
+
+def _most(caller: Caller, config: Config) -> int:
+    """The highest priority that the caller may have."""
+    of_plan = config.plans.priority(caller.plan) if caller.plan else None
+    return HIGHEST if of_plan is None else of_plan
 
 
 def idempotency_key(request: Request) -> str | None:

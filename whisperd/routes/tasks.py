@@ -65,7 +65,7 @@ async def _received(request: Request, here: Services) -> NewTask:
     async with here.spool.receive(task_id, submission.declared_bytes(request)) as incoming:
         form, name = await submission.receive(request, incoming, here.config)
         audio = Audio(name=name, size=incoming.size, sha256=incoming.sha256)
-        new = submission.new_task(task_id, form, audio, here.config, key)
+        new = submission.new_task(task_id, form, audio, here.config, caller(request), key)
         await check_model(new, here)
     return new
 
@@ -162,11 +162,13 @@ class Page(Struct, frozen=True, kw_only=True):
 
 async def list_tasks(request: Request, query: Filter) -> Response:
     """A page of tasks, newest first."""
-    here = services(request)
+    here, own = services(request), caller(request).tenant
+    if own is not None and query.tenant not in (None, own):
+        return Json(Page(tasks=[], next_cursor=None))
     wanted = ListQuery(
         states=frozenset(query.status),
         kind=query.kind,
-        tenant=caller(request).tenant or query.tenant,
+        tenant=own or query.tenant,
         text=query.q,
         before=int(query.cursor) if query.cursor else None,
         limit=min(query.limit, MAX_PAGE),
@@ -203,6 +205,8 @@ async def change(request: Request, patch: Patch) -> Response:
     here = services(request)
     task = await task_of(request)
     submission.check_metadata(patch.metadata or {})
+    if patch.priority is not None:
+        submission.checked_priority(patch.priority, caller(request), here.config, "priority")
     run_at = submission.unix_seconds(patch.run_at)
     wanted = Change(priority=patch.priority, run_at=run_at, metadata=patch.metadata)
     return Json(await shown(here.queue, await here.queue.change(task.id, wanted)))

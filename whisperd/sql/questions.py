@@ -11,7 +11,8 @@ import msgspec
 from whisperd.sql.rows import to_json, to_task
 from whisperd.task import SAMPLE_RATE, Cut, ListQuery, Mark, Segment, State, Stats, Task, TaskNotFound
 
-RECENT = 200  # tasks; how many past waits the statistics look at
+RECENT = 200  # tasks; how many past waits the statistics look at,
+RECENT_OF_TENANT = 50  # and how many of one tenant
 
 
 def get(conn: sqlite3.Connection, task_id: str) -> Task:
@@ -36,8 +37,10 @@ def list_tasks(conn: sqlite3.Connection, query: ListQuery) -> Sequence[Task]:
     where = " and ".join(["true", *(clause for clause, value in filters.items() if value is not None)])
     names = ("kind", "tenant", "text", "before")
     args = {**dict(zip(names, filters.values(), strict=True)), "limit": query.limit}
-    # A search for each state, merged: `in` would sort all tasks of these states for one page.
-    states = [f" and state = '{state}'" for state in sorted(query.states)] or [""]
+    # A search for each state, merged: `in` would sort all tasks of these states for one page. So are those of
+    # a tenant, whose tasks lie by state in their index.
+    wanted = query.states or (frozenset(State) if query.tenant is not None else frozenset())
+    states = [f" and state = '{state}'" for state in sorted(wanted)] or [""]
     pages = " union all ".join(f"select * from task where {where}{state}" for state in states)
     sql = f"{pages} order by seq desc limit :limit"
     return [to_task(row) for row in conn.execute(sql, args)]
@@ -99,28 +102,25 @@ def settled(conn: sqlite3.Connection, task_id: str) -> float:
     return msgspec.json.decode(row["cut"], type=Cut).pieces[0].start / SAMPLE_RATE if row else inf
 
 
-def stats(conn: sqlite3.Connection, now: float) -> Stats:
-    by_state = {row[0]: row[1] for row in conn.execute("select state, sum(n) from tally group by state")}
+def stats(conn: sqlite3.Connection, now: float, tenant: str | None = None) -> Stats:
+    """Of a tenant's tasks, or of all."""
+    mine = "" if tenant is None else " and tenant = :tenant"
+    args = {"tenant": tenant, "now": now, "recent": RECENT if tenant is None else RECENT_OF_TENANT}
+    counts = f"select state, sum(n) from tally where true{mine} group by state"
+    by_state = {row[0]: row[1] for row in conn.execute(counts, args)}
     (delayed,) = conn.execute(
-        "select coalesce(sum(n), 0) from tally where state = 'queued' and delayed = 1"
+        f"select coalesce(sum(n), 0) from tally where state = 'queued' and delayed = 1{mine}", args
     ).fetchone()
     oldest = conn.execute(
-        "select created_at from task where state = 'queued' order by seq limit 1"
+        f"select created_at from task where state = 'queued'{mine} order by seq limit 1", args
     ).fetchone()
-    waits = conn.execute(
-        """
-        select max(0.0, started_at - created_at) from task
-        where finished_at is not null and started_at is not null
-        order by finished_at desc limit ?
-        """,
-        (RECENT,),
-    ).fetchall()
+    waits = conn.execute(_WAITS if tenant is None else _WAITS_OF_TENANT, args).fetchall()
     finished = conn.execute(
-        """
+        f"""
         select finished_at, coalesce(audio_seconds, 0) from task
-        where state = 'completed' and finished_at > ? and finished_at <= ? limit 10000
+        where state = 'completed' and finished_at > :now - 60 and finished_at <= :now{mine} limit 10000
         """,
-        (now - 60, now),
+        args,
     ).fetchall()
     return Stats(
         by_state={str(state): by_state.get(state, 0) for state in State},
@@ -129,3 +129,16 @@ def stats(conn: sqlite3.Connection, now: float) -> Stats:
         waits=tuple(row[0] for row in waits),
         finished=tuple((row[0], row[1]) for row in finished),
     )
+
+
+_WAITS = """
+    select max(0.0, started_at - created_at) from task
+    where finished_at is not null and started_at is not null
+    order by finished_at desc limit :recent
+"""
+# By submission, not by end: about the same tasks, and no index of their own.
+_WAITS_OF_TENANT = """
+    select max(0.0, started_at - created_at) from task
+    where tenant = :tenant and state = 'completed' and started_at is not null
+    order by seq desc limit :recent
+"""

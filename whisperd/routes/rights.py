@@ -1,0 +1,55 @@
+"""Who may make a call: what was shown at the door (guard.py), held against the right that it declares."""
+
+from __future__ import annotations
+
+from starlette.requests import HTTPConnection
+
+from whisperd.keys import EVERY, Key
+from whisperd.routes import ANYBODY, NOBODY, Caller, Right
+from whisperd.routes.errors import Refusal
+
+# In the scope of each request: the Key it shows, the Refusal where it shows none that holds, or None where
+# none is asked for. What came past the guard has no such thing, and so no answer either.
+SHOWN = "whisperd.shown"
+
+# Told before it is accepted: the server makes 403 of it. To an answer of our own instead (the extension
+# websocket.http.response) uvicorn 0.54 logs an error each time.
+REFUSED_SOCKET = {"type": "websocket.close", "code": 1008, "reason": "refused"}
+
+
+def admit(connection: HTTPConnection, right: Right) -> Caller:
+    """Whom the request is made for. Raises Refusal: 401 without a valid key, 403 if it may not do this."""
+    shown: Key | Refusal | None = connection.scope[SHOWN]
+    if shown is None:
+        return ANYBODY
+    if isinstance(shown, Refusal):
+        if right == "public":
+            return NOBODY
+        raise shown
+    _check(shown, right)
+    return caller_of(shown)
+
+
+def caller_of(key: Key) -> Caller:
+    if "admin" in key.scopes:
+        return Caller(owner=_owner(key))
+    return Caller(tenant=None if key.tenant == EVERY else key.tenant, plan=key.plan, owner=_owner(key))
+
+
+def _owner(key: Key) -> str:
+    return ANYBODY.owner if key.tenant == EVERY else key.tenant
+
+
+def _check(key: Key, right: Right) -> None:
+    if right == "public" or "admin" in key.scopes:
+        return
+    needed = "read" if right == "oversee" else right
+    if needed not in key.scopes:
+        raise _missing(needed, f"this call needs the scope {needed}; this key has {', '.join(key.scopes)}")
+    if right == "oversee" and key.tenant != EVERY:
+        message = "this call shows all tenants: it needs the scope admin, or read with a key for all of them"
+        raise _missing("admin", message)
+
+
+def _missing(scope: str, message: str) -> Refusal:
+    return Refusal(403, "missing_scope", message, scope)
