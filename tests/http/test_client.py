@@ -208,6 +208,18 @@ def test_a_full_queue_says_how_long_to_wait(with_server):
     with_server(body, max_waiting=1)
 
 
+def test_what_is_certain_of_a_result_can_be_had_before_its_end(with_client):
+    async def body(server, client):
+        task = await client.submit(SOUND)
+        await server.plan(2)
+        await server.finish("Ask not.")
+
+        assert (await client.result(task.task_id, partial=True)).text == "Ask not."
+        assert await client.result_as(task.task_id, "text", partial=True) == "Ask not.\n"
+
+    with_client(body)
+
+
 def test_waiting_ends_when_its_seconds_are_over(with_client):
     async def body(server, client):
         task = await client.submit(SOUND)

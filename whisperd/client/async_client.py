@@ -111,13 +111,13 @@ class AsyncClient:
         """
         return await self._run(self._calls.wait(task_id, seconds, on_progress))
 
-    async def result(self, task_id: str) -> Transcript:
-        """Raises NotFinished, TaskFailed."""
-        return await self._run(self._calls.result(task_id))
+    async def result(self, task_id: str, *, partial: bool = False) -> Transcript:
+        """Raises NotFinished, TaskFailed. `partial`: as far as it is certain, of a task that is not over."""
+        return await self._run(self._calls.result(task_id, partial))
 
-    async def result_as(self, task_id: str, format: str) -> str:
+    async def result_as(self, task_id: str, format: str, *, partial: bool = False) -> str:
         """The transcript as text, srt, vtt, tsv, json or verbose_json. Raises as `result` does."""
-        return await self._run(self._calls.result_as(task_id, format))
+        return await self._run(self._calls.result_as(task_id, format, partial))
 
     async def events(self, task_id: str, after: str | None = None) -> AsyncIterator[Event]:
         """Follows the task until it is finished; `after` is the id of the last event already seen.

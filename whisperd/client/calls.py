@@ -162,16 +162,17 @@ class Calls:
             if monotonic() - began < min(hold, _HURRIED_SECONDS):
                 yield Pause(_HURRIED_SECONDS)
 
-    def result(self, task_id: str) -> Flow[Transcript]:
-        return _decoded((yield from self._result(task_id, "json")), Transcript)
+    def result(self, task_id: str, partial: bool) -> Flow[Transcript]:
+        return _decoded((yield from self._result(task_id, "json", partial)), Transcript)
 
-    def result_as(self, task_id: str, format: str) -> Flow[str]:
-        response = yield from self._result(task_id, format)
+    def result_as(self, task_id: str, format: str, partial: bool) -> Flow[str]:
+        response = yield from self._result(task_id, format, partial)
         return response.content.decode()  # UTF-8, whatever the media type leaves open
 
-    def _result(self, task_id: str, format: str) -> Flow[httpx.Response]:
+    def _result(self, task_id: str, format: str, partial: bool) -> Flow[httpx.Response]:
+        wanted = {"format": format} | ({"partial": "true"} if partial else {})
         try:
-            return (yield from self._sent(Request("GET", f"{_path(task_id)}/result", {"format": format})))
+            return (yield from self._sent(Request("GET", f"{_path(task_id)}/result", wanted)))
         except ApiError as error:
             if error.status != 410:
                 raise

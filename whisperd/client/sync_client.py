@@ -123,13 +123,13 @@ class Client:
         """
         return self._run(self._calls.wait(task_id, seconds, on_progress))
 
-    def result(self, task_id: str) -> Transcript:
-        """Raises NotFinished, TaskFailed."""
-        return self._run(self._calls.result(task_id))
+    def result(self, task_id: str, *, partial: bool = False) -> Transcript:
+        """Raises NotFinished, TaskFailed. `partial`: as far as it is certain, of a task that is not over."""
+        return self._run(self._calls.result(task_id, partial))
 
-    def result_as(self, task_id: str, format: str) -> str:
+    def result_as(self, task_id: str, format: str, *, partial: bool = False) -> str:
         """The transcript as text, srt, vtt, tsv, json or verbose_json. Raises as `result` does."""
-        return self._run(self._calls.result_as(task_id, format))
+        return self._run(self._calls.result_as(task_id, format, partial))
 
     def events(self, task_id: str, after: str | None = None) -> Iterator[Event]:
         """Follows the task until it is finished; `after` is the id of the last event already seen.
