@@ -25,6 +25,10 @@ class Flaky:
         self.seen = 0  # connections
         self.open = 0
 
+    def to(self, port):
+        """Where connections lead from now on."""
+        self._to = port
+
     @contextlib.asynccontextmanager
     async def listening(self):
         server = await asyncio.start_server(self._handle, "127.0.0.1", 0)
