@@ -279,6 +279,7 @@ async def a_server(stage, folder, *, http=None, storage=None, outbound=None, wor
             pool=pool,
             config=config,
             check_model=store.multilingual,
+            installed_models=store.installed,
             database_trouble=lambda: db.broken,
             backups=backups,
             back_up=lambda: backups.take(db, "manual"),

@@ -28,4 +28,4 @@ assert len(RULES) == len(list(_table())), "a call stands twice in the table"
 
 def ruled(path):
     """A path of the application as the table writes it."""
-    return path.replace("{task_id}", "{id}")
+    return path.replace("{task_id}", "{id}").replace(":path}", "}")

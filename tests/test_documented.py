@@ -28,7 +28,7 @@ def test_every_setting_is_in_the_table(key):
 
 @pytest.mark.parametrize("call", CALLS, ids=lambda call: call.path)
 def test_every_call_is_in_the_table(call):
-    path = re.sub(r"\{\w+_id\}", "{id}", call.path)
+    path = re.sub(r"\{\w+_id\}", "{id}", call.path).replace(":path}", "}")
     if isinstance(call, Socket):
         assert f"`WS {path}`" in README
     else:

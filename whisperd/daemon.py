@@ -334,6 +334,7 @@ def _services(
         pool=parts.pool,
         config=parts.config,
         check_model=parts.models.multilingual,
+        installed_models=parts.models.installed,
         database_trouble=lambda: parts.db.broken,
         pulse_trouble=pulse_trouble,
         offsite_trouble=lambda: parts.offsite.trouble if parts.offsite else None,

@@ -9,10 +9,11 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from ulid import ULID
 
 from whisperd.config import Http
 from whisperd.guard import Guard
-from whisperd.routes import Services, admin, asr, live, status, tasks, v1, webhooks
+from whisperd.routes import Services, admin, asr, live, openai, status, tasks, v1, webhooks
 from whisperd.routes.call import Call, Socket, mounted
 from whisperd.routes.errors import HANDLERS, rendered, stopping
 from whisperd.routes.interactive import CUT
@@ -25,6 +26,7 @@ CALLS: list[Call | Socket] = [
     *webhooks.calls,
     *v1.calls,
     *asr.calls,
+    *openai.calls,
 ]
 HEADERS = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store")]
 
@@ -78,6 +80,7 @@ class SafeHeaders:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
+                message["headers"].append((b"x-request-id", f"req_{ULID()}".encode()))
                 present = {name for name, _ in message["headers"]}
                 message["headers"] += [header for header in HEADERS if header[0] not in present]
             await send(message)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -30,6 +31,17 @@ class ModelStore:
     async def multilingual(self, name: str) -> bool:
         """Whether the model knows more than English. Raises ModelUnusable."""
         return (await asyncio.to_thread(self._look, name)).multilingual
+
+    async def installed(self) -> Mapping[str, float]:
+        """When each model came here, by name: Unix seconds."""
+        return await asyncio.to_thread(self._list)
+
+    def _list(self) -> Mapping[str, float]:
+        found = {}
+        for model in models.installed(self._folder):
+            with suppress(OSError):  # removed a moment ago
+                found[model.name] = model.path.stat().st_mtime
+        return found
 
     def _look(self, name: str) -> models.ModelFile:
         try:

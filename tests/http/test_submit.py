@@ -680,6 +680,7 @@ AUDIO_HEADERS = {
     "etag",
     "last-modified",
     "x-content-type-options",
+    "x-request-id",
 }
 
 

@@ -70,6 +70,7 @@ class Services:
     pool: Pool
     config: Config
     check_model: Callable[[str], Awaitable[bool]]  # is it multilingual? Raises ModelUnusable
+    installed_models: Callable[[], Awaitable[Mapping[str, float]]]  # by name: Unix seconds of the file
     database_trouble: Callable[[], str | None]
     backups: BackupStore
     back_up: Callable[[], Awaitable[Backup]]  # now, because somebody asks for it

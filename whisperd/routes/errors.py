@@ -91,10 +91,17 @@ def crowded() -> Refusal:
 
 def failed(request: Request, error: Exception) -> Response:
     """One of our own errors, by the table."""
+    return rendered(as_refusal(error), request.scope["path"])
+
+
+def as_refusal(error: Exception) -> Refusal:
+    """A refusal as it is; one of our own errors by the table."""
+    if isinstance(error, Refusal):
+        return error
     status, code, param = next((s, c, p) for kind, s, c, p in _TABLE if isinstance(error, kind))
     headers = RETRY_AFTER if status == 503 else None
     message = "the queue cannot be written at present" if code == "storage_failed" else explained(error)
-    return rendered(Refusal(status, code, message, param, headers), request.scope["path"])
+    return Refusal(status, code, message, param, headers)
 
 
 def explained(error: Exception) -> str:
@@ -168,7 +175,55 @@ def _enveloped(error: Refusal) -> Response:
     return Json(EnvelopedError(error=body), error.status, error.headers)
 
 
-_DIALECTS: dict[str, Callable[[Refusal], Response]] = {"/api/v1/": _enveloped}  # by the start of the path
+class OpenAIErrorBody(Struct, frozen=True, kw_only=True):
+    message: str
+    type: Literal["invalid_request_error", "rate_limit_error", "server_error"]
+    param: str | None
+    code: str | None
+
+
+class OpenAIError(Struct, frozen=True, kw_only=True):
+    """What an error of OpenAI's API looks like: always with all four."""
+
+    error: OpenAIErrorBody
+
+
+# What OpenAI has a status for; else it is 400. Its clients repeat 408, 409, 429 and all from 500 on: so the
+# first two are never used, that nothing is uploaded again in vain.
+_OPENAI_STATUSES = {401, 403, 404, 405, 413, 429}
+_OPENAI_CODE_STATUS = {"model_not_found": 404, "queue_full": 429}
+_LONGEST_RETRY_AFTER = 120  # seconds; its clients pay no heed to more
+
+
+def _openai(error: Refusal) -> Response:
+    status = _openai_status(error)
+    headers = dict(error.headers)
+    if "Retry-After" in headers:
+        headers["Retry-After"] = str(min(int(headers["Retry-After"]), _LONGEST_RETRY_AFTER))
+    return Json(openai_error(error), status, headers)
+
+
+def openai_error(error: Refusal) -> OpenAIError:
+    match _openai_status(error):
+        case 429:
+            kind = "rate_limit_error"
+        case status if status >= 500:
+            kind = "server_error"
+        case _:
+            kind = "invalid_request_error"
+    code = "invalid_api_key" if error.status == 401 else error.code
+    body = OpenAIErrorBody(message=error.message, type=kind, param=error.param, code=code)  # type: ignore[arg-type]
+    return OpenAIError(error=body)
+
+
+def _openai_status(error: Refusal) -> int:
+    if error.code in _OPENAI_CODE_STATUS:
+        return _OPENAI_CODE_STATUS[error.code]
+    return error.status if error.status >= 500 or error.status in _OPENAI_STATUSES else 400
+
+
+# By the start of the path.
+_DIALECTS: dict[str, Callable[[Refusal], Response]] = {"/api/v1/": _enveloped, "/v1/": _openai}
 
 
 HANDLERS = {

@@ -7,9 +7,9 @@ folder. Whatever is wrong with it raises before anything is acknowledged, and le
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
@@ -89,6 +89,9 @@ class Submission(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return checked_priority((config.plans.priority(plan) if plan else None) or 0, caller, config, "plan")
 
 
+Asked = TypeVar("Asked", bound=Submission)
+
+
 async def receive(request: Request, incoming: Incoming, config: Config) -> tuple[Submission, str]:
     """Write the request's audio to `incoming`; return the checked options and the audio's name.
 
@@ -97,11 +100,11 @@ async def receive(request: Request, incoming: Incoming, config: Config) -> tuple
     kind, _ = parse_options_header(request.headers.get("content-type"))
     if kind == b"multipart/form-data":
         form = await receive_form(request, incoming, config, optional=True)
-        submission = _checked(_of_form(form), strict=False)
+        submission = checked_form(_of_form(form), Submission)
         return submission, form.file_name or await _named(request, submission, incoming)
     if kind == b"application/json":
         _check_head(request, config)
-        submission = _checked(await json_object(request), strict=True)
+        submission = _checked(await json_object(request), Submission, strict=True)
         return submission, await _named(request, submission, incoming)
     raise Refusal(
         415, "unsupported_content_type", "send multipart/form-data with a file, or application/json"
@@ -201,7 +204,7 @@ def _check_callback(url: str | None, config: Config) -> None:
         raise Refusal(422, "invalid_field", str(error), "callback_url") from None
 
 
-def interactive(submission: Submission, caller: Caller, config: Config) -> Submission:
+def interactive(submission: Asked, caller: Caller, config: Config) -> Asked:
     """With the priority of tasks whose client waits for them, connected: as far as its plan goes."""
     priority = min(config.http.interactive_priority, _most(caller, config))
     return msgspec.structs.replace(submission, priority=priority)
@@ -250,15 +253,19 @@ def _longest_form(config: Config) -> int:
     return config.http.max_upload_bytes + MAX_FIELDS * MAX_FIELD_BYTES
 
 
-def _checked(fields: dict[str, Any], *, strict: bool) -> Submission:
-    """The options, all valid. Strict: JSON types as they are; else the texts of a form."""
-    if not strict:
-        fields = {name: value for name, value in fields.items() if value != ""}  # an empty input of a page
-        if "metadata" in fields:
-            fields["metadata"] = _metadata(fields["metadata"])
+def checked_form(fields: Mapping[str, Any], kind: type[Asked]) -> Asked:
+    """The options, all valid, from the texts of a form; one that is empty is as if it were not there."""
+    given = {name: value for name, value in fields.items() if value != ""}
+    if "metadata" in given:
+        given["metadata"] = _metadata(given["metadata"])
+    return _checked(given, kind, strict=False)
+
+
+def _checked(fields: Mapping[str, Any], kind: type[Asked], *, strict: bool) -> Asked:
+    """The options, all valid. Strict: JSON types as they are; else texts, too."""
     for name in _LATER.keys() & fields.keys():
         raise Refusal(422, "not_supported", f"{name} is not supported yet: {_LATER[name]}", name)
-    submission = checked(fields, Submission, strict=strict)
+    submission = checked(fields, kind, strict=strict)
     if submission.audio_path is not None and submission.audio_url is not None:
         raise Refusal(422, "invalid_field", "name the audio once: audio_url or audio_path", "audio_url")
     check_metadata(submission.metadata)

@@ -71,6 +71,7 @@ async def _received(request: Request, here: Services) -> NewTask:
 
 
 async def check_model(new: NewTask, here: Services) -> None:
+    """Raises ModelUnusable, and Refusal for a language that the model does not know."""
     multilingual = await here.check_model(new.model)
     if problem := language_refusal(new.options.language, new.model, multilingual):
         raise Refusal(422, "invalid_field", problem, "language")
