@@ -5,9 +5,10 @@ import sqlite3
 from contextlib import closing
 
 import pytest
+from msgspec.structs import replace
 
 from tests.conftest import a_task
-from tests.test_queue import BOOM, completed
+from tests.test_queue import BOOM, a_plan, completed, said
 from whisperd.db import Database
 from whisperd.delivery import DeliveryNotFound, DeliveryQuery, DeliveryState
 from whisperd.events import Events
@@ -153,6 +154,25 @@ def test_an_end_that_was_not_committed_is_not_told(tmp_path, clock):
     asyncio.run(main())
 
 
+def test_each_of_the_tasks_that_one_completes_is_told_to_its_own_callback(with_queue, clock):
+    """Twins: the others are completed with the one that was decoded, in its transaction."""
+
+    async def body(queue):
+        box = Outbox(queue.db, clock)
+        for url in (HERE, THERE):
+            await queue.submit(a_task(model_sha256="m", callback_url=url))
+        await queue.plan(await queue.claim(), replace(a_plan(1), model_sha256="m"))
+        await queue.finish(await queue.claim(), said("one"))
+        await queue.submit(a_task(model_sha256="m", callback_url=ELSEWHERE))  # completed already
+
+        told = await box.find(ALL)
+        assert {delivery.url for delivery in told} == {HERE, THERE, ELSEWHERE}
+        assert {delivery.event for delivery in told} == {"task.completed"}
+        assert len({delivery.task_id for delivery in told}) == 3
+
+    with_queue(body, cache_seconds=HOUR)
+
+
 def test_the_task_may_be_forgotten_before_it_is_told(with_outbox, clock):
     async def body(queue, box):
         task = await completed(queue, callback_url=HERE, metadata={"yours": 1})
@@ -287,8 +307,9 @@ def test_what_is_resent_has_its_old_id_and_a_day_more(with_outbox, clock):
 
         assert (resent.id, resent.attempts, resent.created_at) == (before.id, 0, before.created_at)
         assert (resent.due_at, resent.expires_at) == (clock.now, clock.now + 24 * HOUR)
-        with pytest.raises(DeliveryNotFound):
-            await box.resend("msg_none")
+        for wrong in (("msg_none", None), (before.id, "another tenant")):
+            with pytest.raises(DeliveryNotFound):
+                await box.resend(*wrong)
 
     with_outbox(body)
 

@@ -3,10 +3,15 @@
 import asyncio
 import json
 import logging
+import os
+import re
+import shutil
 import stat
+import subprocess
 from base64 import b64encode
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from time import time
 
 import msgspec
@@ -338,3 +343,45 @@ def test_no_log_has_the_path_of_an_address_or_a_secret(with_hooks, caplog):
 
     with structlog.testing.capture_logs() as logs:
         with_hooks(body, secrets=(SECRET,), hook=an_answer(status="500 Broken"))
+
+
+# --- what the manual says ---
+
+
+def code(language):
+    manual = (Path(__file__).parents[1] / "docs" / "webhooks.md").read_text()
+    (found,) = re.findall(rf"```{language}\n(.*?)```", manual, re.DOTALL)
+    return found
+
+
+SENT = b'{"type":"task.completed","data":{"task_id":"01J \xc3\xa4"}}'
+
+
+def test_the_code_for_python_takes_what_is_ours_and_nothing_else(monkeypatch, capsys):
+    monkeypatch.setenv("WHISPERD_WEBHOOK_SECRET", SECRET)
+    receiver = {}
+    exec(code("python"), receiver)
+    ours = signed([OLDER, SECRET], "msg_1", int(time()), SENT)
+
+    assert [receiver["received"](ours, SENT) for _ in range(2)] == [204, 204]
+    assert capsys.readouterr().out == "task.completed 01J ä\n"  # once
+    assert receiver["received"](ours, SENT + b" ") == 401
+    assert receiver["received"](signed([SECRET], "msg_1", int(time()) - 301, SENT), SENT) == 401
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="there is no node")
+def test_the_code_for_node_takes_what_is_ours_and_nothing_else():
+    ours = signed([OLDER, SECRET], "msg_1", int(time()), SENT)
+    old = signed([SECRET], "msg_1", int(time()) - 301, SENT)
+    tries = [(ours, SENT), (ours, SENT + b" "), (old, SENT), (signed([OLDER], "m", int(time()), SENT), SENT)]
+    asked = json.dumps([[headers, body.decode()] for headers, body in tries])
+    program = f"{code('js')}\nfor (const [h, b] of {asked}) console.log(verified(h, Buffer.from(b)) !== null)"
+
+    said = subprocess.run(
+        ["node", "-e", program],
+        env={**os.environ, "WHISPERD_WEBHOOK_SECRET": SECRET},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (said.stdout.split(), said.stderr) == (["true", "false", "false", "false"], "")
