@@ -13,7 +13,7 @@ from ulid import ULID
 
 from whisperd.config import Http
 from whisperd.guard import Guard
-from whisperd.routes import Services, admin, asr, live, openai, status, tasks, v1, webhooks
+from whisperd.routes import Services, admin, asr, live, openai, openapi, status, tasks, v1, webhooks
 from whisperd.routes.call import Call, Socket, mounted
 from whisperd.routes.errors import HANDLERS, rendered, stopping
 from whisperd.routes.interactive import CUT
@@ -27,6 +27,7 @@ CALLS: list[Call | Socket] = [
     *v1.calls,
     *asr.calls,
     *openai.calls,
+    *openapi.calls,
 ]
 HEADERS = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store")]
 
@@ -45,6 +46,7 @@ def build_app(services: Services) -> Starlette:
     )
     app.router.redirect_slashes = False
     app.state.services = services
+    app.state.calls = [call for call in CALLS if isinstance(call, Call)]
     return app
 
 

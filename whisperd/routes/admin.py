@@ -159,7 +159,6 @@ calls = [
         right="admin",
         body=Clear,
         answers=_CLEARED,
-        refusals=(400, 413, 422),
     ),
     Call(method="POST", path="/admin/pause", handler=pause, right="admin", answers=_PAUSED),
     Call(method="POST", path="/admin/resume", handler=resume, right="admin", answers=_PAUSED),

@@ -17,7 +17,7 @@ from starlette.responses import Response
 from ulid import ULID
 
 from whisperd.routes import Json, caller, services, submission
-from whisperd.routes.call import Answer, Call
+from whisperd.routes.call import Answer, Call, Form
 from whisperd.routes.errors import Refusal, stopping
 from whisperd.routes.interactive import WhenOver, check_completed, submit_or_join
 from whisperd.routes.submission import Submission
@@ -142,7 +142,7 @@ calls = [
         handler=asr,
         right="submit",
         query=Asked,
-        form=AudioFile,
+        form=Form(fields=AudioFile, file="audio_file", open=True),
         answers={
             200: Answer(
                 about="The transcript, as `output` asks.",
@@ -158,7 +158,7 @@ calls = [
         handler=detect_language,
         right="submit",
         query=AskedLanguage,
-        form=AudioFile,
+        form=Form(fields=AudioFile, file="audio_file", open=True),
         answers={200: Answer(about="The language.", body=LanguageView)},
         refusals=(400, 410, 413, 415, 422, 500, 503, 507),
     ),

@@ -19,7 +19,7 @@ from starlette.websockets import WebSocket
 
 from whisperd.routes import CALLER, Right
 from whisperd.routes.errors import Refusal
-from whisperd.routes.reading import json_body, queried
+from whisperd.routes.reading import check_header, json_body, queried
 from whisperd.routes.rights import REFUSED_SOCKET, admit
 
 Handler = Callable[..., Awaitable[Response]]  # (request), with the query or the body behind it if it has one
@@ -34,11 +34,28 @@ class Answer(Struct, frozen=True, kw_only=True):
     headers: Mapping[str, str] = {}  # name, and what it says
 
 
+class Header(Struct, frozen=True, kw_only=True):
+    """A header that a call reads, when it is there."""
+
+    about: str
+    pattern: str = ""
+    means: str = ""  # the pattern in words: "must be …"
+
+
+class Form(Struct, frozen=True, kw_only=True):
+    """A multipart form, which the handler reads itself as it streams."""
+
+    fields: type[Struct]
+    file: str = "file"  # the name of the field with the audio
+    without: tuple[str, ...] = ()  # of the fields
+    open: bool = False  # others are passed over
+    or_json: tuple[str, ...] = ()  # a JSON object of the fields does, too: it names the audio in one of these
+
+
 class Call(Struct, frozen=True, kw_only=True):
     """The docstring of `handler` is its manual: the first line says what it does.
 
-    `query` and `body` are checked first, and handed to the handler after the request, in this order. `form`
-    is read by the handler itself, as it streams: as a multipart form with a file, or as JSON.
+    `query` and `body` are checked first, and handed to the handler after the request, in this order.
     """
 
     method: str
@@ -48,12 +65,14 @@ class Call(Struct, frozen=True, kw_only=True):
     answers: Mapping[int, Answer]
     query: type[Struct] | None = None
     body: type[Struct] | None = None
-    form: type[Struct] | None = None
-    headers: Mapping[str, str] = {}  # that it reads: name, and what for
-    refusals: tuple[int, ...] = ()  # statuses of its own, beside those that any call may have
+    form: Form | None = None
+    headers: Mapping[str, Header] = {}  # that it reads
+    refusals: tuple[int, ...] = ()  # statuses, beside those of any call with such an input
 
     async def answer(self, request: Request) -> Response:
         request.scope[CALLER] = admit(request, self.right)
+        for name, header in self.headers.items():
+            check_header(request, name, header.pattern, header.means)
         taken: list[Struct] = []
         if self.query is not None:
             taken.append(queried(request, self.query))

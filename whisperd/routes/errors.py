@@ -6,7 +6,7 @@ Messages are safe to show: no path, no stack trace, no secret.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import structlog
 from msgspec import Struct
@@ -147,12 +147,6 @@ class ErrorView(Struct, frozen=True, kw_only=True):
     error: ErrorBody
 
 
-def rendered(error: Refusal, path: str) -> Response:
-    """The error as the API that this path belongs to writes errors."""
-    writer = next((writer for prefix, writer in _DIALECTS.items() if path.startswith(prefix)), _ours)
-    return writer(error)
-
-
 def _ours(error: Refusal) -> Response:
     body = ErrorBody(code=error.code, message=error.message, param=error.param)
     return Json(ErrorView(error=body), error.status, error.headers)
@@ -222,8 +216,32 @@ def _openai_status(error: Refusal) -> int:
     return error.status if error.status >= 500 or error.status in _OPENAI_STATUSES else 400
 
 
-# By the start of the path.
-_DIALECTS: dict[str, Callable[[Refusal], Response]] = {"/api/v1/": _enveloped, "/v1/": _openai}
+class Dialect(NamedTuple):
+    """How the API below a path writes errors."""
+
+    view: type[Struct]
+    write: Callable[[Refusal], Response]
+
+
+_OURS = Dialect(ErrorView, _ours)
+_DIALECTS = {  # by the start of the path
+    "/api/v1/": Dialect(EnvelopedError, _enveloped),
+    "/v1/": Dialect(OpenAIError, _openai),
+}
+
+
+def _dialect(path: str) -> Dialect:
+    return next((dialect for start, dialect in _DIALECTS.items() if path.startswith(start)), _OURS)
+
+
+def rendered(error: Refusal, path: str) -> Response:
+    """The error as the API that this path belongs to writes errors."""
+    return _dialect(path).write(error)
+
+
+def view_of(path: str) -> type[Struct]:
+    """What an error on this path looks like."""
+    return _dialect(path).view
 
 
 HANDLERS = {

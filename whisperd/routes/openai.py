@@ -16,12 +16,13 @@ from starlette.responses import Response
 from ulid import ULID
 
 from whisperd.routes import Json, Services, caller, services, submission
-from whisperd.routes.call import Answer, Call
+from whisperd.routes.call import Answer, Call, Form
 from whisperd.routes.errors import Refusal, stopping
 from whisperd.routes.interactive import WhenOver, check_completed, submit_or_join
 from whisperd.routes.openai_bodies import JSON, JSON_FORMATS, PLAIN, TranscriptionBody, written
 from whisperd.routes.openai_form import ALIASES, OpenAIForm, is_alias, takes, understood
 from whisperd.routes.openai_stream import MEDIA_TYPE, Streamed
+from whisperd.routes.submission import NAMES_AUDIO
 from whisperd.routes.tasks import check_model
 from whisperd.task import Audio, NewTask, Task
 from whisperd.transcript import Transcript
@@ -132,7 +133,7 @@ calls = [
         path="/v1/audio/transcriptions",
         handler=transcribe,
         right="submit",
-        form=OpenAIForm,
+        form=Form(fields=OpenAIForm, without=NAMES_AUDIO, open=True),
         answers={200: _TRANSCRIPTION},
         refusals=_REFUSALS,
     ),
@@ -141,7 +142,7 @@ calls = [
         path="/v1/audio/translations",
         handler=translate,
         right="submit",
-        form=OpenAIForm,
+        form=Form(fields=OpenAIForm, without=NAMES_AUDIO, open=True),
         answers={200: _TRANSLATION},
         refusals=_REFUSALS,
     ),

@@ -23,6 +23,7 @@ Fields = TypeVar("Fields", bound=Struct)
 
 def checked(fields: Mapping[str, Any], kind: type[Fields], *, strict: bool = True) -> Fields:
     """`fields` as a `kind`, every value valid. Not strict: numbers and bools may be texts. Raises Refusal."""
+    fields = {name: _whole(value) for name, value in fields.items()}
     try:
         return msgspec.convert(fields, kind, strict=strict)
     except msgspec.ValidationError as error:
@@ -30,13 +31,30 @@ def checked(fields: Mapping[str, Any], kind: type[Fields], *, strict: bool = Tru
 
 
 def queried(request: Request, kind: type[Fields]) -> Fields:
-    """The query as a `kind`. A field that is a tuple takes its values with commas between; an empty value
-    counts as none, as a form sends it; names that are not asked for are ignored. Raises Refusal.
+    """The query as a `kind`. Raises Refusal.
+
+    A field that is a tuple takes its values with commas between, or none; names that are not asked for are
+    ignored.
     """
     hints = get_type_hints(kind, include_extras=True)
-    given = {name: value for name, value in request.query_params.items() if value and name in hints}
-    fields = {name: value.split(",") if _is_list(hints[name]) else value for name, value in given.items()}
-    return checked(fields, kind, strict=False)
+    fields: dict[str, Any] = {}
+    for name, value in request.query_params.multi_items():
+        if name in fields:
+            raise Refusal(422, "duplicate_field", "stands twice in the query", name)
+        if name in hints:
+            fields[name] = [part for part in value.split(",") if part] if _is_list(hints[name]) else value
+    query = checked(fields, kind, strict=False)
+    for name in fields:
+        if getattr(query, name) is None:  # to msgspec the text "null" is one
+            raise Refusal(422, "invalid_field", "null stands for no value here", name)
+    return query
+
+
+def check_header(request: Request, name: str, pattern: str, means: str) -> None:
+    """Refuse a header that is there, and is not what it `means`."""
+    value = request.headers.get(name)
+    if value is not None and not re.search(pattern, value):
+        raise Refusal(422, "invalid_field", f"must be {means}", name)
 
 
 async def json_body(request: Request, kind: type[Fields]) -> Fields:
@@ -64,6 +82,11 @@ async def counted(request: Request, limit: int, param: str | None) -> AsyncItera
         if size > limit:
             raise Refusal(413, "too_large", f"the body has more than {limit} bytes", param)
         yield data
+
+
+def _whole(value: Any) -> Any:
+    """JSON has one kind of number, and JSON Schema calls 1.0 an integer."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _is_list(hint: Any) -> bool:

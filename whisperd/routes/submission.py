@@ -30,7 +30,6 @@ from whisperd.task import Audio, NewTask, Options
 from whisperd.transcript import language_code
 
 HIGHEST = 100  # priority
-MAX_KEY_LENGTH = 255  # of an Idempotency-Key, in characters
 MAX_METADATA_BYTES = 16 * 1024
 MAX_METADATA_DEPTH = 32  # levels; a task with more than some 900 could be stored and never be shown
 LAST_YEAR = 9000  # of a run_at: near the end of the calendar a time in UTC can be one that nothing shows
@@ -42,11 +41,19 @@ _LATER = {  # options of the contract that this version does not have yet
 Moment = Annotated[datetime, Meta(tz=True)]  # RFC 3339, with its offset
 
 
+NAMES_AUDIO = ("audio_path", "audio_url")  # the options that do, where no file comes along
+
+
+def _format(name: str) -> Meta:
+    """A hint for people and programs; the value is checked by who uses it."""
+    return Meta(extra_json_schema={"format": name})
+
+
 class Submission(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The submit options: form fields or JSON keys of the same names."""
 
-    audio_path: str | None = None
-    audio_url: str | None = None
+    audio_path: Annotated[str, _format("path")] | None = None
+    audio_url: Annotated[str, _format("uri")] | None = None
     model: Annotated[str, Meta(min_length=1, max_length=200)] | None = None
     language: str = "auto"
     translate: bool = False
@@ -63,7 +70,7 @@ class Submission(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     max_retries: Annotated[int, Meta(ge=0, le=100)] | None = None
     run_at: Moment | None = None
     timeout_seconds: Annotated[float, Meta(gt=0, le=31_622_400)] | None = None
-    callback_url: str | None = None
+    callback_url: Annotated[str, _format("uri")] | None = None
     metadata: dict[str, Any] = {}
 
     def options(self) -> Options:
@@ -223,15 +230,6 @@ def _most(caller: Caller, config: Config) -> int:
     """The highest priority that the caller may have."""
     of_plan = config.plans.priority(caller.plan) if caller.plan else None
     return HIGHEST if of_plan is None else of_plan
-
-
-def idempotency_key(request: Request) -> str | None:
-    """Raises Refusal for one that is not worth keeping."""
-    key = request.headers.get("idempotency-key")
-    if key is None or (0 < len(key) <= MAX_KEY_LENGTH and key.isprintable()):
-        return key
-    message = f"must be 1 to {MAX_KEY_LENGTH} printable characters"
-    raise Refusal(422, "invalid_field", message, "Idempotency-Key")
 
 
 def declared_bytes(request: Request) -> int:

@@ -12,7 +12,7 @@ from starlette.responses import FileResponse, Response
 from ulid import ULID
 
 from whisperd.routes import Json, Services, caller, services, submission, task_of
-from whisperd.routes.call import Answer, Call
+from whisperd.routes.call import Answer, Call, Form, Header
 from whisperd.routes.errors import Refusal, stopping
 from whisperd.routes.interactive import finished
 from whisperd.routes.view import TaskView, all_shown, shown
@@ -61,7 +61,7 @@ async def accepted(request: Request) -> tuple[Task, bool]:
 
 async def _received(request: Request, here: Services) -> NewTask:
     task_id = str(ULID())
-    key = submission.idempotency_key(request)
+    key = request.headers.get("idempotency-key")
     async with here.spool.receive(task_id, submission.declared_bytes(request)) as incoming:
         form, name = await submission.receive(request, incoming, here.config)
         audio = Audio(name=name, size=incoming.size, sha256=incoming.sha256)
@@ -152,7 +152,7 @@ class Filter(Struct, frozen=True, kw_only=True):
     kind: Kind | None = None
     tenant: str | None = None
     q: Annotated[str, Meta(description="In the audio's name, or the start of the id.")] | None = None
-    cursor: Annotated[str, Meta(pattern=r"^[0-9]{1,18}\Z", description="A `next_cursor`.")] | None = None
+    cursor: Annotated[str, Meta(pattern=r"^[0-9]{0,18}\Z", description="A `next_cursor`.")] | None = None
     limit: Annotated[int, Meta(ge=1, description="Of a page; 500 at most.")] = 50
 
 
@@ -218,6 +218,11 @@ _WRITTEN = (
     "text/tab-separated-values; charset=utf-8",
 )
 _TASK = Answer(about="The task.", body=TaskView)
+IDEMPOTENCY_KEY = Header(
+    about="The same key and body within a day answer the first task (200).",
+    pattern=r"^[ -~]{1,255}\Z",
+    means="1 to 255 printable ASCII characters",
+)
 _ACCEPTED = Answer(about="The task, queued.", body=TaskView)
 
 calls = [
@@ -226,13 +231,15 @@ calls = [
         path="/tasks/transcription",
         handler=submit,
         right="submit",
-        form=submission.Submission,
-        headers={"Idempotency-Key": "The same key and body within a day answer the first task (200)."},
+        form=Form(
+            fields=submission.Submission, without=submission.NAMES_AUDIO, or_json=submission.NAMES_AUDIO
+        ),
+        headers={"Idempotency-Key": IDEMPOTENCY_KEY},
         answers={
             202: Answer(about="It is on the disk.", body=TaskView, headers={"Location": "of the task"}),
             200: Answer(about="The first task of this Idempotency-Key.", body=TaskView),
         },
-        refusals=(400, 413, 415, 422, 503, 507),
+        refusals=(400, 413, 415, 422, 429, 507),
     ),
     Call(
         method="GET",
@@ -249,7 +256,6 @@ calls = [
         right="read",
         query=Patience,
         answers={200: _TASK},
-        refusals=(404,),
     ),
     Call(
         method="DELETE",
@@ -257,7 +263,7 @@ calls = [
         handler=cancel,
         right="submit",
         answers={200: _TASK},
-        refusals=(404, 409),
+        refusals=(409,),
     ),
     Call(
         method="PATCH",
@@ -266,7 +272,7 @@ calls = [
         right="submit",
         body=Patch,
         answers={200: _TASK},
-        refusals=(400, 404, 409, 413, 422),
+        refusals=(409,),
     ),
     Call(
         method="GET",
@@ -274,7 +280,7 @@ calls = [
         handler=result,
         right="read",
         query=Written,
-        headers={"If-None-Match": "The ETag of the one that is here already."},
+        headers={"If-None-Match": Header(about="The ETag of the one that is here already.")},
         answers={
             200: Answer(
                 about="The transcript, as `format` asks.",
@@ -283,7 +289,7 @@ calls = [
             ),
             304: Answer(about="It is still the one of If-None-Match."),
         },
-        refusals=(404, 409, 410),
+        refusals=(409, 410),
     ),
     Call(
         method="GET",
@@ -291,7 +297,6 @@ calls = [
         handler=audio,
         right="read",
         answers={200: Answer(about="The audio.", media_types=("application/octet-stream",))},
-        refusals=(404,),
     ),
     Call(
         method="POST",
@@ -299,6 +304,6 @@ calls = [
         handler=retry,
         right="submit",
         answers={202: _ACCEPTED},
-        refusals=(404, 409),
+        refusals=(409,),
     ),
 ]

@@ -14,9 +14,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from whisperd.routes import Json, services, submission, visible_task
-from whisperd.routes.call import Answer, Call
+from whisperd.routes.call import Answer, Call, Form
 from whisperd.routes.errors import Refusal
-from whisperd.routes.tasks import accepted
+from whisperd.routes.tasks import IDEMPOTENCY_KEY, accepted
 from whisperd.shown import timestamp
 from whisperd.task import Problem, Segment, State, Task, TaskNotFound, Word
 from whisperd.transcript import Transcript
@@ -142,13 +142,15 @@ calls = [
         path="/api/v1/transcribe",
         handler=transcribe,
         right="submit",
-        form=submission.Submission,
-        headers={"Idempotency-Key": "The same key and body within a day answer the first one (200)."},
+        form=Form(
+            fields=submission.Submission, without=submission.NAMES_AUDIO, or_json=submission.NAMES_AUDIO
+        ),
+        headers={"Idempotency-Key": IDEMPOTENCY_KEY},
         answers={
             202: Answer(about="It is on the disk.", body=Succeeded),
             200: Answer(about="The first one of this Idempotency-Key.", body=Succeeded),
         },
-        refusals=(400, 413, 415, 422, 503, 507),
+        refusals=(400, 413, 415, 422, 429, 507),
     ),
     Call(
         method="GET",
@@ -156,7 +158,6 @@ calls = [
         handler=status,
         right="read",
         answers={200: _TRANSCRIPTION},
-        refusals=(404,),
     ),
     Call(
         method="DELETE",
@@ -164,6 +165,6 @@ calls = [
         handler=cancel,
         right="submit",
         answers={200: _TRANSCRIPTION},
-        refusals=(404, 409),
+        refusals=(409,),
     ),
 ]
