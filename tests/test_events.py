@@ -153,6 +153,17 @@ async def test_a_listener_to_one_task_costs_a_publication_on_another_nothing(eve
 
 
 @running
+async def test_what_a_listener_does_not_want_neither_wakes_it_nor_costs_its_backlog(events):
+    with events.subscribe(wants=lambda event: event.task.id == "mine") as choosy:
+        for number in range(3 * BACKLOG):
+            events.publish(about("another", number))
+        events.publish(about("mine", 7))
+
+        assert await heard(choosy) == [7]
+        assert not choosy.fell_behind
+
+
+@running
 async def test_publishing_needs_no_listener_and_waits_for_none(events):
     events.publish(about("a"))
     with events.subscribe() as subscription:

@@ -6,11 +6,11 @@ Events are hints; the tables are the truth. Whoever must not miss anything looks
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from whisperd.task import Segment, Task
 
@@ -24,19 +24,21 @@ class Event(Struct, frozen=True):
     task: Task
     number: int = 0
     segments: Sequence[Segment] = ()
+    words: list[str] = field(default_factory=list)  # as the first listener put it, for all others to repeat
 
 
 class Subscription:
     """An endless iteration over events, until `end`, or until its reader has fallen too far behind."""
 
-    def __init__(self, task_id: str | None) -> None:
+    def __init__(self, task_id: str | None, wants: Callable[[Event], bool]) -> None:
         self.task_id = task_id
+        self._wants = wants
         self.fell_behind = False
         self._queue: asyncio.Queue[Event | None] = asyncio.Queue()
 
     def offer(self, event: Event) -> bool:
-        """Take the event and return True; or, when too far behind, end and return False."""
-        if self.task_id not in (None, event.task.id):
+        """Take the event, if it is wanted, and return True; or, when too far behind, end and return False."""
+        if self.task_id not in (None, event.task.id) or not self._wants(event):
             return True
         if self._queue.qsize() < BACKLOG:
             self._queue.put_nowait(event)
@@ -76,9 +78,15 @@ class Events:
             subscription.end()
 
     @contextmanager
-    def subscribe(self, task_id: str | None = None) -> Iterator[Subscription]:
-        """Hear of one task, or of all: 500 listeners on other tasks cost a publication nothing."""
-        subscription = Subscription(task_id)
+    def subscribe(
+        self, task_id: str | None = None, wants: Callable[[Event], bool] = lambda event: True
+    ) -> Iterator[Subscription]:
+        """Hear of one task, or of all: 500 listeners on other tasks cost a publication nothing.
+
+        What it does not `wants` does not wake the listener, nor does it fall behind for it. Asked at each
+        publication: it has to be quick, and must not raise.
+        """
+        subscription = Subscription(task_id, wants)
         self._room(task_id).add(subscription)
         if self.closed:
             subscription.end()

@@ -581,6 +581,39 @@ def test_a_websocket_that_falls_behind_is_dropped_and_the_others_hear_all(with_s
     with_server(body)
 
 
+def test_a_websocket_does_not_fall_behind_for_tasks_that_it_did_not_ask_for(with_server, no_stats):
+    async def body(server):
+        mine, other = [await server.queue.get((await server.submit())["task_id"]) for _ in range(2)]
+        async with listening(server, mine.id) as socket:
+            for _ in range(3 * BACKLOG):  # at once: it has no time to read
+                server.events.publish(Event("task", other))
+            server.events.publish(Event("task", mine))
+
+            assert (await heard(socket))["task"]["task_id"] == mine.id
+
+    with_server(body)
+
+
+def test_the_database_is_asked_once_for_the_statistics_of_all_websockets(with_server, no_stats, monkeypatch):
+    async def body(server):
+        asked = 0
+
+        async def counted(tenant):
+            nonlocal asked
+            asked += 1
+            return await stats(tenant)
+
+        stats = server.queue.stats
+        monkeypatch.setattr(server.queue, "stats", counted)
+        async with contextlib.AsyncExitStack() as stack:
+            for _ in range(20):
+                await stack.enter_async_context(listening(server))
+
+        assert asked == 1
+
+    with_server(body)
+
+
 def test_a_stop_closes_all_websockets_as_going_away(with_server):
     async def body(server):
         async with listening(server) as one, listening(server) as other:

@@ -6,6 +6,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from time import monotonic, time
 from typing import Literal, Protocol
 
@@ -59,6 +60,23 @@ ANYBODY = Caller()
 NOBODY = Caller(tenant="")  # who shows no key where one is asked for: a tenant without tasks
 
 
+class Lately:
+    """What many listeners are told, by tenant: made once for all who ask within some seconds."""
+
+    def __init__(self) -> None:
+        self._made: dict[str | None, tuple[float, str]] = {}
+        self._making = asyncio.Lock()
+
+    async def get(self, tenant: str | None, seconds: float, make: Callable[[], Awaitable[str]]) -> str:
+        """What was made at most so long ago, or else what `make` makes now."""
+        async with self._making:
+            made_at, text = self._made.get(tenant, (-inf, ""))
+            if monotonic() - made_at >= seconds:
+                text = await make()
+                self._made[tenant] = (monotonic(), text)
+            return text
+
+
 @dataclass(slots=True)
 class Services:
     queue: TaskQueue
@@ -81,6 +99,7 @@ class Services:
     pulse_trouble: Callable[[], str | None] = lambda: None  # why the last look at database and pool failed
     offsite_trouble: Callable[[], str | None] = lambda: None  # why the last copy elsewhere failed
     attendance: Attendance = field(default_factory=Attendance)
+    lately: Lately = field(default_factory=Lately)  # statistics, as WebSockets are told them
     draining: bool = False  # nothing new is accepted
     none_up_since: float | None = None  # monotonic: the first look in a row that found no worker up
     now: Callable[[], float] = time

@@ -97,12 +97,17 @@ async def websocket(socket: WebSocket) -> None:
     """Every change of every task, or of those that the client subscribed to, and statistics."""
     here = services(socket)
     await socket.accept(_protocol(socket))
+    tenant = caller(socket).tenant
     wanted: set[str] = set()
-    with here.events.subscribe() as subscription:
+
+    def wants(event: Event) -> bool:
+        return tenant in (None, event.task.tenant) and (not wanted or event.task.id in wanted)
+
+    with here.events.subscribe(wants=wants) as subscription:
         async with asyncio.TaskGroup() as group:
             talks = [
                 group.create_task(_listen(socket, wanted), name="ws-listen"),
-                group.create_task(_tell(socket, subscription, wanted), name="ws-tell"),
+                group.create_task(_tell(socket, subscription), name="ws-tell"),
                 group.create_task(_tell_stats(socket), name="ws-stats"),
             ]
             await asyncio.wait(talks, return_when=asyncio.FIRST_COMPLETED)
@@ -135,13 +140,13 @@ def _asked(text: str) -> set[str] | None:
         return None
 
 
-async def _tell(socket: WebSocket, subscription: Subscription, wanted: set[str]) -> None:
-    tenant = caller(socket).tenant
+async def _tell(socket: WebSocket, subscription: Subscription) -> None:
     with suppress(WebSocketDisconnect):
         async for event in subscription:
-            if tenant in (None, event.task.tenant) and (not wanted or event.task.id in wanted):
-                for text in _texts(event):
-                    await socket.send_text(text)
+            if not event.words:
+                event.words.extend(_texts(event))
+            for text in event.words:
+                await socket.send_text(text)
 
 
 def _texts(event: Event) -> list[str]:
@@ -156,9 +161,15 @@ def _texts(event: Event) -> list[str]:
 
 
 async def _tell_stats(socket: WebSocket) -> None:
+    """Every two seconds; 500 listeners are told the same, and the database is asked once."""
+
+    async def asked() -> str:
+        return _encode("stats", await current_stats(socket))
+
     with suppress(WebSocketDisconnect):
         while True:
-            await socket.send_text(_encode("stats", await current_stats(socket)))
+            lately, tenant = services(socket).lately, caller(socket).tenant
+            await socket.send_text(await lately.get(tenant, STATS_SECONDS / 2, asked))
             await asyncio.sleep(STATS_SECONDS)
 
 
