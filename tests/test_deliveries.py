@@ -252,21 +252,6 @@ def test_ten_thousand_that_wait_for_a_dead_place_hold_up_nobody(with_post):
     with_post(body)
 
 
-def test_what_waited_a_day_for_a_dead_place_dies_tried_or_not(with_post):
-    async def body(post):
-        post.receiver.answers[HERE] = AWAY
-        await post.ends(*[HERE] * 50)
-        async with post.running():
-            await post.until_tried(OF_A_PLACE)
-            post.later(24 * HOUR)
-            await post.until_settled(50)
-
-        assert await post.states() == ["dead"] * 50
-        assert len(post.receiver.asked) == OF_A_PLACE + 1
-
-    with_post(body)
-
-
 # --- answers ---
 
 

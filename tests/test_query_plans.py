@@ -12,7 +12,8 @@ import pytest
 
 from tests.conftest import a_task
 from whisperd.db import migrate
-from whisperd.sql import claims, moves, questions, rescue
+from whisperd.delivery import DeliveryQuery, DeliveryState
+from whisperd.sql import claims, moves, outbox, questions, rescue
 from whisperd.task import Change, Cut, ListQuery, Mark, Piece, Plan, Problem, Rules, Segment, State
 
 NOW = 1_000_000.0
@@ -273,6 +274,19 @@ def test_pruning_goes_from_the_oldest_on_and_finds_what_belongs_to_a_task(conn):
     assert "task_over (state=? AND finished_at<?)" in plan
     assert "SEARCH chunk USING COVERING INDEX sqlite_autoindex_chunk_1 (task=?)" in plan
     assert "idempotency_age (created_at<?)" in plan_of(found, "delete from idempotency")
+
+
+def test_the_outbox_is_kept_by_searches_only(conn):
+    told = plans(conn, outbox.find, DeliveryQuery(states=frozenset(DeliveryState), limit=10))
+    told += plans(conn, outbox.find, DeliveryQuery(task="t1"))
+    told += plans(conn, outbox.expire, NOW, 10)
+    told += plans(conn, outbox.prune, 500.0, 200.0, 10)
+    gone = plans(conn, outbox.disable, "https://hooks.example/", NOW)
+
+    assert walks(told) == []
+    assert sorts(told) == []
+    assert "outbox_url (url=?)" in plan_of(gone, "update outbox set state =")
+    assert "outbox_expiry (expires_at<?)" in plan_of(told, "update outbox set state = 'dead'")
 
 
 # --- what it costs, triggers and cascades included ---

@@ -190,10 +190,8 @@ class Deliveries:
         )  # fmt: skip
         if reply.status == GONE:
             await self._outbox.disable(delivery.url)
-            return
-        await self._outbox.failed(delivery, reply.status, reply.problem, delay)
-        if reply.is_of_place:
-            await self._outbox.expire(delivery.place, reply.problem)
+        else:
+            await self._outbox.failed(delivery, reply.status, reply.problem, delay)
 
     async def _patiently(self, verb: Callable[[], Awaitable[T]]) -> T:
         """A delivery is held until the disk takes what came of it: else it would be sent again and again."""

@@ -46,11 +46,6 @@ class Outbox:
         """There is another attempt after `delay` seconds; or none, when its time is over."""
         await self._db.write(outbox.failed, delivery, status, problem, delay, self.now())
 
-    async def expire(self, place: str, problem: str, limit: int = 500) -> None:
-        """Give up all that has waited for a place until its time was over."""
-        while await self._db.write(outbox.expire, place, problem, self.now(), limit) == limit:
-            pass
-
     async def disable(self, url: str) -> None:
         """Tell this address nothing more, until something is resent to it or retention has forgotten it."""
         await self._db.write(outbox.disable, url, self.now())
@@ -63,6 +58,11 @@ class Outbox:
         return await self._db.read(outbox.find, query)
 
     async def prune(self, delivered_before: float, dead_before: float, limit: int = 500) -> None:
-        """Forget what was delivered, or given up, before these times, which should be cautious ones."""
+        """Give up what has waited for more than its time, so that nothing grows without bound.
+
+        And forget what was delivered, or given up, before these times, which should be cautious ones.
+        """
+        while await self._db.write(outbox.expire, self.now(), limit) == limit:
+            pass
         while await self._db.write(outbox.prune, delivered_before, dead_before, limit) == limit:
             pass

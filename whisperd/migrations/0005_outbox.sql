@@ -23,6 +23,8 @@ create table outbox (
 
 -- What is due, place by place; a step to the next place.
 create index outbox_due on outbox (place, due_at) where state = 'waiting';
+-- What has waited for more than its time.
+create index outbox_expiry on outbox (expires_at) where state = 'waiting';
 -- What waits for an address that is given up.
 create index outbox_url on outbox (url) where state = 'waiting';
 -- Lists by state.

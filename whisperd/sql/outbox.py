@@ -3,6 +3,7 @@
 `tell` is part of the transaction that ends a task; every other public function is a transaction of its own.
 A row that waits is due at `due_at` and given up at `expires_at`; both are spans of time, which move with a
 clock that is set. Rows of one `place` (scheme, host, port) are found together, since they fail together.
+Queries name the partial index that they mean: given `state = 'waiting'`, SQLite rather walks over all of it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from whisperd.sql.rows import to_json
 from whisperd.task import Task
 
 LIFE_SECONDS = 86_400.0  # from the event until an attempt that fails is the last
+LAST_SECONDS = 600.0  # beyond it, for the last attempt
 AFTER_A_START_SECONDS = 3600.0  # at least: a daemon that was off for days has tried nothing
 
 
@@ -76,7 +78,7 @@ def due(
             break
         rows = conn.execute(
             """
-            select * from outbox
+            select * from outbox indexed by outbox_due
             where state = 'waiting' and place = :place and due_at <= :now
               and id not in (select value from json_each(:held))
             order by due_at limit :n
@@ -153,26 +155,32 @@ def failed(
     )
 
 
-def expire(conn: sqlite3.Connection, place: str, problem: str, now: float, limit: int) -> int:
-    """Give up what has waited in vain for a place, tried on its own or not; returns how many they were."""
+def expire(conn: sqlite3.Connection, now: float, limit: int) -> int:
+    """Give up what its time is over for, tried on its own or not; returns how many they were.
+
+    Not those whose last attempt is to come, or under way: it is due at `expires_at`.
+    """
     rows = conn.execute(
         """
         update outbox set state = 'dead', ended_at = :now, problem = coalesce(problem, :problem)
         where seq in (
-          select seq from outbox where state = 'waiting' and place = :place and expires_at <= :now
-          limit :limit
+          select seq from outbox indexed by outbox_expiry
+          where state = 'waiting' and expires_at < :before limit :limit
         )
         returning seq
         """,
-        {"place": place, "problem": problem, "now": now, "limit": limit},
+        {"before": now - LAST_SECONDS, "now": now, "limit": limit, "problem": _TOO_LATE},
     ).fetchall()
     return len(rows)
+
+
+_TOO_LATE = "its turn did not come within a day"
 
 
 def disable(conn: sqlite3.Connection, url: str, now: float) -> None:
     """The address asked for it (410): nothing more is told to it, what waits included."""
     conn.execute("insert or replace into gone values (?, ?)", (url, now))
-    _end(conn, "url = :key", url, DeliveryState.DEAD, "the address wants no more (410)", now, status=GONE)
+    _end(conn, _OF_URL, url, DeliveryState.DEAD, "the address wants no more (410)", now, status=GONE)
 
 
 def point(conn: sqlite3.Connection, urls: Collection[str], now: float) -> None:
@@ -180,8 +188,11 @@ def point(conn: sqlite3.Connection, urls: Collection[str], now: float) -> None:
     removed = [row[0] for row in conn.execute("select url from endpoint") if row[0] not in set(urls)]
     for url in removed:
         conn.execute("delete from endpoint where url = ?", (url,))
-        _end(conn, "url = :key", url, DeliveryState.DEAD, "not among webhooks.endpoints any more", now)
+        _end(conn, _OF_URL, url, DeliveryState.DEAD, "not among webhooks.endpoints any more", now)
     conn.executemany("insert or ignore into endpoint values (?)", [(url,) for url in urls])
+
+
+_OF_URL = "seq in (select seq from outbox indexed by outbox_url where url = :key and state = 'waiting')"
 
 
 def _end(
