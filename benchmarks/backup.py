@@ -56,7 +56,7 @@ async def _measure(folder: Path, megabytes: int, rate: int) -> int:
     _fill(path, megabytes * 2**20)
     store = BackupStore(folder / "backups")
     async with Database(path) as db:
-        submits = _Submits(SqliteQueue(db, Events(), Rules(max_waiting=10**9)), rate)
+        submits = _Submits(SqliteQueue(db, Events(), Rules(max_queued=10**9)), rate)
         async with submits.coming():
             await asyncio.sleep(ALONE_SECONDS)
         alone, submits.waits = _milliseconds(submits.waits), []

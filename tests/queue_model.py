@@ -1,4 +1,4 @@
-"""A task as it should be: plain dictionaries, everything that can be counted is counted.
+"""A task, and the shares of tenants, as they should be: everything that can be counted is counted.
 
 The queue keeps counters, indexes and triggers for what is derived here; test_queue_machine.py compares.
 """
@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from whisperd.task import FINAL, PLAN, Mark, Rules, State
+from whisperd.task import FINAL, PLAN, SAMPLE_RATE, Mark, Rules, State
+
+PLAN_SECONDS = 1.0
 
 
 class WithoutJitter(Rules, frozen=True, kw_only=True):
@@ -22,12 +24,55 @@ class Part:
     samples: int = 0
     state: str = "waiting"
     failures: int = 0
+    charge: float = 0.0  # what its last claim cost its tenant,
+    charged_at: int = 0  # at this priority
     holder: int | None = None
     beat_at: float | None = None
     text: str | None = None
 
     def let_go(self, state):
         self.state, self.holder, self.beat_at = state, None, None
+
+    def seconds(self, number):
+        return PLAN_SECONDS if number == PLAN else self.samples / SAMPLE_RATE
+
+
+@dataclass
+class Shares:
+    """Who was given how much, by priority and tenant; where those start that come to a priority."""
+
+    heaviest: float
+    given: dict[tuple[int, str], float] = field(default_factory=dict)
+    level: dict[int, float] = field(default_factory=dict)
+    waiting: set[tuple[int, str]] = field(default_factory=set)
+
+    def follow(self, items):
+        """Tenants come to a priority, and leave it, with what they have on offer there."""
+        waiting = {(item.priority, item.tenant) for item in items if item.offered}
+        for key in waiting - self.waiting:
+            self.given[key] = max(self.given.get(key, 0.0), self.level.get(key[0], 0.0))
+        self.waiting = waiting
+
+    def in_turn(self):
+        return sorted(self.waiting, key=lambda key: (-key[0], self.given[key], key[1]))
+
+    def charge(self, key, seconds, weight):
+        charge = seconds / weight
+        risen = self.given[key] + charge * weight / self.heaviest / 2
+        self.given[key] += charge
+        self.level[key[0]] = max(self.level.get(key[0], risen), risen)
+        return charge
+
+    def give_back(self, key, charge):
+        if key in self.given:
+            self.given[key] -= charge
+
+    def forget(self):
+        """Those who wait for nothing, and would start no earlier than somebody new."""
+        busy = {priority for priority, _ in self.waiting}
+        for key in self.given.keys() - self.waiting:
+            if key[0] not in busy or self.given[key] <= self.level.get(key[0], -1.0):
+                del self.given[key]
 
 
 @dataclass
@@ -39,6 +84,7 @@ class Item:
     tenant: str
     max_retries: int
     created_at: float
+    lined_at: float
     run_at: float | None
     timed: bool = False  # it has a time limit
     waits: bool = False  # run_at is the end of a wait between two attempts, and no time that a user chose
@@ -84,6 +130,10 @@ class Item:
     @property
     def waiting(self):
         return min(1, len(self.on_offer)) if self.leader else len(self.on_offer)
+
+    @property
+    def offered(self):
+        return bool(self.on_offer) and self.run_at is None
 
     @property
     def running(self):
@@ -165,6 +215,7 @@ class Item:
         self.waits, self.leader = False, None
 
     def clock_jumped(self, seconds):
+        self.lined_at += seconds
         for part in self.parts.values():
             part.beat_at = None if part.beat_at is None else part.beat_at + seconds
         if self.waits:
@@ -224,7 +275,7 @@ class Items(dict):
 
     def enter(self, item, now):
         """It comes into line, and is no more delayed by anybody."""
-        item.run_at = None
+        item.run_at, item.lined_at = None, now
         if self.cache_seconds is None:
             item.content = None
         elif done := self.done_before(item, now):

@@ -14,9 +14,11 @@ from tests.conftest import a_task
 from whisperd.db import migrate
 from whisperd.delivery import DeliveryQuery, DeliveryState
 from whisperd.sql import claims, moves, outbox, questions, rescue
-from whisperd.task import Change, Cut, ListQuery, Mark, Piece, Plan, Problem, Rules, Segment, State
+from whisperd.task import Change, Cut, Limits, ListQuery, Mark, Piece, Plan, Problem, Rules, Segment, State
 
 NOW = 1_000_000.0
+LATER = NOW + Rules().max_wait_seconds
+OFFERED = "(tenant=? AND priority=? AND state=?"
 RETENTION = {State.COMPLETED: 500.0, State.CANCELLED: 500.0, State.FAILED: 200.0}
 SHARED = Rules(cache_seconds=NOW)
 OFTEN = a_task(model_sha256="m", tenant="tenant1")  # a twin of a third of all tasks
@@ -46,14 +48,14 @@ def a_database(tasks, *, analyzed=False, path=":memory:"):
         with recursive number (n) as (select 1 union all select n + 1 from number where n < :tasks)
         insert into task (
           id, kind, state, priority, tenant, model, options, audio_name, audio_size, audio_sha256,
-          waiting, max_retries, created_at, run_at, started_at, finished_at, audio_seconds, content
+          waiting, max_retries, created_at, lined_at, run_at, started_at, finished_at, audio_seconds, content
         )
         select
           't' || n, 'transcription',
           case n % 6 when 0 then 'completed' when 3 then 'failed' else 'queued' end,
           n / 3 % 10, 'tenant' || (n % 7 % 3), 'tiny.en', '{}', 'a.wav', 1, '',
-          n % 3 > 0, 3, n, iif(n % 3 = 1, 2e6, null), iif(n % 3 = 0, n, null), iif(n % 3 = 0, n, null), 60,
-          iif(n % 3 = 0, :often, 'c' || n)
+          n % 3 > 0, 3, n, 999e3 + n / 30, iif(n % 3 = 1, 2e6, null),
+          iif(n % 3 = 0, n, null), iif(n % 3 = 0, n, null), 60, iif(n % 3 = 0, :often, 'c' || n)
         from number
         """,
         {"tasks": tasks, "often": OFTEN.content},
@@ -111,25 +113,37 @@ def test_the_claim_searches_the_line_and_sorts_nothing(conn, order):
     found = plans(conn, claims.take, Rules(order=order), NOW)
 
     assert walks(found) == []
-    assert [sql for sql, _ in sorts(found) if " task " in sql or " chunk " in sql] == []
-    assert "SEARCH task USING INDEX task_line (priority=?)" in plan_of(
-        found, "select seq from task where waiting"
-    )
+    assert sorts(found) == []
+    assert "SCAN share USING INDEX share_turn" in plan_of(found, "select priority, tenant")  # to the first
+    assert f"task_line {OFFERED})" in plan_of(found, f"select {'max' if order == 'lifo' else 'min'}(seq)")
     assert "task_delayed (run_at>? AND run_at<?)" in plan_of(found, "update task set run_at = null")
     assert "task_delayed (run_at>? AND run_at<?)" in plan_of(found, "select seq from task where run_at")
     assert "SEARCH chunk USING INDEX chunk_waiting (task=?)" in plan_of(found, "update chunk")
 
 
+def one_at_a_time(tenant, plan):
+    return Limits(concurrent=1)
+
+
 @pytest.mark.parametrize("order", ["lifo", "fifo"])
 def test_the_claim_past_tenants_at_their_limit_searches_by_tenant(conn, order):
-    rules = Rules(order=order, tenant_limit=lambda tenant: 1)
+    rules = Rules(order=order, limits=one_at_a_time)
     claims.claim(conn, rules, NOW)
     found = plans(conn, claims.claim, rules, NOW)
 
     assert walks(found) == []
-    plan = plan_of(found, "with free")
-    assert "SEARCH task USING INDEX task_tenant_line (tenant=? AND priority=?)" in plan
-    assert "SEARCH task USING INDEX task_started_line (priority=?)" in plan
+    assert sorts(found) == []
+    assert "tally USING PRIMARY KEY (state=? AND delayed=? AND tenant=?)" in plan_of(found, "select sum(n)")
+
+
+def test_the_claim_finds_what_waited_too_long_by_its_age(conn):
+    found = plans(conn, claims.claim, Rules(), LATER)
+
+    assert walks(found) == []
+    assert sorts(found) == []
+    plan = plan_of(found, "select lined_at, seq")
+    assert f"task_age {OFFERED} AND lined_at<?)" in plan
+    assert "select max(seq)" not in str(found)  # it was enough
 
 
 @pytest.mark.parametrize("order", ["lifo", "fifo"])
@@ -310,10 +324,11 @@ def cost(conn, verb, *args):
     return ticks
 
 
-LIMITED = Rules(tenant_limit=lambda tenant: 1)
+LIMITED = Rules(limits=one_at_a_time)
 VERBS = {
     "claim": (claims.claim, Rules(), NOW),
     "claim, fifo": (claims.claim, Rules(order="fifo"), NOW),
+    "claim of what waited too long": (claims.claim, Rules(), LATER),
     "claim, with a tenant at its limit": (claims.claim, LIMITED, NOW),
     "position": (questions.position, "t500", "lifo"),
     "list": (questions.list_tasks, ListQuery(limit=10)),
@@ -357,7 +372,7 @@ def test_tasks_that_are_started_and_wait_cost_a_claim_nothing():
     for n in (300, 9_000):
         with closing(a_database(n)) as conn:
             conn.execute("update task set state = 'processing' where state = 'queued' and run_at is null")
-            rules = Rules(tenant_limit=lambda tenant: int(tenant == "tenant1"))
+            rules = Rules(limits=lambda tenant, plan: Limits(concurrent=int(tenant == "tenant1")))
             costs.append(cost(conn, claims.claim, rules, NOW))
 
     assert costs[1] <= costs[0] + 2

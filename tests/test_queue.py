@@ -11,6 +11,7 @@ from whisperd.task import (
     Change,
     Cut,
     IdempotencyConflict,
+    Limits,
     ListQuery,
     LostClaim,
     Mark,
@@ -125,7 +126,7 @@ def test_a_tenant_at_its_limit_waits_while_others_and_its_started_tasks_go_on(wi
         await queue.cancel(started.id)
         assert (await queue.claim()).task.id == blocked.id
 
-    with_queue(body, tenant_limit=lambda tenant: {"a": 1}.get(tenant, 0))
+    with_queue(body, limits=lambda tenant, plan: Limits(concurrent={"a": 1}.get(tenant, 0)))
 
 
 # --- the life of a task ---
@@ -488,7 +489,7 @@ def test_a_full_queue_refuses_more(with_queue):
         await queue.claim()
         await queue.submit(a_task())
 
-    with_queue(body, max_waiting=3)
+    with_queue(body, max_queued=3)
 
 
 # --- looking ---
@@ -645,12 +646,12 @@ def test_a_higher_limit_lets_the_workers_go_on_at_once(with_queue):
         claiming = asyncio.create_task(queue.claim())
         await asyncio.sleep(0)
         assert isinstance(await queue._claim_now(), float)  # by now the other one waits
-        queue.reload(Rules(tenant_limit=lambda tenant: 2))
+        queue.reload(Rules(limits=lambda tenant, plan: Limits(concurrent=2)))
 
         async with asyncio.timeout(5):
             assert (await claiming).number == PLAN
 
-    with_queue(body, tenant_limit=lambda tenant: 1)
+    with_queue(body, limits=lambda tenant, plan: Limits(concurrent=1))
 
 
 # --- restarts ---

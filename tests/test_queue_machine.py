@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from tests.conftest import Clock, a_task
-from tests.queue_model import Item, Items, Part, WithoutJitter
+from tests.queue_model import Item, Items, Part, Shares, WithoutJitter
 from whisperd.db import Database
 from whisperd.delivery import DeliveryQuery
 from whisperd.events import Events
@@ -30,6 +30,7 @@ from whisperd.task import (
     Chunk,
     Cut,
     IdempotencyConflict,
+    Limits,
     ListQuery,
     LostClaim,
     Mark,
@@ -41,6 +42,7 @@ from whisperd.task import (
     Segment,
     State,
     TaskNotFound,
+    TenantQueueFull,
     WrongState,
     content_of,
 )
@@ -48,7 +50,9 @@ from whisperd.task import (
 MEMORY = "/dev/shm"  # thousands of commits, and what a disk does to them is not the point here
 MAX_WAITING = 6
 KEY_SECONDS = 1000.0
-TENANT_LIMITS = {"one": 1, "two": 2}  # "free" has none
+CONCURRENT = {"one": 1, "two": 2}  # "free" has the limits of its plan, if it has one
+WEIGHTS = {"one": 3.0, "two": 0.5}
+SMALL = "small"  # the one plan there is: one task at a time, and two that wait
 PRIORITIES = st.sampled_from([-100, 0, 0, 0, 7, 100])
 MOMENTS = st.sampled_from([None, None, -5.0, 0.0, 5.0, 70.0])  # seconds from now
 AGES = st.sampled_from([0.0, 10.0, 500.0])  # seconds
@@ -67,32 +71,37 @@ class QueueMachine(RuleBasedStateMachine):
     @initialize(
         order=st.sampled_from(["lifo", "fifo"]),
         retry_delay=st.sampled_from([0.0, 10.0]),
+        max_wait=st.sampled_from([0.0, 60.0]),
         at_work=st.none() | st.integers(0, 2),
         cache_seconds=st.sampled_from([None, 0.0, 60.0, 60.0]),
         twins=st.lists(PRIORITIES, max_size=3),
     )
-    def start(self, order, retry_delay, at_work, cache_seconds, twins):
+    def start(self, order, retry_delay, max_wait, at_work, cache_seconds, twins):
         self.folder = TemporaryDirectory(dir=MEMORY if os.access(MEMORY, os.W_OK) else None)
         self.runner = asyncio.Runner()
         self.clock = Clock()
         self.rules = WithoutJitter(
             order=order,
             retry_delay_seconds=retry_delay,
-            max_waiting=MAX_WAITING,
+            max_queued=MAX_WAITING,
+            max_wait_seconds=max_wait,
             idempotency_seconds=KEY_SECONDS,
             cache_seconds=cache_seconds,
-            tenant_limit=lambda tenant: TENANT_LIMITS.get(tenant, 0),
+            limits=limits,
+            heaviest=max(WEIGHTS.values()),
         )
         self.items = Items(cache_seconds)
+        self.plans = {}  # tenant -> the plan that it named last
+        self.shares = Shares(self.rules.heaviest)
         self.keys = {}  # (tenant, key) -> body, task id, time
         self.claims = []  # every chunk ever handed out
         self.last_seq = self.tries = 0
         self.open()
         if at_work is not None:
-            self.submit(0, "free", "a", None, at_work, False, None, "x", None, 0.0)
+            self.submit(0, "free", "a", None, None, at_work, False, None, "x", None, 0.0)
             self.claim(0.0, 3, SAME)
         for priority in twins:
-            self.submit(priority, "free", "a", None, 1, False, None, "x", None, 0.0)
+            self.submit(priority, "free", "a", None, None, 1, False, None, "x", None, 0.0)
 
     def open(self):
         path = Path(self.folder.name) / "q.db"
@@ -137,6 +146,7 @@ class QueueMachine(RuleBasedStateMachine):
         priority=PRIORITIES,
         tenant=st.sampled_from(["free", "free", "one", "two"]),
         content=st.sampled_from(["a", "a", "a", "b", None]),
+        plan=st.sampled_from([None, None, None, SMALL, "large"]),
         moment=MOMENTS,
         max_retries=st.integers(0, 2),
         timed=st.booleans(),
@@ -145,7 +155,7 @@ class QueueMachine(RuleBasedStateMachine):
         seq=st.sampled_from([None, None, (127, 128), (0, 128), (16_383, 16_384), (0, 16_384)]),
         after=AFTER,
     )
-    def submit(self, priority, tenant, content, moment, max_retries, timed, key, body, seq, after):
+    def submit(self, priority, tenant, content, plan, moment, max_retries, timed, key, body, seq, after):
         self.clock.now += after
         if seq:
             self.others_came_and_went(*seq)
@@ -153,6 +163,7 @@ class QueueMachine(RuleBasedStateMachine):
         new = a_task(
             priority=priority,
             tenant=tenant,
+            plan=plan,
             run_at=None if moment is None else now + moment,
             max_retries=max_retries,
             timeout_seconds=1000.0 if timed else None,
@@ -163,7 +174,7 @@ class QueueMachine(RuleBasedStateMachine):
             options=Options(prompt=content),
         )
         run_at = now + moment if moment is not None and moment > 0 else None
-        item = Item(0, priority, tenant, max_retries, now, run_at, timed, content=content)
+        item = Item(0, priority, tenant, max_retries, now, now, run_at, timed, content=content)
         first_body, first, at = self.keys.get((tenant, key), (None, None, 0.0))
         if first and at >= now - KEY_SECONDS:
             if first_body != body:
@@ -175,11 +186,15 @@ class QueueMachine(RuleBasedStateMachine):
         elif self.has_no_room() and (run_at or not self.items.done_before(item, now)):
             with pytest.raises(QueueFull):
                 self.do(self.queue.submit(new))
+        elif not self.has_room(tenant, plan) and (run_at or not self.items.done_before(item, now)):
+            with pytest.raises(TenantQueueFull):
+                self.do(self.queue.submit(new))
         else:
             task, created = self.do(self.queue.submit(new))
             self.last_seq += 1
             assert (task.id, task.seq, created) == (new.id, self.last_seq, True)
             item.seq, self.items[new.id] = self.last_seq, item
+            self.plans |= {tenant: plan} if plan else {}
             if not run_at:
                 self.items.enter(item, now)
             if key:
@@ -187,6 +202,11 @@ class QueueMachine(RuleBasedStateMachine):
 
     def has_no_room(self):
         return sum(item.state == State.QUEUED for item in self.items.values()) >= MAX_WAITING
+
+    def has_room(self, tenant, plan):
+        waiting = sum(item.tenant == tenant and item.state == State.QUEUED for item in self.items.values())
+        most = limits(tenant, plan or self.plans.get(tenant)).queued
+        return not 0 < most <= waiting
 
     def others_came_and_went(self, place, block):
         """Only their places in the order stay used; the next is at `place` in a block of positions."""
@@ -215,10 +235,11 @@ class QueueMachine(RuleBasedStateMachine):
         now = self.clock.now
         due = [item for item in self.items.values() if item.run_at is not None and item.run_at <= now]
         for item in sorted(due, key=lambda item: (not item.waits, item.run_at, item.seq)):
-            if item.waits:
+            if item.waits:  # which makes nobody younger
                 item.run_at, item.waits = None, False
             else:
                 self.items.enter(item, now)
+        self.shares.follow(self.items.values())
         found = self.do(self.queue._claim_now())
         name = self.most_urgent()
         if name is None:
@@ -226,6 +247,7 @@ class QueueMachine(RuleBasedStateMachine):
             assert found == pytest.approx(min([60.0, *later]))
             return None
         number = self.items[name].on_offer[0]
+        priority = self.items[name].priority
         item = self.items[name].leader or self.items[name]
         name = self.name_of(item)
         assert isinstance(found, Chunk)
@@ -235,20 +257,44 @@ class QueueMachine(RuleBasedStateMachine):
         item.state = State.PROCESSING
         item.started_at = now if item.started_at is None else item.started_at
         part.state, part.holder, part.beat_at = "running", len(self.claims), now
+        weight = limits(item.tenant, None).weight
+        part.charge = self.shares.charge((priority, item.tenant), part.seconds(number), weight)
+        part.charged_at = priority
         self.claims.append(found)
+        self.follow()
         return part.holder
 
+    def follow(self):
+        """Who comes and goes within one verb may come back as from further away, or leave a trace."""
+        self.shares.follow(self.items.values())
+        rows = self.looking.execute("select * from share")
+        found = {(row["priority"], row["tenant"]): row["vtime"] for row in rows}
+        assert not (found.keys() - self.shares.given.keys()) & self.shares.waiting
+        for key, given in self.shares.given.items():
+            assert found[key] in (given, max(given, self.shares.level.get(key[0], 0.0)))
+        self.shares.given = found
+
     def most_urgent(self):
-        at_work = [item.tenant for item in self.items.values() if item.state == State.PROCESSING]
-        blocked = {tenant for tenant, limit in TENANT_LIMITS.items() if at_work.count(tenant) >= limit}
-        ready = [
-            name
-            for name, item in self.items.items()
-            if item.on_offer
-            and item.run_at is None
-            and (item.state == State.PROCESSING or item.tenant not in blocked)
-        ]
-        return min(ready, key=self.rank) if ready else None
+        """Of the tenant whose turn it is what waited too long, the oldest; else as is the order."""
+        for key in self.shares.in_turn():
+            if ready := [name for name in self.items if self.may_be_claimed(name, *key)]:
+                lifo = self.rules.order == "lifo"  # in the other order the oldest are next as it is
+                too_long = [name for name in ready if lifo and self.waited_too_long(name)]
+                return min(too_long, key=self.age) if too_long else min(ready, key=self.rank)
+        return None
+
+    def may_be_claimed(self, name, priority, tenant):
+        item = self.items[name]
+        at_work = sum(i.state == State.PROCESSING and i.tenant == tenant for i in self.items.values())
+        limit = limits(tenant, self.plans.get(tenant)).concurrent
+        may_start = item.state == State.PROCESSING or not 0 < limit <= at_work
+        return item.offered and (item.priority, item.tenant) == (priority, tenant) and may_start
+
+    def waited_too_long(self, name):
+        return 0 < self.rules.max_wait_seconds < self.clock.now - self.items[name].lined_at
+
+    def age(self, name):
+        return self.items[name].lined_at, self.items[name].seq
 
     def name_of(self, item):
         return next(name for name, other in self.items.items() if other is item)
@@ -296,6 +342,7 @@ class QueueMachine(RuleBasedStateMachine):
         item.advance()
         item.settle(self.clock.now)
         self.items.settle(self.clock.now)
+        self.follow()
 
     @precondition(lambda self: self.held)
     @rule(after=AFTER, pick=PICK)
@@ -319,6 +366,10 @@ class QueueMachine(RuleBasedStateMachine):
     def release(self, pick):
         chunk, item, part = self.pick(pick)
         self.do(self.queue.release(chunk))
+        self.hand_back(item, part)
+
+    def hand_back(self, item, part):
+        self.shares.give_back((part.charged_at, item.tenant), part.charge)
         item.hand_back(part)
 
     @precondition(lambda self: self.held)
@@ -328,7 +379,7 @@ class QueueMachine(RuleBasedStateMachine):
         chunk, item, part = self.pick(pick)
         if chunk.number != PLAN:
             self.do(self.queue.replan(chunk))
-            item.hand_back(part)
+            self.hand_back(item, part)
             if item.parts[PLAN].state == "done":
                 item.parts[PLAN].let_go("waiting")
 
@@ -404,6 +455,7 @@ class QueueMachine(RuleBasedStateMachine):
         lost = [(item.seq, number, item) for item in self.items.values() for number in item.running]
         self.open()
         recovered = self.do(self.queue.recover())
+        self.line_comes_back_to_the_present()
         for item in self.items.values():
             item.come_back_to_the_present(self.rules.max_retry_delay_seconds, self.clock.now)
         self.lose(lost, "interrupted", lambda failures: 0.0)
@@ -413,7 +465,13 @@ class QueueMachine(RuleBasedStateMachine):
         self.told = {name: item.state for name, item in self.items.items()}  # nobody listens yet
         assert {task.id for task in recovered} >= went_on
 
-    @precondition(lambda self: self.held or any(item.waits for item in self.items.values()))
+    def line_comes_back_to_the_present(self):
+        """None in line is younger than now."""
+        newest = max((item.lined_at for item in self.items.values() if item.offered), default=0.0)
+        for item in self.items.values():
+            item.lined_at -= max(0.0, newest - self.clock.now)
+
+    @precondition(lambda self: self.items)
     @rule(seconds=st.sampled_from([-DAY, -3.0, 3.0, DAY]), back=st.booleans())
     def the_clock_is_set(self, seconds, back):
         for moved in (seconds, -seconds) if back else (seconds,):
@@ -426,6 +484,7 @@ class QueueMachine(RuleBasedStateMachine):
         for _, number, item in sorted(lost, key=lambda found: found[:2]):
             if item.state not in FINAL:
                 item.fail(number, code, delay(item.parts[number].failures), False, self.clock.now)
+                self.shares.follow(self.items.values())
         self.items.settle(self.clock.now)
 
     @precondition(lambda self: sum(item.state in FINAL for item in self.items.values()) > 1)
@@ -433,6 +492,7 @@ class QueueMachine(RuleBasedStateMachine):
     def prune(self, completed, others, limit):
         now = self.clock.now
         gone = self.do(self.queue.prune(now - completed, now - others, limit))
+        self.shares.forget()
         self.keys = {key: kept for key, kept in self.keys.items() if kept[2] >= now - KEY_SECONDS}
         old = {
             name: item.finished_at
@@ -480,6 +540,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     @invariant()
     def the_queue_and_the_model_agree(self):
+        self.follow()
         found = look(self.looking, self.rules.order)
         tasks = {task.id: task for task in found["tasks"]}
         line = sorted((name for name, item in self.items.items() if item.in_line), key=self.rank)
@@ -552,6 +613,14 @@ class QueueMachine(RuleBasedStateMachine):
             assert self.told[name] == item.state
 
 
+def limits(tenant, plan):
+    return Limits(
+        concurrent=CONCURRENT.get(tenant, 1 if plan == SMALL else 0),
+        queued=2 if plan == SMALL else 0,
+        weight=WEIGHTS.get(tenant, 1.0),
+    )
+
+
 def a_plan(cuts, audio):
     scale = 16_000 if audio == "f" else 8_000
     made = tuple(Cut(pieces=(Piece(0, scale * (number + 1)),)) for number in range(cuts))
@@ -605,20 +674,24 @@ def count(conn):
         """
         select 'tally', state, delayed, tenant, priority, n from tally
         union all select 'place', null, level, priority, block, n from place
+        union all select 'share', null, started, tenant, priority, offered from share where offered > 0
         order by 1, 2, 3, 4, 5
         """
     )
     counted = conn.execute(
         """
         with line as (
-          select priority, seq from task where state = 'queued' and run_at is null and waiting > 0
-        )
+            select priority, seq from task where state = 'queued' and run_at is null and waiting > 0
+          ),
+          offer as (select * from task where waiting > 0 and run_at is null)
         select 'tally', state,
           iif(state <> 'queued', 0, iif(run_at is not null, 1, 2 * (waiting = 0))),
           tenant, priority, count(*)
           from task group by 1, 2, 3, 4, 5
         union all select 'place', null, 1, priority, seq / 128, count(*) from line group by 1, 2, 3, 4, 5
         union all select 'place', null, 2, priority, seq / 16384, count(*) from line group by 1, 2, 3, 4, 5
+        union all select 'share', null, sum(state = 'processing'), tenant, priority, count(*) from offer
+          group by tenant, priority
         order by 1, 2, 3, 4, 5
         """
     )

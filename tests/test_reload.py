@@ -14,9 +14,18 @@ RELOADABLE = {
     "queue.max_retries",
     "queue.retry_delay_ms",
     "queue.max_retry_delay_seconds",
-    "queue.max_waiting",
+    "queue.max_queued",
+    "queue.max_wait_seconds",
     "queue.tenant_concurrent",
     "queue.tenants",
+    "limits.weights",
+    *(
+        f"limits.{plan}.{name}"
+        for plan in ("FREE", "PRO", "PAYG")
+        for name in ("concurrent", "queued", "per_minute", "weight")
+    ),
+    "webhooks.endpoints",
+    "webhooks.secrets",
     "retention.job_hours",
     "retention.failed_job_hours",
     "workers.count",

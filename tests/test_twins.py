@@ -16,6 +16,7 @@ from whisperd.task import (
     PLAN,
     Change,
     Cut,
+    Limits,
     Options,
     Piece,
     Plan,
@@ -179,7 +180,7 @@ def test_who_is_served_by_a_twin_is_served_by_a_full_queue_too(with_twins):
         with pytest.raises(QueueFull):
             await queue.submit(a_twin(tenant="other"))
 
-    with_twins(body, max_waiting=1)
+    with_twins(body, max_queued=1)
 
 
 def test_an_idempotency_key_goes_first(with_twins):
@@ -331,7 +332,7 @@ def test_a_twin_takes_none_of_its_tenants_slots(with_twins):
         assert (await queue.stats()).by_state["processing"] == 1
         assert not await nothing_to_claim(queue)  # the second chunk of the first
 
-    with_twins(body, tenant_limit=lambda tenant: 1)
+    with_twins(body, limits=lambda tenant, plan: Limits(concurrent=1))
 
 
 def test_a_tenant_whose_twins_wait_for_their_leader_goes_on_with_its_other_tasks(with_twins):
@@ -346,7 +347,7 @@ def test_a_tenant_whose_twins_wait_for_their_leader_goes_on_with_its_other_tasks
 
         assert (await queue.claim()).task.id == other.id
 
-    with_twins(body, tenant_limit=lambda tenant: int(tenant == "blocked"))
+    with_twins(body, limits=lambda tenant, plan: Limits(concurrent=int(tenant == "blocked")))
 
 
 # --- when the one that leads ends otherwise ---

@@ -170,7 +170,7 @@ def test_the_file_of_a_submission_outlives_the_first_look(run):
 
 def test_a_reload_reaches_queue_spool_and_backups(run):
     async def body(upkeep, parts):
-        values = {"queue.max_waiting": 1, "http.max_upload_bytes": 7, "backup.keep_newest": 3}
+        values = {"queue.max_queued": 1, "http.max_upload_bytes": 7, "backup.keep_newest": 3}
         parts.reload(with_values(parts.config, {**values, "storage.min_free_mb": 2**30}))
 
         await parts.queue.submit(a_task())

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from math import inf
 from pathlib import Path
 from time import monotonic
@@ -20,7 +21,7 @@ from whisperd.arrival import Arrival, prepare
 from whisperd.backup import Backup, BackupStore
 from whisperd.clock import Clock
 from whisperd.condition import seal, unseal
-from whisperd.config import Config, cores
+from whisperd.config import Config, PlanLimits, TenantLimits, cores
 from whisperd.db import Database, owned
 from whisperd.deliveries import LONGEST_DELAY_SECONDS
 from whisperd.engine.features import gpu_build
@@ -30,7 +31,7 @@ from whisperd.model_store import ModelStore
 from whisperd.outbox import Outbox
 from whisperd.queue import SqliteQueue
 from whisperd.spool import Spool
-from whisperd.task import Rules, TaskError
+from whisperd.task import Limits, Rules, TaskError
 from whisperd.worker_pool import PoolSettings, WorkerPool
 
 if TYPE_CHECKING:
@@ -168,15 +169,32 @@ async def _recover(parts: Machine) -> None:
 
 
 def rules(config: Config) -> Rules:
-    limits = config.queue.tenants
     return Rules(
         order=config.queue.order,
         retry_delay_seconds=config.queue.retry_delay_ms / 1000,
         max_retry_delay_seconds=config.queue.max_retry_delay_seconds,
-        max_waiting=config.queue.max_waiting,
+        max_queued=config.queue.max_queued,
+        max_wait_seconds=config.queue.max_wait_seconds,
         idempotency_seconds=config.queue.idempotency_hours * 3600,
-        tenant_limit=lambda tenant: limits.get(tenant, config.queue.tenant_concurrent),
+        limits=partial(_limits, config),
+        heaviest=_heaviest(config.limits),
     )
+
+
+def _limits(config: Config, tenant: str, plan: str | None) -> Limits:
+    """What is set for the tenant itself; else for its plan; else for those without one."""
+    of_plan = config.limits.of_plan(plan) or PlanLimits(concurrent=config.queue.tenant_concurrent)
+    return Limits(
+        concurrent=config.queue.tenants.get(tenant, of_plan.concurrent),
+        queued=of_plan.queued,
+        per_minute=of_plan.per_minute,
+        weight=config.limits.weights.get(tenant, of_plan.weight),
+    )
+
+
+def _heaviest(limits: TenantLimits) -> float:
+    plans = (limits.FREE, limits.PRO, limits.PAYG)
+    return max(1.0, *(plan.weight for plan in plans), *limits.weights.values())
 
 
 def pool_settings(config: Config) -> PoolSettings:

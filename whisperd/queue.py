@@ -18,6 +18,7 @@ from whisperd.task import (
     START,
     Change,
     Chunk,
+    Limits,
     ListQuery,
     Mark,
     NewTask,
@@ -65,7 +66,8 @@ class SqliteQueue:
     async def submit(self, new: NewTask) -> tuple[Task, bool]:
         """Queue the task and return it with True; or the first task of its idempotency key with False.
 
-        Raises IdempotencyConflict, QueueFull, StorageFull, StorageFailed: then nothing was queued.
+        Raises IdempotencyConflict, QueueFull, TenantQueueFull, StorageFull, StorageFailed: then nothing was
+        queued. A `plan` is remembered of its tenant, until another is named.
         """
         return await self._db.write(
             moves.submit,
@@ -76,6 +78,13 @@ class SqliteQueue:
             then=lambda submitted: self._told(submitted[0]),
         )
 
+    async def check_room(self, tenant: str | None = None, plan: str | None = None) -> Limits:
+        """The limits that hold for a tenant; asked before the audio is stored. Promises nothing.
+
+        Raises QueueFull and, of a tenant that is known, TenantQueueFull, as `submit` would now.
+        """
+        return await self._db.read(questions.check_room, self._rules, tenant, plan, self._now())
+
     async def get(self, task_id: str) -> Task:
         return await self._db.read(questions.get, task_id)
 
@@ -83,7 +92,12 @@ class SqliteQueue:
         return await self._db.read(questions.list_tasks, query)
 
     async def positions(self, tasks: Sequence[Task]) -> Sequence[int | None]:
-        """1 = next to run; None unless the task stands in line. O(log n) each, not counting tenant limits."""
+        """1 = next to run; None unless the task stands in line. O(log n) each.
+
+        By priority and `queue.order` alone: it knows nothing of limits, of shares between tenants and of what
+        has waited too long. With one tenant and no long waits that is the order; with several a task's turn
+        may come before or after its place.
+        """
         waiting = [task.id for task in tasks if task.state == State.QUEUED]
         found = await self._db.read(questions.positions, waiting, self._rules.order) if waiting else {}
         return [found.get(task.id) for task in tasks]

@@ -15,6 +15,7 @@ run and committed on its own. States and legal moves of a task:
 from __future__ import annotations
 
 import hashlib
+import math
 import random
 from collections.abc import Callable, Collection, Sequence
 from enum import StrEnum
@@ -139,6 +140,7 @@ class NewTask(Struct, frozen=True, kw_only=True):
     kind: Kind = Kind.TRANSCRIPTION
     priority: int = 0  # -100 to 100, higher runs first
     tenant: str = "default"
+    plan: str | None = None  # of the tenant, from now on; None leaves it as it is
     max_retries: int = 3
     run_at: float | None = None  # Unix seconds, UTC; not started before this
     timeout_seconds: float | None = None  # from the start of the first chunk
@@ -225,16 +227,30 @@ class Stats(Struct, frozen=True, kw_only=True):
     finished: tuple[tuple[float, float], ...]  # (finished_at, audio seconds) of the last minute
 
 
+class Limits(Struct, frozen=True, kw_only=True):
+    """What one tenant may do; 0 = no limit. Of two that want as much, one of twice the weight gets twice."""
+
+    concurrent: int = 0  # tasks in work at once
+    queued: int = 0  # tasks that wait
+    per_minute: int = 0  # submissions
+    weight: float = 1.0
+
+
+NO_LIMITS = Limits()
+
+
 class Rules(Struct, frozen=True, kw_only=True):
-    """What the operator decides. `tenant_limit(tenant)`: its tasks in work at once, 0 = no limit."""
+    """What the operator decides. `limits(tenant, plan)`: those of a tenant; no weight is above `heaviest`."""
 
     order: Literal["lifo", "fifo"] = "lifo"
     retry_delay_seconds: float = 1.0
     max_retry_delay_seconds: float = 300.0
-    max_waiting: int = 1_000_000
+    max_queued: int = 1_000_000
+    max_wait_seconds: float = 3600.0  # in line; what waited longer goes before what is newer. 0: never
     idempotency_seconds: float = 86_400.0
     cache_seconds: float | None = None  # how old a transcript a twin may get; None: each task is decoded
-    tenant_limit: Callable[[str], int] = lambda tenant: 0
+    limits: Callable[[str, str | None], Limits] = lambda tenant, plan: NO_LIMITS
+    heaviest: float = 1.0
 
     def delay(self, failures: int) -> float:
         """Seconds before the next attempt: exponential, capped, with jitter against returning in step."""
@@ -286,14 +302,31 @@ class StorageFailed(TaskError):
     """An I/O error: nothing was accepted. After one of the database nothing more is, until a restart."""
 
 
-class QueueFull(TaskError):
+class NoRoom(TaskError):
+    """One more submission is not accepted now; in about `retry_after` whole seconds, 1 to 120, it may be."""
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = min(120, max(1, math.ceil(retry_after)))
+
+
+class QueueFull(NoRoom):
     """As many tasks wait as the configuration allows."""
+
+
+class TenantQueueFull(NoRoom):
+    """As many tasks of this tenant wait as its plan allows."""
+
+
+class RateLimited(NoRoom):
+    """The tenant submits more often than its plan allows."""
 
 
 class TaskQueue(Protocol):
     """What the pool and the HTTP layer need from a queue. One verb is one transaction."""
 
     async def submit(self, new: NewTask) -> tuple[Task, bool]: ...  # False: the key's first task
+    async def check_room(self, tenant: str | None = None, plan: str | None = None) -> Limits: ...
     async def get(self, task_id: str) -> Task: ...
     async def list(self, query: ListQuery) -> Sequence[Task]: ...
     async def positions(self, tasks: Sequence[Task]) -> Sequence[int | None]: ...

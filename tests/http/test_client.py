@@ -205,7 +205,7 @@ def test_a_full_queue_says_how_long_to_wait(with_server):
 
         assert caught.value.retry_after == 10
 
-    with_server(body, max_waiting=1)
+    with_server(body, max_queued=1)
 
 
 def test_what_is_certain_of_a_result_can_be_had_before_its_end(with_client):

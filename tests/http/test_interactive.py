@@ -340,4 +340,4 @@ def test_what_cannot_be_queued_leaves_nothing(with_server):
         assert the_error(await waiting(server))[:2] == (503, "queue_full")
         assert await server.left() == before
 
-    with_server(body, max_waiting=1)
+    with_server(body, max_queued=1)

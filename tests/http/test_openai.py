@@ -578,7 +578,7 @@ def test_a_full_queue_is_429_with_a_time_to_come_back(with_openai):
         assert openai_error(answer) == (429, "rate_limit_error", "queue_full", None)
         assert 0 < int(answer.headers["retry-after"]) <= 120
 
-    with_openai(body, max_waiting=1)
+    with_openai(body, max_queued=1)
 
 
 @pytest.mark.parametrize(

@@ -332,7 +332,7 @@ def test_a_full_queue_asks_to_come_back_later(with_server):
             "chunk": 1,
         }
 
-    with_server(body, max_waiting=1)
+    with_server(body, max_queued=1)
 
 
 def test_a_daemon_that_is_stopping_asks_to_come_back_later(with_server):

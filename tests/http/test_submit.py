@@ -473,7 +473,7 @@ def test_an_answer_to_a_known_key_is_given_even_when_the_queue_is_full(with_serv
         assert (await server.post()).status_code == 503
         assert (await server.post(headers=once())).json() == first.json()
 
-    with_server(body, max_waiting=1)
+    with_server(body, max_queued=1)
 
 
 # --- audio_path ---

@@ -125,16 +125,30 @@ class Queue(Struct, frozen=True, kw_only=True):
     max_retry_delay_seconds: Annotated[
         float, _is("No retry waits longer.", 0, _YEAR_SECONDS, reload=True)
     ] = 300
-    max_waiting: Annotated[
+    max_queued: Annotated[
         int,
         _is("With so many tasks queued, the next is refused (503 queue_full).", 1, 100_000_000, reload=True),
     ] = 1_000_000
+    max_wait_seconds: Annotated[
+        float,
+        _is(
+            "What a tenant has had in line for longer goes before what it sent later, the oldest first, so "
+            "that lifo leaves none behind; 0: never.",
+            0,
+            _YEAR_SECONDS,
+            reload=True,
+        ),
+    ] = 3600
     tenant_concurrent: Annotated[
-        int, _is("Tasks of one tenant that run at a time; 0: no limit.", 0, 10_000, reload=True)
+        int,
+        _is("Tasks that run at a time, of a tenant without a plan; 0: no limit.", 0, 10_000, reload=True),
     ] = 0
     tenants: Annotated[
         dict[str, Annotated[int, Meta(ge=0, le=10_000)]],
-        _is("The same limit for single tenants: { acme = 4, other = 1 }", reload=True),
+        _is(
+            "The same limit for single tenants, whatever their plan: { acme = 4, other = 1 }",
+            reload=True,
+        ),
     ] = {}
     idempotency_hours: Annotated[float, _is("How long an Idempotency-Key is kept.", 0, _DECADE_HOURS)] = 24
 
@@ -149,6 +163,55 @@ class Plans(Struct, frozen=True, kw_only=True, rename="upper"):
     def priority(self, name: str) -> int | None:
         """The priority of plan `FREE`, `PRO` or `PAYG`; None when there is no such plan."""
         return {f.encode_name: getattr(self, f.name) for f in fields(self)}.get(name)
+
+
+class PlanLimits(Struct, frozen=True, kw_only=True):
+    """What a tenant of this plan may do. A tenant has the plan that its last submission named."""
+
+    concurrent: Annotated[int, _is("Its tasks that run at a time; 0: no limit.", 0, 10_000, reload=True)] = 0
+    queued: Annotated[
+        int,
+        _is(
+            "Its tasks that may wait; more are refused (429 tenant_queue_full). 0: no limit.",
+            0,
+            100_000_000,
+            reload=True,
+        ),
+    ] = 0
+    per_minute: Annotated[
+        int,
+        _is(
+            "Its submissions in a minute; more are refused (429 rate_limited). 0: no limit.",
+            0,
+            1_000_000,
+            reload=True,
+        ),
+    ] = 0
+    weight: Annotated[
+        float,
+        _is(
+            "Its share of the workers, in seconds of audio, beside tenants of the same priority.",
+            0.001,
+            1000,
+            reload=True,
+        ),
+    ] = 1
+
+
+class TenantLimits(Struct, frozen=True, kw_only=True):
+    """What tenants may do, by plan; how often they get their turn."""
+
+    weights: Annotated[
+        dict[str, Annotated[float, Meta(ge=0.001, le=1000)]],
+        _is("Shares of single tenants, whatever their plan: { acme = 3, other = 0.5 }", reload=True),
+    ] = {}
+    FREE: PlanLimits = PlanLimits(concurrent=1)
+    PRO: PlanLimits = PlanLimits(concurrent=3)
+    PAYG: PlanLimits = PlanLimits(concurrent=10)
+
+    def of_plan(self, name: str | None) -> PlanLimits | None:
+        """What the plan `FREE`, `PRO` or `PAYG` allows; None when there is no such plan."""
+        return {"FREE": self.FREE, "PRO": self.PRO, "PAYG": self.PAYG}.get(name or "")
 
 
 class Retention(Struct, frozen=True, kw_only=True):
@@ -360,6 +423,7 @@ class Config(Struct, frozen=True, kw_only=True):
     http: Http = Http()
     queue: Queue = Queue()
     plans: Plans = Plans()
+    limits: TenantLimits = TenantLimits()
     retention: Retention = Retention()
     workers: Workers = Workers()
     audio: Audio = Audio()

@@ -20,21 +20,23 @@ def hidden(config: Config) -> Config:
 def to_toml(config: Config, sources: Mapping[str, str] | None = None) -> str:
     """`config` as TOML, without its secrets.
 
-    With the descriptions as comments, or else with `sources` behind what was set.
+    With the descriptions as comments, those of like sections once; or with `sources` behind what was set.
     """
     shown = hidden(config)
     parts = [_PREAMBLE] if sources is None else []
+    explained = set(SECTIONS.values() if sources is not None else ())
     for section, kind in SECTIONS.items():
-        about = [_comment(kind.__doc__ or "")] if sources is None else []
+        about = [_comment(kind.__doc__ or "")] if kind not in explained else []
         keys = [key for key in KEYS.values() if key.section == section]
-        lines = [line for key in keys for line in _lines(key, key.of(shown), sources)]
+        lines = [line for key in keys for line in _lines(key, key.of(shown), sources, kind not in explained)]
         parts.append("\n".join([*about, f"[{section}]", *lines]))
+        explained.add(kind)
     return "\n\n".join(parts) + "\n"
 
 
-def _lines(key: Key, value: Any, sources: Mapping[str, str] | None) -> Iterator[str]:
+def _lines(key: Key, value: Any, sources: Mapping[str, str] | None, explain: bool) -> Iterator[str]:
     line = f"{key.name.rpartition('.')[2]} = {_literal(value)}"
-    if sources is None and key.about:
+    if explain and key.about:
         yield _comment(key.about + (" [reload]" if key.reload else ""))
     source = (sources or {}).get(key.name)
     yield f"{line}  # {source}" if source else line

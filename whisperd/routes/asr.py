@@ -150,7 +150,7 @@ calls = [
                 headers={"Asr-Engine": "whisper.cpp", "Content-Disposition": "a file name"},
             )
         },
-        refusals=(400, 410, 413, 415, 422, 500, 503, 507),
+        refusals=(400, 410, 413, 415, 422, 429, 500, 503, 507),
     ),
     Call(
         method="POST",
@@ -160,6 +160,6 @@ calls = [
         query=AskedLanguage,
         form=Form(fields=AudioFile, file="audio_file", open=True),
         answers={200: Answer(about="The language.", body=LanguageView)},
-        refusals=(400, 410, 413, 415, 422, 500, 503, 507),
+        refusals=(400, 410, 413, 415, 422, 429, 500, 503, 507),
     ),
 ]

@@ -22,13 +22,16 @@ from whisperd.task import (
     AudioGone,
     IdempotencyConflict,
     ModelUnusable,
+    NoRoom,
     QueueFull,
+    RateLimited,
     StorageBusy,
     StorageFailed,
     StorageFull,
     StorageReadOnly,
     TaskError,
     TaskNotFound,
+    TenantQueueFull,
     WrongState,
 )
 
@@ -60,6 +63,8 @@ _TABLE: list[tuple[type[Exception], int, str, str | None]] = [
     (IdempotencyConflict, 422, "idempotency_conflict", "Idempotency-Key"),
     (ModelUnusable, 422, "model_not_found", "model"),
     (QueueFull, 503, "queue_full", None),
+    (TenantQueueFull, 429, "tenant_queue_full", None),
+    (RateLimited, 429, "rate_limited", None),
     (StorageBusy, 503, "storage_busy", None),
     (StorageReadOnly, 507, "storage_read_only", None),
     (StorageFull, 507, "storage_full", None),
@@ -99,7 +104,9 @@ def as_refusal(error: Exception) -> Refusal:
     if isinstance(error, Refusal):
         return error
     status, code, param = next((s, c, p) for kind, s, c, p in _TABLE if isinstance(error, kind))
-    headers = RETRY_AFTER if status == 503 else None
+    headers = RETRY_AFTER if status == 503 else {}
+    if isinstance(error, NoRoom):
+        headers = {"Retry-After": str(error.retry_after)}
     message = "the queue cannot be written at present" if code == "storage_failed" else explained(error)
     return Refusal(status, code, message, param, headers)
 

@@ -192,6 +192,7 @@ def new_task(
         options=options,
         priority=submission.priority_for(caller, config),
         tenant=submission.tenant_for(caller),
+        plan=submission.plan_for(caller),
         max_retries=config.queue.max_retries if submission.max_retries is None else submission.max_retries,
         run_at=unix_seconds(submission.run_at),
         timeout_seconds=submission.timeout_seconds,

@@ -1,16 +1,32 @@
-"""The claim: which chunk of which task is next."""
+"""The claim: whose turn it is, and which chunk of which task is next.
+
+The highest priority first. Within it the tenant that had the least audio for its weight, start-time fair
+queueing (Goyal, Vin, Cheng 1996, https://doi.org/10.1109/90.649569); within the tenant what has waited too
+long, then the newest or the oldest. Costs a few index searches however many tasks and tenants wait: those
+passed over are at their limit with all that they have started in work, so there are no more of them than
+workers.
+"""
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
-from typing import Any
+from typing import NamedTuple
 
 from whisperd.sql import line
-from whisperd.sql.rows import to_chunk, to_json
-from whisperd.task import FINAL, Chunk, Rules, Task
+from whisperd.sql.rows import to_chunk
+from whisperd.task import FINAL, SAMPLE_RATE, Chunk, Rules, Task
 
 CLOCK_CHECK = 60.0  # seconds; a claim looks at least this often, since clocks may be set
+PLAN_SECONDS = 1.0  # what a plan counts in a share: else silence without end would cost its tenant nothing
+
+
+class _Turn(NamedTuple):
+    priority: int
+    tenant: str
+    states: Sequence[str]  # of the tasks that may be handed out
+    vtime: float
+    weight: float
 
 
 def take(conn: sqlite3.Connection, rules: Rules, now: float) -> tuple[Chunk | float, Sequence[Task]]:
@@ -20,21 +36,25 @@ def take(conn: sqlite3.Connection, rules: Rules, now: float) -> tuple[Chunk | fl
 
 
 def claim(conn: sqlite3.Connection, rules: Rules, now: float) -> Chunk | float:
-    """The next chunk of the most urgent task; or the seconds until there may be one."""
-    seq = _most_urgent(conn, rules)
-    if seq is None:
+    """The next chunk of the task whose turn it is; or the seconds until there may be one."""
+    turn = _whose_turn(conn, rules)
+    if turn is None:
         (next_at,) = conn.execute("select min(run_at) from task where run_at is not null").fetchone()
         return CLOCK_CHECK if next_at is None else min(CLOCK_CHECK, next_at - now)
     # Who follows a twin stands in line for it.
-    (seq,) = conn.execute("select coalesce(leader, seq) from task where seq = ?", (seq,)).fetchone()
+    next_task = (_next_task(conn, turn, rules, now),)
+    (seq,) = conn.execute("select coalesce(leader, seq) from task where seq = ?", next_task).fetchone()
     chunk = conn.execute(
-        """
-        update chunk set state = 'running', claims = claims + 1, beat_at = :now
+        f"""
+        update chunk set
+          state = 'running', claims = claims + 1, beat_at = :now,
+          charge = iif(number = 0, {PLAN_SECONDS}, samples / {SAMPLE_RATE}.0) / :weight,
+          charged_at = :priority
         where task = :seq
           and number = (select min(number) from chunk where task = :seq and state = 'waiting')
         returning *
         """,
-        {"seq": seq, "now": now},
+        {"seq": seq, "now": now, "weight": turn.weight, "priority": turn.priority},
     ).fetchone()
     task = conn.execute(
         """
@@ -45,17 +65,23 @@ def claim(conn: sqlite3.Connection, rules: Rules, now: float) -> Chunk | float:
         """,
         {"seq": seq, "now": now},
     ).fetchone()
+    _charge(conn, turn, chunk["charge"], rules)
     return to_chunk(task, chunk)
 
 
 def _promote(conn: sqlite3.Connection, rules: Rules, now: float) -> Sequence[Task]:
-    """Put into line what was delayed until now; returns those that may be twins of others."""
+    """Put into line what was delayed until now; returns those that may be twins of others.
+
+    What waited for its next attempt is as old as before.
+    """
     conn.execute(
         """
-        update task set run_at = null, retry_at = null
-        where run_at is not null and run_at <= ? and (content is null or retry_at is not null)
+        update task set
+          run_at = null, retry_at = null,
+          lined_at = iif(retry_at is null, :now - (select shift from line_clock), lined_at)
+        where run_at is not null and run_at <= :now and (content is null or retry_at is not null)
         """,
-        (now,),
+        {"now": now},
     )
     due = conn.execute(
         "select seq from task where run_at is not null and run_at <= ? order by run_at", (now,)
@@ -63,63 +89,76 @@ def _promote(conn: sqlite3.Connection, rules: Rules, now: float) -> Sequence[Tas
     return [line.enter(conn, row["seq"], rules, now)[0] for row in due]
 
 
-_NEXT = {"lifo": "seq desc", "fifo": "seq"}  # within one priority; both walk the same index
-
-
-def _most_urgent(conn: sqlite3.Connection, rules: Rules) -> int | None:
-    blocked = _tenants_at_limit(conn, rules)
-    row = _urgent_of_others(conn, rules, blocked) if blocked else _urgent_of_all(conn, rules)
-    return row and int(row[0])
-
-
-def _tenants_at_limit(conn: sqlite3.Connection, rules: Rules) -> Sequence[str]:
-    busy = conn.execute("select tenant, sum(n) from tally where state = 'processing' group by tenant")
-    return [tenant for tenant, n in busy if 0 < rules.tenant_limit(tenant) <= n]
-
-
-def _urgent_of_all(conn: sqlite3.Connection, rules: Rules) -> Any:
-    return conn.execute(
-        f"""
-        select seq from task
-        where waiting > 0 and run_at is null
-          and priority = (select max(priority) from task where waiting > 0 and run_at is null)
-        order by {_NEXT[rules.order]} limit 1
+def _whose_turn(conn: sqlite3.Connection, rules: Rules) -> _Turn | None:
+    rows = conn.execute(
         """
-    ).fetchone()
-
-
-def _urgent_of_others(conn: sqlite3.Connection, rules: Rules, blocked: Sequence[str]) -> Any:
-    """The best of what is started, which may go on, and of what each tenant under its limit has in line.
-
-    Costs an index search per tenant that waits, where a walk past all the blocked tasks could cost a
-    million steps.
-    """
-    best, order = ("max", "desc") if rules.order == "lifo" else ("min", "asc")
-    # By name: for max(priority) SQLite would rather go through all that is started.
-    started = (
-        "task indexed by task_started_line where state = 'processing' and waiting > 0 and run_at is null"
+        select priority, tenant, offered, started, vtime, plan
+        from share left join tenant on tenant.name = share.tenant
+        where offered > 0 order by priority desc, vtime, tenant
+        """
     )
-    return conn.execute(
-        f"""
-        with free (tenant, priority) as (
-          select tenant, max(priority) from tally
-          where state = 'queued' and delayed = 0 and n > 0
-            and tenant not in (select value from json_each(:blocked))
-          group by tenant
-        )
-        select seq from (
-          select (
-            select {best}(seq) from task
-            where state = 'queued' and waiting > 0 and run_at is null
-              and tenant = free.tenant and priority = free.priority
-          ) as seq, priority from free
-          union all
-          select * from (
-            select seq, priority from {started} and priority = (select max(priority) from {started})
-            order by seq {order} limit 1
-          )
-        )
-        order by priority desc, seq {order} limit 1
-        """,
-        {"blocked": to_json(list(blocked))},
-    ).fetchone()
+    for priority, tenant, offered, started, vtime, plan in rows:  # read one by one: the first will mostly do
+        limits = rules.limits(tenant, plan)
+        states = ["processing"] if started else []
+        if offered > started and not _at_limit(conn, tenant, limits.concurrent):
+            states.append("queued")
+        if states:
+            return _Turn(priority, tenant, states, vtime, limits.weight)
+    return None
+
+
+def _at_limit(conn: sqlite3.Connection, tenant: str, limit: int) -> bool:
+    """What is started goes on; a tenant at its limit starts nothing more."""
+    sql = "select sum(n) >= ? from tally where state = 'processing' and delayed = 0 and tenant = ?"
+    return limit > 0 and bool(conn.execute(sql, (limit, tenant)).fetchone()[0])
+
+
+def _next_task(conn: sqlite3.Connection, turn: _Turn, rules: Rules, now: float) -> int:
+    if rules.order == "fifo":  # whose oldest are next as it is
+        return min(_by_seq(conn, turn, "min"))
+    too_long = _waited_too_long(conn, turn, rules.max_wait_seconds, now)
+    return min(too_long)[1] if too_long else max(_by_seq(conn, turn, "max"))
+
+
+_IN_LINE = "task where tenant = ? and priority = ? and state = ? and waiting > 0 and run_at is null"
+
+
+def _by_seq(conn: sqlite3.Connection, turn: _Turn, best: str) -> Sequence[int]:
+    """The first or last submitted of each state."""
+    sql = f"select {best}(seq) from {_IN_LINE}"
+    return [conn.execute(sql, (turn.tenant, turn.priority, state)).fetchone()[0] for state in turn.states]
+
+
+def _waited_too_long(
+    conn: sqlite3.Connection, turn: _Turn, seconds: float, now: float
+) -> Sequence[tuple[float, int]]:
+    """Of each state what has waited longest, if longer than `seconds`: since when, and which."""
+    if not seconds:
+        return []
+    sql = f"""
+        select lined_at, seq from {_IN_LINE} and lined_at < ? - (select shift from line_clock)
+        order by lined_at, seq limit 1
+    """
+    found = [
+        conn.execute(sql, (turn.tenant, turn.priority, state, now - seconds)).fetchone()
+        for state in turn.states
+    ]
+    return [(row[0], row[1]) for row in found if row]
+
+
+def _charge(conn: sqlite3.Connection, turn: _Turn, charge: float, rules: Rules) -> None:
+    """The tenant's share grows, and the level to which tenants come rises to it.
+
+    To half a chunk, as the heaviest tenant would pay for it, above where this one was: who comes now is next
+    before it, and yet each that comes and is served lifts the level, so that no stream of new ones can keep
+    this one waiting.
+    """
+    conn.execute(
+        "update share set vtime = vtime + ? where priority = ? and tenant = ?",
+        (charge, turn.priority, turn.tenant),
+    )
+    risen = turn.vtime + charge * turn.weight / rules.heaviest / 2
+    conn.execute(
+        "insert into level values (?, ?) on conflict do update set vtime = max(vtime, excluded.vtime)",
+        (turn.priority, risen),
+    )

@@ -46,9 +46,10 @@ def enter(conn: sqlite3.Connection, seq: int, rules: Rules, now: float) -> Seque
     found = place(conn, row["tenant"], row["content"], rules, now)
     change = """
         run_at = null, content = :content, leader = :leader,
-        waiting = iif(:leader is null, waiting, :waiting)
+        waiting = iif(:leader is null, waiting, :waiting),
+        lined_at = :now - (select shift from line_clock)
     """
-    task = move(conn, seq, change, found._asdict())
+    task = move(conn, seq, change, {**found._asdict(), "now": now})
     return [task] if found.done is None else copy(conn, seq, found.done, now)
 
 

@@ -13,7 +13,7 @@ import msgspec
 
 from whisperd.sql import line, twins
 from whisperd.sql.line import end, move
-from whisperd.sql.questions import get
+from whisperd.sql.questions import check_room, get
 from whisperd.sql.rows import to_json, to_task
 from whisperd.task import (
     FINAL,
@@ -24,7 +24,6 @@ from whisperd.task import (
     NewTask,
     Plan,
     Problem,
-    QueueFull,
     Rules,
     Segment,
     State,
@@ -41,7 +40,9 @@ def submit(
         return first, False
     place = _place(conn, new, rules, now)
     if place.done is None:
-        _check_room(conn, rules)
+        check_room(conn, rules, new.tenant, new.plan, now)
+    if new.plan is not None:
+        conn.execute(_REMEMBER_PLAN, (new.tenant, new.plan))
     row = conn.execute(_INSERT_TASK, _columns(new, place, now)).fetchone()
     conn.execute("insert into chunk (task, number) values (?, 0)", (row["seq"],))
     if new.idempotency_key:
@@ -58,21 +59,19 @@ def _place(conn: sqlite3.Connection, new: NewTask, rules: Rules, now: float) -> 
     return line.place(conn, new.tenant, new.content, rules, now)
 
 
-def _check_room(conn: sqlite3.Connection, rules: Rules) -> None:
-    waiting = conn.execute("select coalesce(sum(n), 0) from tally where state = 'queued'").fetchone()[0]
-    if waiting >= rules.max_waiting:
-        raise QueueFull(f"{waiting} tasks are waiting already")
-
-
+_REMEMBER_PLAN = """
+    insert into tenant values (?, ?)
+    on conflict do update set plan = excluded.plan where plan <> excluded.plan
+"""
 _INSERT_TASK = """
     insert into task (
       id, kind, priority, tenant, model, options, audio_name, audio_size, audio_sha256,
-      max_retries, timeout_seconds, created_at, run_at, metadata, callback_url,
+      max_retries, timeout_seconds, created_at, run_at, lined_at, metadata, callback_url,
       content, leader, waiting
     ) values (
       :id, :kind, :priority, :tenant, :model, :options, :audio_name, :audio_size, :audio_sha256,
-      :max_retries, :timeout_seconds, :created_at, :run_at, :metadata, :callback_url,
-      :content, :leader, :waiting
+      :max_retries, :timeout_seconds, :created_at, :run_at, :created_at - (select shift from line_clock),
+      :metadata, :callback_url, :content, :leader, :waiting
     ) returning *
 """
 
@@ -220,7 +219,11 @@ def fail(
 
 
 def release(conn: sqlite3.Connection, chunk: Chunk) -> Task:
-    _own(conn, chunk, "state = 'waiting', beat_at = null", {})
+    row = _own(conn, chunk, "state = 'waiting', beat_at = null", {})
+    conn.execute(
+        "update share set vtime = vtime - ? where priority = ? and tenant = ?",
+        (row["charge"], row["charged_at"], chunk.task.tenant),
+    )
     # Not the task's fault (shutdown, fewer workers): failures stay as they are.
     return move(
         conn,
@@ -315,9 +318,10 @@ def retry(conn: sqlite3.Connection, task_id: str, rules: Rules, now: float) -> S
     place = line.place(conn, row["tenant"], row["content"], rules, now)
     change = """
         state = 'queued', attempt = 1, progress = 0, finished_at = null, started_at = null,
-        error_code = null, error_message = null, content = :content, leader = :leader, waiting = :waiting
+        error_code = null, error_message = null, content = :content, leader = :leader, waiting = :waiting,
+        lined_at = :now - (select shift from line_clock)
     """
-    task = move(conn, row["seq"], change, place._asdict())
+    task = move(conn, row["seq"], change, {**place._asdict(), "now": now})
     return [task] if place.done is None else line.copy(conn, row["seq"], place.done, now)
 
 
@@ -329,7 +333,18 @@ def prune(
     conn: sqlite3.Connection, finished_before: Mapping[State, float], keys_before: float, limit: int
 ) -> Sequence[str]:
     conn.execute("delete from idempotency where created_at < ?", (keys_before,))
+    conn.execute(_FORGET_SHARES)
     return clear(conn, finished_before, limit)
+
+
+# Who has nothing to hand out, and would start no earlier than somebody new. Where nobody has anything to hand
+# out, nobody is ahead of anybody.
+_FORGET_SHARES = """
+    delete from share where offered = 0 and (
+      vtime <= (select vtime from level where priority = share.priority)
+      or not exists (select 1 from share as other where priority = share.priority and offered > 0)
+    )
+"""
 
 
 def clear(conn: sqlite3.Connection, finished_before: Mapping[State, float], limit: int) -> Sequence[str]:

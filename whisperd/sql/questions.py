@@ -9,7 +9,22 @@ from math import inf
 import msgspec
 
 from whisperd.sql.rows import to_json, to_task
-from whisperd.task import SAMPLE_RATE, Cut, ListQuery, Mark, Segment, State, Stats, Task, TaskNotFound
+from whisperd.task import (
+    NO_LIMITS,
+    SAMPLE_RATE,
+    Cut,
+    Limits,
+    ListQuery,
+    Mark,
+    QueueFull,
+    Rules,
+    Segment,
+    State,
+    Stats,
+    Task,
+    TaskNotFound,
+    TenantQueueFull,
+)
 
 RECENT = 200  # tasks; how many past waits the statistics look at,
 RECENT_OF_TENANT = 50  # and how many of one tenant
@@ -20,6 +35,52 @@ def get(conn: sqlite3.Connection, task_id: str) -> Task:
     if row is None:
         raise TaskNotFound(f"there is no task {task_id}")
     return to_task(row)
+
+
+def check_room(
+    conn: sqlite3.Connection, rules: Rules, tenant: str | None, plan: str | None, now: float
+) -> Limits:
+    """The limits of a tenant: those of `plan`, or else of the one that is remembered.
+
+    Raises QueueFull, TenantQueueFull when it could not queue one more task; the latter not without a tenant.
+    """
+    queued = _tasks(conn, "state = 'queued'")
+    if queued >= rules.max_queued:
+        raise QueueFull(f"{queued} tasks are waiting already", _seconds_for_a_place(conn, now))
+    if tenant is None:
+        return NO_LIMITS
+    limits = rules.limits(tenant, plan or _plan_of(conn, tenant))
+    if limits.queued and _tasks(conn, _WAITING_OF_TENANT, tenant) >= limits.queued:
+        (tenants,) = conn.execute("select count(distinct tenant) from share where offered > 0").fetchone()
+        seconds = _seconds_for_a_place(conn, now) * max(1, tenants)
+        raise TenantQueueFull(f"{limits.queued} tasks of this tenant may wait, and do", seconds)
+    return limits
+
+
+_WAITING_OF_TENANT = "state = 'queued' and delayed in (0, 1, 2) and tenant = ?"
+
+
+def _tasks(conn: sqlite3.Connection, where: str, *args: str) -> int:
+    (n,) = conn.execute(f"select coalesce(sum(n), 0) from tally where {where}", args).fetchone()
+    return int(n)
+
+
+def _plan_of(conn: sqlite3.Connection, tenant: str) -> str | None:
+    row = conn.execute("select plan from tenant where name = ?", (tenant,)).fetchone()
+    return row and str(row[0])
+
+
+def _seconds_for_a_place(conn: sqlite3.Connection, now: float) -> float:
+    """How long it took in the last minute until one of the tasks was over."""
+    (over,) = conn.execute(
+        """
+        select count(*) from (
+          select 1 from task where state = 'completed' and finished_at > ? and finished_at <= ? limit 1000
+        )
+        """,
+        (now - 60, now),
+    ).fetchone()
+    return 60.0 / max(1, int(over))
 
 
 def states(conn: sqlite3.Connection, ids: Sequence[str]) -> dict[str, State]:

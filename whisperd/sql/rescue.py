@@ -53,6 +53,20 @@ def _come_back_to_the_present(conn: sqlite3.Connection, rules: Rules, now: float
     latest = now + rules.max_retry_delay_seconds
     conn.execute("update task set run_at = :at, retry_at = :at where retry_at > :at", {"at": latest})
     conn.execute(f"update task set started_at = :now where {_TIMED} and started_at > :now", {"now": now})
+    conn.execute(_LINE_CLOCK_TO_THE_PRESENT, {"now": now})
+
+
+# None in line is younger than now. A search for each tenant that has anything in it, not for each task.
+_LINE_CLOCK_TO_THE_PRESENT = """
+    update line_clock set shift = min(shift, :now - coalesce((
+      select max((
+        select max(lined_at) from task
+        where tenant = share.tenant and priority = share.priority and state = at.state
+          and waiting > 0 and run_at is null
+      ))
+      from share, (select 'queued' as state union all select 'processing') as at where offered > 0
+    ), 0))
+"""
 
 
 def clock_jumped(conn: sqlite3.Connection, seconds: float) -> None:
@@ -63,6 +77,7 @@ def clock_jumped(conn: sqlite3.Connection, seconds: float) -> None:
     conn.execute(f"update task set started_at = started_at + :seconds where {_TIMED}", moved)
     conn.execute("update chunk set beat_at = beat_at + :seconds where state = 'running'", moved)
     outbox.clock_jumped(conn, seconds)
+    conn.execute("update line_clock set shift = shift + :seconds", moved)
 
 
 _TIMED = "timeout_seconds is not null and started_at is not null and finished_at is null"
