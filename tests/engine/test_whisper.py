@@ -3,11 +3,14 @@
 import json
 import subprocess
 import sys
+from typing import NamedTuple
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.ct2_folder import write_multilingual
-from whisperd.engine.whisper import MOST_COMPRESSIBLE, _compression
+from whisperd.engine.whisper import MOST_COMPRESSIBLE, Whisper, _compression
 from whisperd.task import Segment
 from whisperd.transcript import LANGUAGES
 
@@ -195,6 +198,37 @@ def test_a_model_of_english_alone_is_sure_of_it(told):
     """
 
     assert told(_unindented(script)) == [["en"], [1.0]]
+
+
+class Token(NamedTuple):
+    raw: bytes
+    t0: int  # centiseconds, as whisper.cpp guesses them: in any order, outside of the segment too
+    t1: int
+    p: float
+
+
+TOKENS = st.lists(
+    st.builds(
+        Token,
+        raw=st.sampled_from([b" a", b"b", b" ", b".", b" \xc3", b"\xa9", b"\xff", b""]),
+        t0=st.integers(-100, 4000),
+        t1=st.integers(-100, 4000),
+        p=st.floats(0, 1),
+    ),
+    max_size=20,
+)
+
+
+@given(TOKENS, st.floats(0, 30), st.floats(0, 30))
+def test_whatever_times_tokens_have_words_follow_one_another_inside_their_segment(tokens, one, other):
+    start, end = sorted((one, other))
+    whisper = Whisper.__new__(Whisper)
+    whisper._bytes = lambda token: token.raw
+    words = list(whisper._words(tokens, start, end))
+    times = [start, *(time for word in words for time in (word.start, word.end)), end]
+
+    assert times == sorted(times)
+    assert all(0 <= word.probability <= 1 and word.word.strip() == word.word != "" for word in words)
 
 
 def _unindented(script):
