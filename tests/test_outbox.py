@@ -225,7 +225,9 @@ def test_what_is_held_is_not_due(with_outbox):
         delivery = await one(box)
 
         assert await due(box, held=[delivery.id]) == []
-        assert await box.next_due([delivery.id], []) is None
+        await cancelled(queue, callback_url=f"{HERE}&second")  # of the same place
+        assert await due(box, held=[delivery.id]) == [f"{HERE}&second"]
+        assert await box.next_due([told.id for told in await box.find(ALL)], []) is None
         assert await box.next_due([], [delivery.place]) is None
         assert await box.next_due([], []) == 0.0
 

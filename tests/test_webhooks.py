@@ -267,6 +267,18 @@ def test_the_settings_may_name_an_endpoint_on_a_private_network(with_hooks):
     with_hooks(body, networks=())
 
 
+def test_that_an_endpoint_is_private_opens_its_host_to_no_callback(with_hooks):
+    async def body(hooks):
+        await hooks.point(hooks.url("endpoint"))
+        await cancelled(hooks.queue, callback_url=hooks.url("admin"))
+        async with hooks.tried():
+            await hooks.until_settled(1)
+
+        assert [head.split(" ")[1] for head, _ in hooks.outside.asked] == ["/endpoint"]
+
+    with_hooks(body, networks=())
+
+
 @pytest.mark.parametrize("status", ["302 Found", "307 Temporary Redirect", "308 Permanent Redirect"])
 def test_no_redirect_leads_to_another_host(with_hooks, status):
     async def body(hooks):
