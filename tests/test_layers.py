@@ -37,6 +37,7 @@ ALLOWED = {
     "sources": {"config", "outbound"},
     "notify": set(),
     "restraint": set(),
+    "pace": {"task"},
     "malloc": set(),
     # the database file, and how it comes back
     "sqlite_trouble": {"task"},
@@ -81,7 +82,7 @@ ALLOWED = {
     "routes": {
         *("task", "config", "events", "spool", "sniff", "transcript", "worker_pool", "metrics"),
         *("archive", "backup", "arrival", "shown", "attendance", "keys", "outbox", "delivery"),
-        *("outbound", "sources"),
+        *("outbound", "sources", "pace"),
     },
     "guard": {"config", "keys", "routes"},
     "http": {"config", "guard", "routes"},

@@ -78,6 +78,10 @@ class SqliteQueue:
             then=lambda submitted: self._told(submitted[0]),
         )
 
+    async def limits(self, tenant: str, plan: str | None = None) -> Limits:
+        """Those of this plan, or else of the one that is remembered of the tenant."""
+        return await self._db.read(questions.limits, self._rules, tenant, plan)
+
     async def check_room(self, tenant: str | None = None, plan: str | None = None) -> Limits:
         """The limits that hold for a tenant; asked before the audio is stored. Promises nothing.
 

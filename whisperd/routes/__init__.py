@@ -23,6 +23,7 @@ from whisperd.delivery import Delivery
 from whisperd.events import Events
 from whisperd.keys import KeyRing
 from whisperd.outbox import Outbox
+from whisperd.pace import Pace
 from whisperd.sources import Sources
 from whisperd.spool import Spool
 from whisperd.task import Task, TaskNotFound, TaskQueue
@@ -99,6 +100,7 @@ class Services:
     pulse_trouble: Callable[[], str | None] = lambda: None  # why the last look at database and pool failed
     offsite_trouble: Callable[[], str | None] = lambda: None  # why the last copy elsewhere failed
     attendance: Attendance = field(default_factory=Attendance)
+    pace: Pace = field(default_factory=Pace)
     lately: Lately = field(default_factory=Lately)  # statistics, as WebSockets are told them
     draining: bool = False  # nothing new is accepted
     none_up_since: float | None = None  # monotonic: the first look in a row that found no worker up

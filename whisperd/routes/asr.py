@@ -17,6 +17,7 @@ from starlette.responses import Response
 from ulid import ULID
 
 from whisperd.routes import Json, caller, services, submission
+from whisperd.routes.admission import admit, admit_caller
 from whisperd.routes.call import Answer, Call, Form
 from whisperd.routes.errors import Refusal, stopping
 from whisperd.routes.interactive import WhenOver, check_completed, submit_or_join
@@ -101,12 +102,14 @@ async def _submitted(request: Request, options: Submission, *, raw: bool) -> Tas
     here = services(request)
     if here.draining:
         raise stopping()
+    await admit_caller(request)
     task_id = str(ULID())
     async with here.spool.receive(task_id, submission.declared_bytes(request)) as incoming:
         audio = await _received(request, incoming, raw=raw)
         wanted = submission.interactive(options, caller(request), here.config)
         new = submission.new_task(task_id, wanted, audio, here.config, caller(request), None)
         await check_model(new, here)
+        await admit(request, new)
     return await submit_or_join(here, new)
 
 

@@ -16,6 +16,7 @@ from starlette.responses import Response
 from ulid import ULID
 
 from whisperd.routes import Json, Services, caller, services, submission
+from whisperd.routes.admission import admit, admit_caller
 from whisperd.routes.call import Answer, Call, Form
 from whisperd.routes.errors import Refusal, stopping
 from whisperd.routes.interactive import WhenOver, check_completed, submit_or_join
@@ -48,6 +49,7 @@ async def translate(request: Request) -> Response:
 async def _asked(request: Request, here: Services, *, translate: bool) -> tuple[OpenAIForm, Task]:
     if here.draining:
         raise stopping()
+    await admit_caller(request)
     form, new = await _received(request, here, translate=translate)
     return form, await submit_or_join(here, new)
 
@@ -60,6 +62,7 @@ async def _received(request: Request, here: Services, *, translate: bool) -> tup
         audio = Audio(name=sent.file_name, size=incoming.size, sha256=incoming.sha256)
         new = submission.new_task(task_id, form, audio, here.config, caller(request), None)
         await check_model(new, here)
+        await admit(request, new)
     return form, new
 
 

@@ -12,6 +12,7 @@ from starlette.responses import FileResponse, Response
 from ulid import ULID
 
 from whisperd.routes import Json, Services, caller, services, submission, task_of
+from whisperd.routes.admission import admit, admit_caller, check_room
 from whisperd.routes.call import Answer, Call, Form, Header
 from whisperd.routes.errors import Refusal, stopping
 from whisperd.routes.interactive import finished
@@ -48,6 +49,9 @@ async def accepted(request: Request) -> tuple[Task, bool]:
     here = services(request)
     if here.draining:
         raise stopping()
+    await admit_caller(request)
+    if "idempotency-key" not in request.headers:
+        await check_room(request)
     new = await _received(request, here)
     try:
         task, created = await here.queue.submit(new)
@@ -67,6 +71,7 @@ async def _received(request: Request, here: Services) -> NewTask:
         audio = Audio(name=name, size=incoming.size, sha256=incoming.sha256)
         new = submission.new_task(task_id, form, audio, here.config, caller(request), key)
         await check_model(new, here)
+        await admit(request, new)
     return new
 
 

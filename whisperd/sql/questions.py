@@ -49,12 +49,12 @@ def check_room(
         raise QueueFull(f"{queued} tasks are waiting already", _seconds_for_a_place(conn, now))
     if tenant is None:
         return NO_LIMITS
-    limits = rules.limits(tenant, plan or _plan_of(conn, tenant))
-    if limits.queued and _tasks(conn, _WAITING_OF_TENANT, tenant) >= limits.queued:
+    found = limits(conn, rules, tenant, plan)
+    if found.queued and _tasks(conn, _WAITING_OF_TENANT, tenant) >= found.queued:
         (tenants,) = conn.execute("select count(distinct tenant) from share where offered > 0").fetchone()
         seconds = _seconds_for_a_place(conn, now) * max(1, tenants)
-        raise TenantQueueFull(f"{limits.queued} tasks of this tenant may wait, and do", seconds)
-    return limits
+        raise TenantQueueFull(f"{found.queued} tasks of this tenant may wait, and do", seconds)
+    return found
 
 
 _WAITING_OF_TENANT = "state = 'queued' and delayed in (0, 1, 2) and tenant = ?"
@@ -63,6 +63,10 @@ _WAITING_OF_TENANT = "state = 'queued' and delayed in (0, 1, 2) and tenant = ?"
 def _tasks(conn: sqlite3.Connection, where: str, *args: str) -> int:
     (n,) = conn.execute(f"select coalesce(sum(n), 0) from tally where {where}", args).fetchone()
     return int(n)
+
+
+def limits(conn: sqlite3.Connection, rules: Rules, tenant: str, plan: str | None) -> Limits:
+    return rules.limits(tenant, plan or _plan_of(conn, tenant))
 
 
 def _plan_of(conn: sqlite3.Connection, tenant: str) -> str | None:

@@ -1,0 +1,92 @@
+"""More than a plan allows is refused, as early as the tenant is known, and told when to come back."""
+
+import pytest
+
+from tests.http.test_rights import add, bearer
+from tests.http_server import SUBMIT, the_error
+from whisperd.task import Limits
+
+
+def plans(**limits):
+    return {"limits": lambda tenant, plan: limits.get(plan, Limits())}
+
+
+def a_head(**headers):
+    """Of a submission whose body does not come."""
+    kind = {"Content-Type": "multipart/form-data; boundary=f", "Content-Length": "999999"}
+    fields = {"Host": "localhost", "Connection": "close", **kind, **headers}
+    lines = [f"POST {SUBMIT} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())]
+    return "\r\n".join([*lines, "", ""]).encode()
+
+
+def told_when(answer):
+    return 1 <= int(answer.headers["retry-after"]) <= 120
+
+
+def test_a_tenant_with_as_many_tasks_in_line_as_its_plan_allows_is_refused(with_server):
+    async def body(server):
+        await server.submit(tenant="acme", plan="FREE")
+        before = await server.left()
+        refused = await server.post(tenant="acme")
+
+        assert the_error(refused) == (429, "tenant_queue_full", None)
+        assert told_when(refused)
+        assert await server.left() == before
+        await server.submit(tenant="other")
+
+    with_server(body, **plans(FREE=Limits(queued=1)))
+
+
+def test_a_tenant_that_submits_too_often_is_refused(with_server):
+    async def body(server):
+        for _ in range(2):
+            await server.submit(tenant="acme", plan="FREE")
+        before = await server.left()
+        refused = await server.post(tenant="acme")
+
+        assert the_error(refused) == (429, "rate_limited", None)
+        assert 1 <= int(refused.headers["retry-after"]) <= 30
+        assert await server.left() == before
+
+    with_server(body, **plans(FREE=Limits(per_minute=2)))
+
+
+@pytest.mark.parametrize(
+    ("limits", "code"), [(Limits(queued=1), b"tenant_queue_full"), (Limits(per_minute=1), b"rate_limited")]
+)
+def test_with_a_key_the_refusal_comes_before_the_body(with_server, limits, code):
+    async def body(server):
+        key = bearer(add(server, "submit", tenant="acme", plan="FREE"))
+        assert (await server.post(headers=key)).status_code == 202
+        head = f"POST {SUBMIT} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 999999\r\n"
+        head += (
+            f"Authorization: {key['Authorization']}\r\nContent-Type: multipart/form-data; boundary=f\r\n\r\n"
+        )
+        status, headers, answer = await server.exchange(head.encode())
+
+        assert status == 429
+        assert code in answer
+        assert "retry-after" in {name.lower() for name in headers}
+
+    with_server(body, **plans(FREE=limits))
+
+
+def test_a_full_queue_refuses_before_the_body(with_server):
+    async def body(server):
+        await server.submit()
+        status, headers, answer = await server.exchange(a_head())
+
+        assert (status, b"queue_full" in answer) == (503, True)
+        assert "retry-after" in {name.lower() for name in headers}
+
+    with_server(body, max_queued=1)
+
+
+def test_a_repeat_under_an_idempotency_key_is_answered_though_the_queue_is_full(with_server):
+    async def body(server):
+        first = await server.post(headers={"Idempotency-Key": "k"})
+        again = await server.post(headers={"Idempotency-Key": "k"})
+
+        assert (first.status_code, again.status_code) == (202, 200)
+
+    with_server(body, max_queued=1)

@@ -1,0 +1,37 @@
+"""Who may submit now: the limits of plans, asked as early as the tenant is known.
+
+With a key that is before the body is read; else once its form is. The queue has the last word on its room.
+"""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+
+from whisperd.routes import caller, services
+from whisperd.task import NewTask
+
+
+async def admit_caller(request: Request) -> None:
+    """Before the body is read. Raises RateLimited."""
+    await _keep_pace(request, caller(request).tenant, caller(request).plan)
+
+
+async def check_room(request: Request) -> None:
+    """Before the body is read. Raises QueueFull, TenantQueueFull.
+
+    Not for what may be answered with a task that is there already, and needs no room.
+    """
+    await services(request).queue.check_room(caller(request).tenant, caller(request).plan)
+
+
+async def admit(request: Request, new: NewTask) -> None:
+    """Of a caller whose tenant was not known before. Raises RateLimited."""
+    if caller(request).tenant is None:
+        await _keep_pace(request, new.tenant, new.plan)
+
+
+async def _keep_pace(request: Request, tenant: str | None, plan: str | None) -> None:
+    here = services(request)
+    if tenant is not None:
+        limits = await here.queue.limits(tenant, plan)
+        here.pace.take(tenant, limits.per_minute)
