@@ -4,13 +4,14 @@ import os
 import sqlite3
 import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import a_task
 from tests.stand_in import serving, standing_in
-from whisperd import doctor, models
+from whisperd import doctor, keys, models
 from whisperd.backup import BackupStore
 from whisperd.condition import Condition
 from whisperd.config import S3, Config, Storage, Workers, load
@@ -134,6 +135,65 @@ def test_a_file_that_root_left_in_the_daemons_folder_fails(tmp_path):
     assert finding.status == "fail"
     assert finding.message.endswith(str(tmp_path / "whisperd.db"))
     assert finding.advice.startswith(f"chown -R --reference={tmp_path} ")
+
+
+def a_key(folder, **settings):
+    _, key = keys.new_key(
+        **{
+            "name": "",
+            "tenant": "acme",
+            "plan": "PRO",
+            "scopes": ["read"],
+            "expires_at": None,
+            "now": datetime.now(UTC),
+            **settings,
+        }
+    )
+    keys.add(folder / keys.FILE, key)
+    return key
+
+
+def test_keys_are_counted(tmp_path):
+    assert list(storage.known_keys(stored(tmp_path))) == []
+    active = a_key(tmp_path)
+    a_key(tmp_path, expires_at=datetime(2020, 1, 1, tzinfo=UTC))
+    assert list(storage.known_keys(stored(tmp_path))) == [Finding("keys", "ok", "1 active, 1 expired")]
+
+    keys.revoke(tmp_path / keys.FILE, active.id, datetime.now(UTC))
+
+    (finding,) = storage.known_keys(stored(tmp_path))
+    assert (finding.status, finding.message) == ("warn", "1 expired, 1 revoked: nobody is served")
+
+
+def test_keys_that_are_all_revoked_are_none(tmp_path):
+    keys.revoke(tmp_path / keys.FILE, a_key(tmp_path).id, datetime.now(UTC))
+
+    (finding,) = storage.known_keys(stored(tmp_path))
+    assert (finding.status, finding.message) == (
+        "ok",
+        "1 revoked: only this machine is served, without a key",
+    )
+
+
+def test_a_broken_file_of_keys_fails(tmp_path):
+    (tmp_path / keys.FILE).write_text("{")
+
+    (finding,) = storage.known_keys(stored(tmp_path))
+    assert (finding.check, finding.status) == ("keys", "fail")
+    assert "serves nobody" in finding.message
+
+
+def test_a_file_of_keys_that_others_may_write_fails_and_one_they_may_read_is_a_warning(tmp_path):
+    a_key(tmp_path)
+    (tmp_path / keys.FILE).chmod(0o620)
+    (finding,) = storage.known_keys(stored(tmp_path))
+    assert (finding.status, finding.advice) == ("fail", f"chmod 600 {tmp_path / keys.FILE}")
+
+    tmp_path.chmod(0o700)
+    (tmp_path / keys.FILE).chmod(0o640)
+
+    assert [f.status for f in storage.known_keys(stored(tmp_path))] == ["ok"]
+    assert [f.advice for f in storage.folder(stored(tmp_path))] == [f"chmod 600 {tmp_path / keys.FILE}"]
 
 
 def test_a_data_folder_that_is_not_there_yet_is_fine(config):

@@ -110,7 +110,7 @@ ALLOWED = {
     "monitor": {"client", "terminal"},
     "doctor": {
         *("config", "client", "terminal", "catalogue", "models", "engine"),
-        *("condition", "archive", "backup", "service"),
+        *("condition", "archive", "backup", "keys", "service"),
     },
     "commands": {
         *("config", "logs", "client", "terminal", "transcript", "catalogue", "models"),

@@ -38,6 +38,7 @@ class Daemon:
         self.environment |= environ or {}
         self.log = self.folder / "log"
         self.http = httpx.Client()
+        self.key = None  # that it is asked with
         self.url = None  # while it serves
         self.process = None
 
@@ -45,7 +46,8 @@ class Daemon:
         self.launch()
         ready = self.until(self._ready_line)
         self.http.close()
-        self.http = httpx.Client(base_url=ready, timeout=60)
+        headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
+        self.http = httpx.Client(base_url=ready, timeout=60, headers=headers)
         self.until(lambda: all(w["state"] != "starting" for w in self.get("/workers")["workers"]), 60)
         self.url = ready
         return self

@@ -23,6 +23,7 @@ def examine(config_file: Path | None, url: str, environ: Mapping[str, str] = os.
         *installation.libraries(),
         settings,
         *storage.folder(config),
+        *storage.known_keys(config),
         *storage.disks(config),
         storage.database(config),
         storage.backups(config),

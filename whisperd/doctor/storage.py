@@ -9,12 +9,14 @@ import os
 import shutil
 import stat
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from time import time
 from typing import Literal, TypeVar
 
-from whisperd import archive, condition
+from whisperd import archive, condition, keys
 from whisperd.archive import BackupError
 from whisperd.backup import Backup, BackupStore
 from whisperd.condition import Condition
@@ -77,6 +79,7 @@ def _private(config: Config) -> Sequence[Path]:
     """What only the daemon's user may read, as far as it is there."""
     data = config.data_dir
     files = [data / f"{DATABASE}{suffix}" for suffix in ("", "-wal", "-shm")]
+    files.append(data / keys.FILE)
     return [path for path in (data, *files, data / "spool", *_backups_of(config)) if path.exists()]
 
 
@@ -101,6 +104,27 @@ def _can_write(folder: Path) -> bool:
 
 def _mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
+
+
+def known_keys(config: Config) -> Iterator[Finding]:
+    """Whether the file of keys can be used, and written by its owner only. Nothing where there is none."""
+    path = config.data_dir / keys.FILE
+    if trouble := keys.ring(path).trouble:
+        advice = f"put back a copy of {path}; or remove it, restart whisperd, and make new keys"
+        yield Finding("keys", "fail", f"{trouble}: a daemon serves nobody", advice)
+    elif path.exists() and _mode(path) & 0o022:
+        yield Finding("keys", "fail", f"others may write {path}, and so get in", f"chmod 600 {path}")
+    elif known := keys.read(path):
+        yield _counted(Counter(key.status(datetime.now(UTC)) for key in known))
+
+
+def _counted(by_status: Counter[str]) -> Finding:
+    said = ", ".join(f"{n} {status}" for status, n in sorted(by_status.items()))
+    if by_status["active"]:
+        return Finding("keys", "ok", said)
+    if by_status["expired"]:
+        return Finding("keys", "warn", f"{said}: nobody is served", "whisperd keys add")
+    return Finding("keys", "ok", f"{said}: only this machine is served, without a key")
 
 
 def disks(config: Config) -> Iterator[Finding]:
