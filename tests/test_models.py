@@ -1,5 +1,6 @@
 """The models folder, on real files; the hub is a small server that says what huggingface_hub must hear."""
 
+import asyncio
 import hashlib
 import http.server
 import json
@@ -17,7 +18,9 @@ import pytest
 
 from tests.ct2_folder import write_folder
 from whisperd import models
+from whisperd.config import Config, Storage
 from whisperd.engine import features
+from whisperd.model_store import ModelStore
 from whisperd.models import Verdict
 
 TURNS = "small.en-tdrz"  # the one model of the catalogue without a hash or size
@@ -214,6 +217,31 @@ def test_a_file_is_hashed_again_only_when_size_mtime_or_inode_changed(folder):
 
     assert unseen == digest
     assert models.sha256(path) != digest
+
+
+def test_a_hash_is_known_once_it_was_taken_and_until_the_file_changes(folder):
+    path = put(folder, "mine")
+    store = ModelStore(Config(storage=Storage(models_dir=str(folder))))
+    assert models.known_sha256(path) is None
+    digest = models.sha256(path)
+    assert models.known_sha256(path) == digest
+    assert asyncio.run(store.known_sha256("mine")) == digest
+    later(path)
+
+    assert models.known_sha256(path) is None
+    assert asyncio.run(store.known_sha256("mine")) is None
+    assert asyncio.run(store.known_sha256("none such")) is None
+
+
+def test_a_model_that_the_pool_has_found_is_known_without_a_look_at_the_records(folder):
+    path = put(folder, "mine")
+    store = ModelStore(Config(storage=Storage(models_dir=str(folder))))
+    found = asyncio.run(store.find("mine"))
+    (folder / "models.json").unlink()
+    assert asyncio.run(store.known_sha256("mine")) == found.sha256
+    later(path)
+
+    assert asyncio.run(store.known_sha256("mine")) is None
 
 
 def test_another_file_under_the_name_is_noticed(folder):

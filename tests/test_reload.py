@@ -26,6 +26,8 @@ RELOADABLE = {
     ),
     "webhooks.endpoints",
     "webhooks.secrets",
+    "cache.enabled",
+    "cache.hours",
     "retention.job_hours",
     "retention.failed_job_hours",
     "workers.count",

@@ -477,6 +477,30 @@ def test_a_delayed_twin_that_is_called_into_line_is_served_at_once(with_twins, c
 # --- the model file is replaced ---
 
 
+def test_the_model_file_is_looked_at_with_each_submission(with_twins):
+    async def body(queue):
+        sha256 = {"tiny.en": MODEL}
+
+        async def look(name):
+            return sha256.get(name)
+
+        queue._model_sha256 = look
+        states = []
+        for _ in range(2):
+            states.append((await queue.submit(a_task()))[0].state)
+            if states[-1] == State.QUEUED:
+                await queue.plan(await queue.claim(), a_plan(0))
+        sha256["tiny.en"] = "replaced"
+        states.append((await queue.submit(a_task()))[0].state)
+        sha256.clear()  # and it is not known what by
+        states.append((await queue.submit(a_task()))[0].state)
+
+        assert states == [State.QUEUED, State.COMPLETED, State.QUEUED, State.QUEUED]
+        assert len({(await queue.claim()).task.id for _ in range(2)}) == 2
+
+    with_twins(body)
+
+
 def test_the_transcript_of_a_model_that_came_since_is_no_twins_to_come(with_twins):
     async def body(queue):
         first = await submitted(queue)

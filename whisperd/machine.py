@@ -115,7 +115,7 @@ def _joined(
     settings: PoolSettings,
 ) -> Machine:
     events, clock = Events(), Clock()
-    queue = SqliteQueue(db, events, rules(config), clock.now, clock.cautious)
+    queue = SqliteQueue(db, events, rules(config), clock.now, clock.cautious, models.known_sha256)
     spool = Spool(
         config.spool_dir,
         max_bytes=config.http.max_upload_bytes,
@@ -178,6 +178,7 @@ def rules(config: Config) -> Rules:
         idempotency_seconds=config.queue.idempotency_hours * 3600,
         limits=partial(_limits, config),
         heaviest=_heaviest(config.limits),
+        cache_seconds=config.cache.hours * 3600 if config.cache.enabled else None,
     )
 
 

@@ -43,6 +43,21 @@ class ModelStore:
                 found[model.name] = model.path.stat().st_mtime
         return found
 
+    async def known_sha256(self, name: str) -> str | None:
+        """The SHA-256 of the model file as it is now; None where nobody has asked for it since it came.
+
+        Never hashes, which takes seconds: `find` does, before the first chunk.
+        """
+        return await asyncio.to_thread(self._known_sha256, name)
+
+    def _known_sha256(self, name: str) -> str | None:
+        try:
+            path = models.find(name, self._folder).path
+            sound = self._sound.get(_seen(name, path))
+            return sound.sha256 if sound else models.known_sha256(path)
+        except (models.ModelError, OSError):
+            return None
+
     def _look(self, name: str) -> models.ModelFile:
         try:
             return self._installed(name)
@@ -63,8 +78,7 @@ class ModelStore:
     def _find(self, name: str) -> Model:
         path = self._look(name).path
         try:
-            stat = path.stat()
-            seen = (name, stat.st_size, stat.st_mtime_ns)
+            seen = _seen(name, path)
             if seen not in self._sound:
                 self._sound[seen] = Model(str(path), self._checked(name, path))
         except OSError as error:
@@ -80,3 +94,8 @@ class ModelStore:
         elif verdict is not models.Verdict.OK:
             raise ModelUnusable(f"the model {name} is damaged: `whisperd models verify` says more")
         return models.sha256(path)
+
+
+def _seen(name: str, path: Path) -> tuple[str, int, int]:
+    stat = path.stat()
+    return name, stat.st_size, stat.st_mtime_ns

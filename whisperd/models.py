@@ -60,6 +60,7 @@ __all__ = [
     "find",
     "import_ct2",
     "installed",
+    "known_sha256",
     "pull",
     "sha256",
     "trust",
@@ -134,15 +135,19 @@ def verify(path: Path) -> Verdict:
 def sha256(path: Path) -> str:
     """The SHA-256 of a model file as it is, in hex; computed anew only when size, mtime or inode changed."""
     with path.open("rb") as file:
-        stamp = _stamp(file)
-        seen = _records(path.parent).get(path.name, {}).get("seen")
-        if isinstance(seen, dict) and seen.get("stamp") == stamp:
-            return str(seen.get("sha256"))
+        if known := _seen(path, stamp := _stamp(file)):
+            return known
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         if _stamp(file) == stamp:  # else someone is writing it
             with suppress(OSError):  # a folder that can only be read is hashed each time
                 _note(path, seen={"stamp": stamp, "sha256": digest})
         return digest
+
+
+def known_sha256(path: Path) -> str | None:
+    """What `sha256` would return, if it was computed since the file last changed; reads nothing of it."""
+    with path.open("rb") as file:
+        return _seen(path, _stamp(file))
 
 
 def trust(path: Path) -> str:
@@ -234,6 +239,11 @@ def _expected(path: Path) -> str | None:
 def _stamp(file: BinaryIO) -> list[int]:
     stat = os.fstat(file.fileno())
     return [stat.st_size, stat.st_mtime_ns, stat.st_ino]
+
+
+def _seen(path: Path, stamp: list[int]) -> str | None:
+    seen = _records(path.parent).get(path.name, {}).get("seen")
+    return str(seen.get("sha256")) if isinstance(seen, dict) and seen.get("stamp") == stamp else None
 
 
 def _records(folder: Path) -> dict[str, dict[str, Any]]:

@@ -7,9 +7,11 @@ after its commit. Holds no state but the database's, save for the wake-up. Times
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from time import time
+
+from msgspec.structs import replace
 
 from whisperd.db import Database
 from whisperd.events import Event, Events
@@ -41,6 +43,7 @@ class SqliteQueue:
     """The TaskQueue in one SQLite file. Every verb is safe to cancel: it is done whole or not at all.
 
     `now` is the time, `cautious` the time by which something may be forgotten; both see Clock.
+    `model_sha256` says of a model's name what its file is now: without it no task is the twin of another.
     """
 
     def __init__(
@@ -50,12 +53,14 @@ class SqliteQueue:
         rules: Rules = DEFAULT_RULES,
         now: Callable[[], float] = time,
         cautious: Callable[[], float] | None = None,
+        model_sha256: Callable[[str], Awaitable[str | None]] | None = None,
     ) -> None:
         self._db = db
         self._events = events
         self._rules = rules
         self._now = now
         self._cautious = cautious or now
+        self._model_sha256 = model_sha256
         self._ready = asyncio.Event()
 
     def reload(self, rules: Rules) -> None:
@@ -66,9 +71,12 @@ class SqliteQueue:
     async def submit(self, new: NewTask) -> tuple[Task, bool]:
         """Queue the task and return it with True; or the first task of its idempotency key with False.
 
+        It may be completed already, like a twin; or follow one, and be completed with it.
         Raises IdempotencyConflict, QueueFull, TenantQueueFull, StorageFull, StorageFailed: then nothing was
         queued. A `plan` is remembered of its tenant, until another is named.
         """
+        if self._model_sha256 is not None and self._rules.cache_seconds is not None:
+            new = replace(new, model_sha256=await self._model_sha256(new.model))
         return await self._db.write(
             moves.submit,
             new,

@@ -34,6 +34,7 @@ class Daemon:
         self.data = Path(data or self.folder / "data")
         self.models = models
         self.inside = tuple(inside)
+        settings = {"CACHE__ENABLED": "false", **settings}  # tests send the same clip over and over
         self.environment = {f"WHISPERD_{name}": str(value) for name, value in settings.items()}
         self.environment |= environ or {}
         self.log = self.folder / "log"

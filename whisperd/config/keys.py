@@ -153,6 +153,21 @@ class Queue(Struct, frozen=True, kw_only=True):
     idempotency_hours: Annotated[float, _is("How long an Idempotency-Key is kept.", 0, _DECADE_HOURS)] = 24
 
 
+class Cache(Struct, frozen=True, kw_only=True):
+    """Duplicate work: same tenant, audio, model and options. It is decoded once; each task stays its own."""
+
+    enabled: Annotated[bool, _is("false: every task is decoded by itself.", reload=True)] = True
+    hours: Annotated[
+        float,
+        _is(
+            "How long a transcript serves others, while its task is kept; 0: only while it is made.",
+            0,
+            _DECADE_HOURS,
+            reload=True,
+        ),
+    ] = 24
+
+
 class Plans(Struct, frozen=True, kw_only=True, rename="upper"):
     """The named priorities that `plan` of a submission stands for, -100 to 100; higher runs first."""
 
@@ -422,6 +437,7 @@ class Config(Struct, frozen=True, kw_only=True):
 
     http: Http = Http()
     queue: Queue = Queue()
+    cache: Cache = Cache()
     plans: Plans = Plans()
     limits: TenantLimits = TenantLimits()
     retention: Retention = Retention()

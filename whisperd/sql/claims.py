@@ -74,6 +74,15 @@ def _promote(conn: sqlite3.Connection, rules: Rules, now: float) -> Sequence[Tas
 
     What waited for its next attempt is as old as before.
     """
+    due = conn.execute(
+        """
+        select seq, content is not null and retry_at is null as shares from task
+        where run_at is not null and run_at <= ? order by run_at
+        """,
+        (now,),
+    ).fetchall()
+    if not due:
+        return []
     conn.execute(
         """
         update task set
@@ -83,10 +92,7 @@ def _promote(conn: sqlite3.Connection, rules: Rules, now: float) -> Sequence[Tas
         """,
         {"now": now},
     )
-    due = conn.execute(
-        "select seq from task where run_at is not null and run_at <= ? order by run_at", (now,)
-    ).fetchall()
-    return [line.enter(conn, row["seq"], rules, now)[0] for row in due]
+    return [line.enter(conn, row["seq"], rules, now)[0] for row in due if row["shares"]]
 
 
 def _whose_turn(conn: sqlite3.Connection, rules: Rules) -> _Turn | None:

@@ -27,11 +27,12 @@ class Place(NamedTuple):
 def place(conn: sqlite3.Connection, tenant: str, content: str | None, rules: Rules, now: float) -> Place:
     if content is None or rules.cache_seconds is None:
         return Place()
-    if done := twins.completed(conn, tenant, content, now - rules.cache_seconds, now):
-        return Place(content, done=done["seq"])
-    if leader := twins.leader(conn, tenant, content):
-        return Place(content, leader["seq"], int(_has_more(leader)))
-    return Place(content)
+    found = twins.find(conn, tenant, content, now - rules.cache_seconds, now)
+    if found is None:
+        return Place(content)
+    if found["state"] == State.COMPLETED:
+        return Place(content, done=found["seq"])
+    return Place(content, found["seq"], int(_has_more(found)))
 
 
 def _has_more(leader: sqlite3.Row) -> bool:

@@ -11,32 +11,35 @@ from collections.abc import Sequence
 from whisperd.sql.rows import to_task
 from whisperd.task import Task
 
+_LEADER = """
+    select seq, state, waiting, run_at from task
+    where tenant = :tenant and content = :content and leader is null and finished_at is null
+      and run_at is retry_at
+"""
+# By name: SQLite would rather go through all that were completed in that time.
+_COMPLETED = """
+    select seq, state, waiting, run_at from task indexed by task_done
+    where tenant = :tenant and content = :content and state = 'completed'
+      and finished_at > :after and finished_at <= :now
+    order by finished_at desc limit 1
+"""
 
-def leader(conn: sqlite3.Connection, tenant: str, content: str) -> sqlite3.Row | None:
-    """The one that leads: there is at most one."""
+
+def find(conn: sqlite3.Connection, tenant: str, content: str, after: float, now: float) -> sqlite3.Row | None:
+    """The newest that was completed after that time, of those that were decoded; else the one that leads.
+
+    A copy is not found: it has no content.
+    """
     row: sqlite3.Row | None = conn.execute(
-        """
-        select * from task where tenant = ? and content = ? and leader is null and finished_at is null
-          and run_at is retry_at
-        """,
-        (tenant, content),
+        f"select * from (select * from ({_COMPLETED}) union all {_LEADER}) limit 1",
+        {"tenant": tenant, "content": content, "after": after, "now": now},
     ).fetchone()
     return row
 
 
-def completed(
-    conn: sqlite3.Connection, tenant: str, content: str, after: float, now: float
-) -> sqlite3.Row | None:
-    """The newest that was completed after that time, of those that were decoded: a copy has no content."""
-    # By name: SQLite would rather go through all that were completed in that time.
-    row: sqlite3.Row | None = conn.execute(
-        """
-        select * from task indexed by task_done
-        where tenant = ? and content = ? and state = 'completed' and finished_at > ? and finished_at <= ?
-        order by finished_at desc limit 1
-        """,
-        (tenant, content, after, now),
-    ).fetchone()
+def leader(conn: sqlite3.Connection, tenant: str, content: str) -> sqlite3.Row | None:
+    """The one that leads: there is at most one."""
+    row: sqlite3.Row | None = conn.execute(_LEADER, {"tenant": tenant, "content": content}).fetchone()
     return row
 
 
