@@ -8,19 +8,14 @@ Starts a daemon of its own on a free port and sends it one short clip after anot
 from __future__ import annotations
 
 import argparse
-import contextlib
-import re
-import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.daemon import a_daemon
 from whisperd.client import Client
-from whisperd.config import load
 
 CLIP = Path(__file__).parents[1] / "tests" / "data" / "jfk.wav"
 
@@ -29,8 +24,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tasks", type=int, default=100)
     args = parser.parse_args()
-    with _daemon() as client:
-        waits = sorted(_wait_ms(client) for _ in range(args.tasks))
+    with a_daemon() as daemon:
+        waits = sorted(_wait_ms(daemon.client) for _ in range(args.tasks))
     table = Table(title=f"submit → start, {args.tasks} tasks, milliseconds")
     for column in ("p50", "p95", "p99", "max"):
         table.add_column(column, justify="right")
@@ -44,23 +39,6 @@ def _wait_ms(client: Client) -> float:
     task = client.wait(client.submit(CLIP, beam_size=1).task_id)
     assert task.started_at
     return (task.started_at - task.created_at).total_seconds() * 1000
-
-
-@contextlib.contextmanager
-def _daemon() -> Iterator[Client]:
-    models = str(load().models_dir)
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-P", "-m", "whisperd", "serve", "--port", "0"]
-        command += ["--data-dir", folder, "--models-dir", models]
-        with subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-        ) as daemon:
-            assert daemon.stdout is not None
-            found = re.search(r"http://\S+", daemon.stdout.readline())
-            assert found, "the daemon did not start"
-            with Client(found[0]) as client:
-                yield client
-            daemon.terminate()
 
 
 if __name__ == "__main__":

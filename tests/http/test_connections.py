@@ -309,6 +309,24 @@ def test_nothing_is_due_while_we_keep_the_client_waiting():
     paced(body, Waiting())
 
 
+def test_nothing_was_due_where_we_kept_the_client_waiting_for_some_of_the_time():
+    async def body(served):
+        reader, writer = await served.connected(an_upload(100_000, bytes(65_400)))
+        await served.heard(65_400)
+        (connection,) = served.connections
+        served.look()
+        writer.write(bytes(200))
+        await until(lambda: connection.flow.read_paused)
+        served.app.may.set()
+        await until(lambda: not connection.flow.read_paused)
+        served.look()
+        writer.write(bytes(100_000 - 65_600))
+
+        assert b"200 OK" in await reader.readuntil(b"ok")
+
+    paced(body, Waiting())
+
+
 def test_nothing_is_due_from_a_client_that_waits_to_be_asked():
     async def body(served):
         request = an_upload(1000).replace(b"\r\n\r\n", b"\r\nExpect: 100-continue\r\n\r\n")
@@ -399,6 +417,7 @@ def test_a_client_that_takes_its_answer_slowly_gets_it():
                     client_read = await asyncio.get_running_loop().sock_recv(client, 65_536)
                     assert client_read
                     await asyncio.sleep(0)
+                await until(lambda: connection.flow.write_paused)  # there is as much in it as before
             served.look()
 
             assert served.connections == [connection]

@@ -1,0 +1,45 @@
+"""A daemon of a benchmark's own, on a free port and an empty data folder."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from whisperd.client import Client
+from whisperd.config import load
+
+
+class Daemon(NamedTuple):
+    url: str
+    client: Client
+    pid: int
+
+
+@contextlib.contextmanager
+def a_daemon(**settings: object) -> Iterator[Daemon]:
+    """`settings`: WHISPERD_ variables."""
+    environ = {f"WHISPERD_{name}": str(value) for name, value in settings.items()}
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-P", "-m", "whisperd", "serve", "--port", "0"]
+        command += ["--data-dir", folder, "--models-dir", str(load().models_dir)]
+        with subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env={**os.environ, **environ},
+        ) as process:
+            assert process.stdout is not None
+            try:
+                found = re.search(r"http://\S+", process.stdout.readline())
+                assert found, "the daemon did not start"
+                with Client(found[0]) as client:
+                    yield Daemon(found[0], client, process.pid)
+            finally:
+                process.terminate()
