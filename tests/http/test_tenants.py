@@ -70,6 +70,20 @@ def test_the_task_of_another_tenant_is_not_there(with_server, state):
     with_server(body)
 
 
+def test_the_task_of_another_tenant_is_not_there_by_the_older_api_either(with_server):
+    async def body(server):
+        acme, other = Tenant(server, "acme"), Tenant(server, "other")
+        task_id = (await acme.submit())["task_id"]
+        for method, path in [("GET", "/api/v1/status/{}"), ("DELETE", "/api/v1/transcribe/{}")]:
+            foreign = await other.ask(method, path.format(task_id))
+            absent = await other.ask(method, path.format("01JNOSUCHTASK"))
+
+            assert (foreign.status_code, foreign.text) == (404, absent.text)
+        assert (await acme.get(f"/tasks/{task_id}"))["status"] == "queued"
+
+    with_server(body)
+
+
 def test_a_list_shows_the_own_tasks_whatever_it_asks_for(with_server):
     async def body(server):
         acme, other, admin = Tenant(server, "acme"), Tenant(server, "other"), Tenant(server, "acme", "admin")
