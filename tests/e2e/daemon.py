@@ -38,6 +38,7 @@ class Daemon:
         self.environment = {f"WHISPERD_{name}": str(value) for name, value in settings.items()}
         self.environment |= environ or {}
         self.log = self.folder / "log"
+        self.key = None  # to call it with
         self.http = httpx.Client()
         self.key = None  # that it is asked with
         self.url = None  # while it serves

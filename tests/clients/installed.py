@@ -1,0 +1,71 @@
+"""Other people's clients, installed once for all runs: each list of versions into a folder of its own."""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import filelock
+
+HERE = Path(__file__).parent
+NODE = HERE / "node"
+PYTHON = HERE / "python"
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "whisperd-tests" / "clients"
+
+
+def python(name):
+    """The interpreter of a virtual environment with what python/NAME.txt lists."""
+    wanted = PYTHON / f"{name}.txt"
+    folder = _made(name, wanted.read_bytes(), lambda folder: _venv(folder, wanted))
+    return folder / "bin" / "python"
+
+
+def node_modules():
+    """The folder that node/package-lock.json describes, with the scripts in it: Node looks beside them."""
+    folder = _made("node", (NODE / "package-lock.json").read_bytes(), _npm)
+    for script in NODE.glob("*.mjs"):
+        shutil.copy(script, folder)
+    return folder
+
+
+def _made(name, wanted, make):
+    folder = CACHE / f"{name}-{hashlib.sha256(wanted).hexdigest()[:12]}"
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(CACHE / f"{name}.lock"):
+        if not (folder / "made").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            make(folder)
+            (folder / "made").touch()
+    return folder
+
+
+def _venv(folder, wanted):
+    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+    pip = [folder / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, "--no-deps", "-r", wanted], check=True)
+
+
+def _npm(folder):
+    folder.mkdir()
+    for file in ("package.json", "package-lock.json"):
+        shutil.copy(NODE / file, folder)
+    # No scripts: what the packages bring is JavaScript, and is all there is to run.
+    subprocess.run(
+        ["npm", "ci", "--silent", "--no-audit", "--no-fund", "--ignore-scripts"], cwd=folder, check=True
+    )
+
+
+def outcomes(*command, timeout=110):
+    """What each scenario of a script came to."""
+    done = subprocess.run(
+        [str(part) for part in command],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env={name: value for name, value in os.environ.items() if not name.startswith("PYTHON")},
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
