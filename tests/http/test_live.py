@@ -466,6 +466,7 @@ def test_what_a_websocket_says_wrongly_is_answered_and_changes_nothing(with_serv
         b"",
         b"\x00\xff",
         b'{"subscribe":["x"]}',
+        json.dumps({"subscribe": ["x" * 101]}),  # no id, and it would be kept
     ]
     wrong += [json.dumps({"subscribe": [str(n) for n in range(live.MAX_SUBSCRIPTIONS + 1)]})]
 

@@ -328,6 +328,19 @@ def test_a_result_is_sent_once_to_who_names_its_etag(with_server):
     with_server(body)
 
 
+def test_a_long_list_of_etags_keeps_nobody_waiting(with_server):
+    """Cut by a pattern that allows spaces, the time for it grew with the square of their number."""
+
+    async def body(server):
+        path = f"/tasks/{(await server.completed())['task_id']}/result"
+        headers = {"If-None-Match": '"a"' + " " * 60_000 + '"b"'}
+        answers = await asyncio.gather(*(server.client.get(path, headers=headers) for _ in range(4)))
+
+        assert [answer.status_code for answer in answers] == [200] * 4
+
+    with_server(body)
+
+
 def test_a_transcript_without_words_is_a_result_too(with_server):
     async def body(server):
         task = await server.submit()

@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
-from msgspec import Struct, to_builtins
+from msgspec import Meta, Struct, to_builtins
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.websockets import WebSocket, WebSocketDisconnect
@@ -28,6 +28,7 @@ PING_SECONDS = 15.0  # between comments that keep an idle stream open
 STATS_SECONDS = 2.0  # between two statistics on a WebSocket
 MAX_SUBSCRIPTIONS = 10_000  # task ids a WebSocket may name
 PROTOCOL = "whisperd"  # the subprotocol that a WebSocket may speak
+_Id = Annotated[str, Meta(max_length=100)]  # remembered as long as the WebSocket lasts
 _USAGE = f'send {{"subscribe": ["<task_id>", …]}}, {MAX_SUBSCRIPTIONS} ids at most'
 
 
@@ -135,7 +136,7 @@ async def _listen(socket: WebSocket, wanted: set[str]) -> None:
 
 def _asked(text: str) -> set[str] | None:
     try:
-        return msgspec.json.decode(text, type=dict[str, set[str]]).get("subscribe")
+        return msgspec.json.decode(text, type=dict[str, set[_Id]]).get("subscribe")
     except (msgspec.MsgspecError, RecursionError):
         return None
 
