@@ -116,6 +116,19 @@ def test_a_wait_is_answered_when_the_task_is_over(with_server):
     with_server(body)
 
 
+def test_a_wait_ends_with_its_client(with_server):
+    async def body(server):
+        task = await server.submit()
+        asking = asyncio.create_task(server.get(f"/tasks/{task['task_id']}", wait=30))
+        await until(server.listeners)
+        asking.cancel()
+
+        await until(lambda: server.listeners() == 0)
+        assert (await server.task(task["task_id"]))["status"] == "queued"
+
+    with_server(body)
+
+
 @pytest.mark.parametrize("end", ["failed", "cancelled"])
 def test_a_wait_ends_with_every_way_a_task_can_end(with_server, end):
     async def body(server):

@@ -115,7 +115,7 @@ class Attended(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         grace_seconds = self._here.config.http.abandoned_seconds
         with self._here.attendance.attend(self._task.id, grace_seconds), suppress(ClientDisconnect):
-            whole = await _unless_left(receive, self._tell(scope, receive, send))
+            whole = await unless_left(receive, self._tell(scope, receive, send))
             CUT.set(not whole)
 
     async def _tell(self, scope: Scope, receive: Receive, send: Send) -> bool:
@@ -175,7 +175,7 @@ class WhenOver(Attended):
         return True
 
 
-async def _unless_left(receive: Receive, working: Coroutine[Any, Any, T]) -> T:
+async def unless_left(receive: Receive, working: Coroutine[Any, Any, T]) -> T:
     """What `working` returns or raises. Raises ClientDisconnect, with that stopped, if the client leaves."""
     leaving, done = asyncio.ensure_future(_left(receive)), asyncio.ensure_future(working)
     try:

@@ -14,7 +14,7 @@ from whisperd.routes import Json, Services, caller, services, submission, task_o
 from whisperd.routes.admission import admit, admit_caller, check_room
 from whisperd.routes.call import Answer, Call, Form, Header
 from whisperd.routes.errors import Refusal, stopping
-from whisperd.routes.interactive import finished
+from whisperd.routes.interactive import finished, unless_left
 from whisperd.routes.view import TaskView, all_shown, shown
 from whisperd.task import (
     FINAL,
@@ -90,7 +90,8 @@ async def show(request: Request, query: Patience) -> Response:
     here = services(request)
     task = await task_of(request)
     if query.wait:
-        task = await finished(here, task.id, min(query.wait, LONGEST_WAIT))
+        waiting = finished(here, task.id, min(query.wait, LONGEST_WAIT))
+        task = await unless_left(request.receive, waiting)
     return Json(await shown(here.queue, task))
 
 
