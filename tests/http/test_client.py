@@ -447,6 +447,19 @@ def test_events_go_on_behind_the_one_that_was_seen_last(with_client):
     with_client(body)
 
 
+def test_there_are_no_events_behind_the_last_one(with_client):
+    async def body(server, client):
+        task_id = (await server.completed())["task_id"]
+        last = (await heard(client, task_id))[-1]
+        sync = Client(client.url, **QUICK)
+
+        assert await heard(client, task_id, after=last.id) == []
+        assert await asyncio.to_thread(lambda: list(sync.events(task_id, last.id))) == []
+        await asyncio.to_thread(sync.close)
+
+    with_client(body)
+
+
 def test_events_that_stay_away_are_told(over_a_bad_line):
     async def body(server, line, client):
         task = await client.submit(SOUND)

@@ -130,6 +130,7 @@ class AsyncClient:
             try:
                 async with self._http.stream(**self._streamed(following.request())) as response:
                     if response.is_success:
+                        following.began(response.status_code)
                         async for block in response.aiter_bytes():
                             for event in following.heard(block):
                                 yield event

@@ -85,6 +85,10 @@ class Following:
         self._frames = Frames()
         return Request("GET", self._path, headers={"Last-Event-ID": self._after} if self._after else None)
 
+    def began(self, status: int) -> None:
+        """The connection was answered well, with this status: 204 if `after` was the last event there is."""
+        self.over = status == 204
+
     def heard(self, block: bytes) -> Iterator[Event]:
         """What is news in the next bytes of a connection. Raises NotWhisperd."""
         for frame in self._frames.feed(block):

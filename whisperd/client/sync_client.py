@@ -142,6 +142,7 @@ class Client:
             try:
                 with self._http.stream(**self._streamed(following.request())) as response:
                     if response.is_success:
+                        following.began(response.status_code)
                         for block in response.iter_bytes():
                             yield from following.heard(block)
                     else:
