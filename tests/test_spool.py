@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 import hashlib
 import os
 import stat
@@ -8,7 +9,7 @@ from itertools import groupby
 import pytest
 
 from tests.trouble import files_end_at, on_a_small_disk
-from whisperd.spool import BUFFER, HEAD, Spool, TooLarge
+from whisperd.spool import BUFFER, BUFFERS, HEAD, LEAST_BUFFER, Spool, TooLarge
 from whisperd.task import StorageFull
 
 SOUND = os.urandom(3 * BUFFER + 17)  # several flushes, and a rest
@@ -64,6 +65,33 @@ def test_nobody_else_can_read_what_was_sent(folder):
 
     assert mode(folder) == 0o700
     assert mode(folder / "t1.audio") == 0o600
+
+
+def test_many_slow_senders_together_are_kept_in_bounded_memory(folder):
+    many, sent = 4 * BUFFERS // BUFFER, BUFFER - LEAST_BUFFER
+    spool = Spool(folder, max_bytes=BUFFER)
+
+    async def body():
+        async with contextlib.AsyncExitStack() as stack:
+            coming = [await stack.enter_async_context(spool.receive(f"t{n}")) for n in range(many)]
+            for _ in range(sent // LEAST_BUFFER):
+                for incoming in coming:
+                    await incoming.write(SOUND[:LEAST_BUFFER])
+
+            assert sum(len(incoming._buffer) for incoming in coming) <= BUFFERS
+        assert {spool.audio(f"t{n}").stat().st_size for n in range(many)} == {sent}
+
+    asyncio.run(body())
+
+
+def test_a_lone_sender_is_written_in_large_pieces(spool, folder):
+    async def body():
+        async with spool.receive("t1") as incoming:
+            await incoming.write(SOUND[: BUFFER - 1])
+
+            assert (folder / "t1.part").stat().st_size == 0
+
+    asyncio.run(body())
 
 
 def test_an_empty_body_is_an_empty_file(spool):

@@ -20,7 +20,8 @@ from whisperd.http import build_app
 from whisperd.routes import Services
 
 HTTP_GRACE_SECONDS = 1  # for answers under way
-FILES_OF_OURS = 256  # open at a time, besides connections
+FILES_OF_OURS = 256  # open at a time, besides connections and what comes over them
+FILES_EACH = 2  # of a connection: its own, and that of the audio which it brings
 
 
 def bind(config: Http, *, asks_for_keys: bool = False) -> socket.socket:
@@ -66,7 +67,7 @@ def http_server(services: Services) -> uvicorn.Server:
 
 
 def server_of(app: ASGIApp, limits: Http) -> uvicorn.Server:
-    most = min(limits.max_connections, _allow_files() - FILES_OF_OURS)
+    most = min(limits.max_connections, (_allow_files() - FILES_OF_OURS) // FILES_EACH)
     return _Server(
         ServerConfig(
             app,

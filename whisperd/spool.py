@@ -22,7 +22,9 @@ from whisperd import durable
 from whisperd.task import StorageFailed, StorageFull, StorageReadOnly
 
 log = structlog.get_logger(__name__)
-BUFFER = 256 * 1024  # bytes gathered before a write leaves the loop
+BUFFER = 256 * 1024  # bytes gathered before a write leaves the loop,
+BUFFERS = 16 * 2**20  # and by all that comes at a time: of many slow senders each gathers less,
+LEAST_BUFFER = 4096  # down to this
 HEAD = 4096  # bytes of a file that are kept at hand to tell what it is
 _AUDIO, _PCM, _PART = ".audio", ".pcm", ".part"
 _PARTS = ".parts"  # a folder, where the children of a task's requests decode to
@@ -36,10 +38,18 @@ class TooLarge(Exception):
 class Incoming:
     """Audio on its way to disk. `size` and `sha256` describe what has come so far."""
 
-    def __init__(self, file: IO[bytes], limit: int, check_room: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        file: IO[bytes],
+        limit: int,
+        check_room: Callable[[int], None],
+        most: Callable[[], int],
+    ) -> None:
+        """`most`: bytes that it may gather now."""
         self._file = file
         self._limit = limit
         self._check_room = check_room
+        self._most = most
         self._buffer = bytearray()
         self._hash = hashlib.sha256()
         self.size = 0
@@ -64,7 +74,7 @@ class Incoming:
             self.head += data[: HEAD - len(self.head)]
         self._hash.update(data)
         self._buffer += data
-        if len(self._buffer) >= BUFFER:
+        if len(self._buffer) >= self._most():
             await self.flush()
 
     async def flush(self) -> None:
@@ -119,8 +129,8 @@ class Spool:
         """
         self.check_room(min(declared, self._max_bytes))
         part = self._part(task_id)
-        with _member(self._arriving, task_id), _disk_trouble(), _created(part) as file:
-            incoming = Incoming(file, self._max_bytes, self.check_room)
+        with _disk_trouble(), _created(part) as file, _member(self._arriving, task_id):
+            incoming = Incoming(file, self._max_bytes, self.check_room, self._share)
             yield incoming
             await incoming.flush()
             with durable.gone_if_it_fails(self.audio(task_id)):
@@ -154,6 +164,10 @@ class Spool:
         return {
             name.split(".", 1)[0] for name in os.listdir(self._folder) if name.endswith(_OURS)
         } - self._arriving
+
+    def _share(self) -> int:
+        """The bytes that each of those that are coming may gather."""
+        return max(LEAST_BUFFER, min(BUFFER, BUFFERS // len(self._arriving)))
 
     def _part(self, task_id: str) -> Path:
         return self._folder / f"{task_id}{_PART}"

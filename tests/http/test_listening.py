@@ -6,6 +6,7 @@ import json
 import pytest
 
 from tests.http_server import a_form, a_request, parsed, the_file, until
+from whisperd import listening
 from whisperd.config import Http
 from whisperd.http import CutOff
 from whisperd.listening import bind, http_server
@@ -106,3 +107,12 @@ def test_a_port_that_is_taken_is_told():
 
         with pytest.raises(OSError, match=r"cannot listen on 127\.0\.0\.1:\d+: Address already in use"):
             bind(Http(port=taken.getsockname()[1]))
+
+
+def test_every_connection_that_is_let_in_may_bring_audio(monkeypatch):
+    """A socket and a file each: else the last ones would be accepted, and could not be written."""
+    monkeypatch.setattr(listening, "_allow_files", lambda: listening.FILES_OF_OURS + 2 * 300)
+
+    server = listening.server_of(None, Http(max_connections=1000))
+
+    assert server.config.crowd.most == 300
