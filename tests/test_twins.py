@@ -251,6 +251,30 @@ def test_twins_are_decoded_once_and_completed_together(with_twins, clock):
     with_twins(body)
 
 
+def test_only_what_was_decoded_counts_as_speed(with_twins):
+    async def body(queue):
+        await planned(queue, 1)
+        await submitted(queue)
+        await queue.finish(await queue.claim(), said("once"))
+        await submitted(queue)
+        finished = (await queue.stats()).finished
+
+        assert sorted(seconds for _, seconds in finished) == [0, 0, 1.0]
+
+    with_twins(body)
+
+
+def test_a_transcript_so_far_of_a_twin_is_settled_as_far_as_that_of_the_one_it_follows(with_twins):
+    async def body(queue):
+        first = await planned(queue)
+        twin = await submitted(queue)
+        await queue.finish(await queue.claim(), said("hello"))
+
+        assert await queue.settled(first.id) == await queue.settled(twin.id) == 1.0
+
+    with_twins(body)
+
+
 def test_a_task_without_speech_completes_its_twins_too(with_twins):
     async def body(queue):
         await submitted(queue)

@@ -224,7 +224,7 @@ class Stats(Struct, frozen=True, kw_only=True):
     delayed: int
     oldest_queued_at: float | None
     waits: tuple[float, ...]  # seconds from submission to start of the last finished tasks
-    finished: tuple[tuple[float, float], ...]  # (finished_at, audio seconds) of the last minute
+    finished: tuple[tuple[float, float], ...]  # (finished_at, seconds of audio decoded) of the last minute
 
 
 class Limits(Struct, frozen=True, kw_only=True):

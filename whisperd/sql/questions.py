@@ -159,7 +159,7 @@ def settled(conn: sqlite3.Connection, task_id: str) -> float:
     row = conn.execute(
         """
         select cut from chunk
-        where task = (select seq from task where id = ?) and number > 0 and state <> 'done'
+        where task = (select coalesce(leader, seq) from task where id = ?) and number > 0 and state <> 'done'
         order by number limit 1
         """,
         (task_id,),
@@ -182,7 +182,7 @@ def stats(conn: sqlite3.Connection, now: float, tenant: str | None = None) -> St
     waits = conn.execute(_WAITS if tenant is None else _WAITS_OF_TENANT, args).fetchall()
     finished = conn.execute(
         f"""
-        select finished_at, coalesce(audio_seconds, 0) from task
+        select finished_at, iif({_WAS_DECODED}, coalesce(audio_seconds, 0), 0) from task
         where state = 'completed' and finished_at > :now - 60 and finished_at <= :now{mine} limit 10000
         """,
         args,
@@ -195,6 +195,9 @@ def stats(conn: sqlite3.Connection, now: float, tenant: str | None = None) -> St
         finished=tuple((row[0], row[1]) for row in finished),
     )
 
+
+# What was completed as a copy of its twin never had its plan handed out.
+_WAS_DECODED = "(select claims from chunk where task = task.seq and number = 0)"
 
 _WAITS = """
     select max(0.0, started_at - created_at) from task
