@@ -11,6 +11,7 @@ import pytest
 from msgspec.structs import replace
 
 from tests.conftest import a_task
+from whisperd.sql import claims, twins
 from whisperd.task import (
     FINAL,
     PLAN,
@@ -251,6 +252,23 @@ def test_twins_are_decoded_once_and_completed_together(with_twins, clock):
     with_twins(body)
 
 
+def test_a_task_is_followed_by_so_many_and_the_others_are_decoded_by_themselves(with_twins, monkeypatch):
+    monkeypatch.setattr(twins, "MOST_FOLLOWERS", 2)
+
+    async def body(queue):
+        first, *followers, other = [await planned(queue, 1), *[await submitted(queue) for _ in range(3)]]
+        later = await submitted(queue, run_at=1_000_001.0)
+        await queue.change(later.id, Change(run_at=0.0))
+        claimed = {(chunk := await queue.claim()).task.id: chunk for _ in range(3)}
+        await queue.finish(claimed[first.id], said("once"))
+        states = [(await queue.get(task.id)).state for task in [first, *followers, other, later]]
+
+        assert claimed.keys() == {first.id, other.id, later.id}
+        assert states == [State.COMPLETED] * 3 + [State.PROCESSING] * 2
+
+    with_twins(body)
+
+
 def test_only_what_was_decoded_counts_as_speed(with_twins):
     async def body(queue):
         await planned(queue, 1)
@@ -484,6 +502,26 @@ def test_twins_that_are_due_at_one_moment_are_decoded_once(with_twins, clock):
         await queue.plan(await queue.claim(), a_plan(0))
 
         assert {(await queue.get(twin.id)).state for twin in twins} == {State.COMPLETED}
+
+    with_twins(body)
+
+
+def test_tasks_that_are_due_at_one_moment_come_into_line_some_at_a_time_and_then_run_in_order(
+    with_twins, clock, monkeypatch
+):
+    monkeypatch.setattr(claims, "MOST_DUE", 2)
+
+    async def body(queue):
+        sounds = [replace(a_task().audio, sha256=str(n) * 64) for n in range(5)]
+        tasks = [
+            await submitted(queue, audio=sound, run_at=clock() + 5, priority=n)
+            for n, sound in enumerate(sounds)
+        ]
+        clock.now += 5
+        claimed = [(await queue.claim()).task.id for _ in tasks]
+
+        assert claimed == [task.id for task in reversed(tasks)]
+        assert await nothing_to_claim(queue)
 
     with_twins(body)
 

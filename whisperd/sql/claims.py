@@ -18,6 +18,7 @@ from whisperd.sql.rows import to_chunk
 from whisperd.task import FINAL, SAMPLE_RATE, Chunk, Rules, Task
 
 CLOCK_CHECK = 60.0  # seconds; a claim looks at least this often, since clocks may be set
+MOST_DUE = 500  # tasks whose twins are looked for in one transaction, which others wait for
 PLAN_SECONDS = 1.0  # what a plan counts in a share: else silence without end would cost its tenant nothing
 
 
@@ -30,9 +31,13 @@ class _Turn(NamedTuple):
 
 
 def take(conn: sqlite3.Connection, rules: Rules, now: float) -> tuple[Chunk | float, Sequence[Task]]:
-    """What `claim` finds once all that is due has come into line; and the tasks that this completed."""
-    entered = _promote(conn, rules, now)
-    return claim(conn, rules, now), [task for task in entered if task.state in FINAL]
+    """What `claim` finds once all that is due has come into line; and the tasks that this completed.
+
+    While there is more that is due, 0 seconds: come again at once, in a transaction of its own.
+    """
+    entered, more = _promote(conn, rules, now)
+    found = 0.0 if more else claim(conn, rules, now)
+    return found, [task for task in entered if task.state in FINAL]
 
 
 def claim(conn: sqlite3.Connection, rules: Rules, now: float) -> Chunk | float:
@@ -69,20 +74,20 @@ def claim(conn: sqlite3.Connection, rules: Rules, now: float) -> Chunk | float:
     return to_chunk(task, chunk)
 
 
-def _promote(conn: sqlite3.Connection, rules: Rules, now: float) -> Sequence[Task]:
-    """Put into line what was delayed until now; returns those that may be twins of others.
+def _promote(conn: sqlite3.Connection, rules: Rules, now: float) -> tuple[Sequence[Task], bool]:
+    """Put into line what was delayed until now, up to MOST_DUE; whether there may be more that is due.
 
-    What waited for its next attempt is as old as before.
+    Returns those that may be twins of others. What waited for its next attempt is as old as before.
     """
     due = conn.execute(
         """
         select seq, content is not null and retry_at is null as shares from task
-        where run_at is not null and run_at <= ? order by run_at
+        where run_at is not null and run_at <= ? order by run_at limit ?
         """,
-        (now,),
+        (now, MOST_DUE),
     ).fetchall()
     if not due:
-        return []
+        return [], False
     conn.execute(
         """
         update task set
@@ -92,7 +97,8 @@ def _promote(conn: sqlite3.Connection, rules: Rules, now: float) -> Sequence[Tas
         """,
         {"now": now},
     )
-    return [line.enter(conn, row["seq"], rules, now)[0] for row in due if row["shares"]]
+    entered = [line.enter(conn, row["seq"], rules, now)[0] for row in due if row["shares"]]
+    return entered, len(due) == MOST_DUE
 
 
 def _whose_turn(conn: sqlite3.Connection, rules: Rules) -> _Turn | None:

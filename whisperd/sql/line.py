@@ -32,6 +32,8 @@ def place(conn: sqlite3.Connection, tenant: str, content: str | None, rules: Rul
         return Place(content)
     if found["state"] == State.COMPLETED:
         return Place(content, done=found["seq"])
+    if twins.is_followed_by_most(conn, found["seq"]):
+        return Place()  # the twin of none: it is decoded by itself
     return Place(content, found["seq"], int(_has_more(found)))
 
 

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from whisperd.sql.rows import to_task
 from whisperd.task import Task
 
+MOST_FOLLOWERS = 500  # of a task: they are completed with it, in one transaction that others wait for
+
 _LEADER = """
     select seq, state, waiting, run_at from task
     where tenant = :tenant and content = :content and leader is null and finished_at is null
@@ -46,6 +48,11 @@ def leader(conn: sqlite3.Connection, tenant: str, content: str) -> sqlite3.Row |
 def followers(conn: sqlite3.Connection, seq: int) -> Sequence[int]:
     """The oldest first."""
     return [row["seq"] for row in conn.execute("select seq from task where leader = ? order by seq", (seq,))]
+
+
+def is_followed_by_most(conn: sqlite3.Connection, seq: int) -> bool:
+    last = "select 1 from task where leader = ? limit 1 offset ?"
+    return conn.execute(last, (seq, MOST_FOLLOWERS - 1)).fetchone() is not None
 
 
 def go_on(conn: sqlite3.Connection, seq: int, progress: float) -> Sequence[Task]:
