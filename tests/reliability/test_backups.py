@@ -90,7 +90,7 @@ def test_a_restore_on_an_empty_folder_runs_the_rest_in_its_order(daemons, clips,
     daemon = daemons(**QUICK).start()
     mix = {"silence": 29, "half a second": 1}
     with Clients(daemon, clips, mix, pause=0.2, number=8, seed=chance.name) as clients:
-        time.sleep(0.6)
+        daemon.until(lambda: len(clients.acknowledged) >= 8)
         before = {task_id for task_id, _ in list(clients.acknowledged.values())}
         taken = daemon.http.post("/admin/backup").json()
         daemon.kill()

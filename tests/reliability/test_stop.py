@@ -35,13 +35,17 @@ def daemon(daemons):
 def listening(url, task_id, heard):
     """An open event stream and an open WebSocket, read on threads, which say how they ended."""
 
+    there = threading.Barrier(3)
+
     def follow():
         with httpx.stream("GET", f"{url}/tasks/{task_id}/events", timeout=30) as stream:
+            there.wait(30)
             heard["lines"] = sum(1 for _ in stream.iter_lines())
         heard["events"] = True
 
     def watch():
         with connect(url.replace("http", "ws") + "/ws", close_timeout=5) as socket:
+            there.wait(30)
             heard["messages"] = sum(1 for _ in socket)
         heard["ws"] = True
 
@@ -49,6 +53,7 @@ def listening(url, task_id, heard):
     for thread in threads:
         thread.start()
     try:
+        there.wait(30)
         yield
     finally:
         for thread in threads:
