@@ -293,6 +293,7 @@ def test_pruning_goes_from_the_oldest_on_and_finds_what_belongs_to_a_task(conn):
 def test_the_outbox_is_kept_by_searches_only(conn):
     told = plans(conn, outbox.find, DeliveryQuery(states=frozenset(DeliveryState), limit=10))
     told += plans(conn, outbox.find, DeliveryQuery(task="t1"))
+    told += plans(conn, outbox.undelivered)
     told += plans(conn, outbox.expire, NOW, 10)
     told += plans(conn, outbox.prune, 500.0, 200.0, 10)
     gone = plans(conn, outbox.disable, "https://hooks.example/", NOW)

@@ -31,6 +31,7 @@ class Reading:
 
     database_up: bool  # it can be read and written
     stats: Stats | None  # None: it cannot even be read
+    webhooks: Mapping[str, int]  # that were not delivered, by state
     now: float  # Unix seconds, UTC
     workers: Sequence[WorkerInfo]
     deaths: Mapping[str, int]  # of worker processes, by cause, since the start
@@ -60,6 +61,8 @@ class _Read(Collector):
         yield _gauge("database_up", "1 while the database can be read and written.", reading.database_up)
         if reading.stats is not None:
             yield from _tasks(reading.stats, reading.now)
+            told = "Webhooks that wait to be delivered, and those given up, as long as they are kept."
+            yield _gauges("webhooks", told, "state", reading.webhooks)
         yield from _workers(reading)
         yield from _backups(reading)
         if reading.free_bytes is not None:

@@ -57,6 +57,10 @@ class Outbox:
     async def find(self, query: DeliveryQuery) -> Sequence[Delivery]:
         return await self._db.read(outbox.find, query)
 
+    async def undelivered(self) -> Mapping[str, int]:
+        """How many are "waiting", and how many "dead"."""
+        return await self._db.read(outbox.undelivered)
+
     async def prune(self, delivered_before: float, dead_before: float, limit: int = 500) -> None:
         """Give up what has waited for more than its time, so that nothing grows without bound.
 

@@ -63,6 +63,18 @@ def test_tasks_and_workers_are_counted_by_their_state(with_server, clock):
     with_server(body, now=clock, workers=2)
 
 
+def test_webhooks_that_wait_and_those_that_were_given_up_are_counted(with_server):
+    async def body(server):
+        await server.outbox.point(["https://gone.example/", "https://slow.example/"])
+        await server.completed()
+        await server.outbox.disable("https://gone.example/")
+        found = await scrape(server)
+
+        assert (found["webhooks", "waiting"], found["webhooks", "dead"]) == (1, 1)
+
+    with_server(body)
+
+
 def test_the_age_and_the_size_of_the_last_backup(with_server, clock):
     async def body(server):
         backup = await server.services.back_up()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from math import inf
 from typing import Annotated, Literal
 
@@ -104,13 +105,15 @@ async def resume(request: Request) -> Response:
 async def show_metrics(request: Request) -> Response:
     """How it goes, for Prometheus."""
     here = services(request)
-    return Response(metrics.text(_reading(here, await _stats(here))), media_type=metrics.MEDIA_TYPE)
+    counts = await _counts(here)
+    return Response(metrics.text(_reading(here, *(counts or (None, {})))), media_type=metrics.MEDIA_TYPE)
 
 
-def _reading(here: Services, stats: Stats | None) -> metrics.Reading:
+def _reading(here: Services, stats: Stats | None, webhooks: Mapping[str, int]) -> metrics.Reading:
     return metrics.Reading(
         database_up=stats is not None and status.is_writable(here),
         stats=stats,
+        webhooks=webhooks,
         now=here.now(),
         workers=here.pool.workers(),
         deaths=here.pool.deaths,
@@ -131,12 +134,12 @@ def _free_bytes(here: Services) -> int | None:
         return None
 
 
-async def _stats(here: Services) -> Stats | None:
+async def _counts(here: Services) -> tuple[Stats, Mapping[str, int]] | None:
     """None when the database does not answer: then the other numbers matter all the more."""
     if here.database_trouble():
         return None
     try:
-        return await here.queue.stats()
+        return await here.queue.stats(), await here.outbox.undelivered()
     except StorageFailed:
         return None
 

@@ -253,6 +253,13 @@ def find(conn: sqlite3.Connection, query: DeliveryQuery) -> Sequence[Delivery]:
     return [to_delivery(row) for row in conn.execute(f"{pages} order by seq desc limit :limit", args)]
 
 
+def undelivered(conn: sqlite3.Connection) -> Mapping[str, int]:
+    """How many wait, and how many were given up and are kept; not what was delivered, which may be many."""
+    count = "select count(*) from outbox where state = '{}'"
+    states = (DeliveryState.WAITING, DeliveryState.DEAD)
+    return {str(state): int(conn.execute(count.format(state)).fetchone()[0]) for state in states}
+
+
 def prune(conn: sqlite3.Connection, delivered_before: float, dead_before: float, limit: int) -> int:
     """Forget what was delivered, or given up, before these times; returns how many they were."""
     conn.execute("delete from gone where at < ?", (dead_before,))
