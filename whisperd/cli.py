@@ -59,6 +59,8 @@ def _explained(error: BaseException) -> int:
         raise error
     if isinstance(error, OSError) and error.filename is not None:
         complain(f"{error.filename}: {error.strerror}")
+    elif type(error).__name__ == "Unauthorized":  # by name: its module takes time to import
+        complain(f"{error}; commands send the one in WHISPERD_KEY, `whisperd keys add` makes one")
     else:
         complain(str(error) or type(error).__name__)
     return 2 if type(error).__name__ == "ConfigError" else 1

@@ -52,7 +52,7 @@ def test_the_commands_work_with_the_key_of_the_environment(keyed, jfk):
     assert command(keyed, "stats", key=keyed.key).returncode == 0
     assert json.loads(command(keyed, "watch", "--json", key=keyed.key).stdout)
     assert (strange.returncode, strange.stdout) == (1, "")
-    assert "key" in strange.stderr
+    assert "WHISPERD_KEY" in strange.stderr
     assert "Traceback" not in strange.stderr
 
 
