@@ -37,7 +37,7 @@ _Encode = Annotated[bool, Meta(description="false: the audio is raw PCM of 16 bi
 
 class Asked(Struct, frozen=True, kw_only=True):
     task: Literal["transcribe", "translate"] = "transcribe"
-    language: Annotated[str, Meta(description="By code or name; none: it is found out.")] = "auto"
+    language: submission.Language = "auto"
     output: Literal["txt", "json", "srt", "vtt", "tsv"] = "txt"
     encode: _Encode = True
     initial_prompt: Annotated[str, Meta(max_length=4000)] | None = None

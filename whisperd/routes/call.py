@@ -40,6 +40,7 @@ class Header(Struct, frozen=True, kw_only=True):
     about: str
     pattern: str = ""
     means: str = ""  # the pattern in words: "must be …"
+    example: str = ""
 
 
 class Form(Struct, frozen=True, kw_only=True):

@@ -182,6 +182,7 @@ _LAST_EVENT = Header(
     about="Go on behind this event.",
     pattern=rf"^[0-9]{{1,9}}\.[0-9]{{1,9}}(\.({'|'.join(sorted(FINAL))}))?\Z",
     means="the id of an event of this stream",
+    example="12.3",
 )
 
 calls: list[Call | Socket] = [

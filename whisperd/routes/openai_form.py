@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from msgspec import Meta
 from msgspec.structs import fields, replace
 
 from whisperd.routes.submission import Submission, checked_form
@@ -27,6 +28,7 @@ _BRACKETS = re.compile(r"\[\d*\]$")
 class OpenAIForm(Submission, frozen=True, kw_only=True):
     """A transcription as OpenAI's API asks for it."""
 
+    prompt: Annotated[str, Meta(description="Of a long one the end counts.")] | None = None
     response_format: Literal["json", "text", "srt", "verbose_json", "vtt", "diarized_json"] = "json"
     timestamp_granularities: tuple[Literal["word", "segment"], ...] = ()
     include: tuple[str, ...] = ()  # "logprobs"

@@ -160,7 +160,7 @@ def _query(call: Call, schemas: _Schemas) -> Iterator[Schema]:
 
 
 def _given(schema: Schema) -> Schema:
-    """What a value looks like that is there: a query has no null."""
+    """What a value looks like that is there: neither a query nor a form has a null."""
     kinds = [kind for kind in schema.get("anyOf", ()) if kind != {"type": "null"}]
     return dict(kinds[0]) if len(kinds) == 1 else dict(schema)
 
@@ -168,7 +168,8 @@ def _given(schema: Schema) -> Schema:
 def _headers(headers: Mapping[str, Header]) -> Iterator[Schema]:
     for name, header in headers.items():
         schema = _portable({"type": "string", "pattern": header.pattern})
-        yield {"name": name, "in": "header", "description": header.about, "schema": schema}
+        example = {"example": header.example} if header.example else {}
+        yield {"name": name, "in": "header", "description": header.about, "schema": schema, **example}
 
 
 def _request_body(call: Call, schemas: _Schemas) -> Schema | None:
@@ -184,7 +185,9 @@ def _request_body(call: Call, schemas: _Schemas) -> Schema | None:
 
 def _form(form: Form, schemas: _Schemas) -> Schema:
     fields = schemas.fields(form.fields)
-    taken = {name: schema for name, schema in fields["properties"].items() if name not in form.without}
+    taken = {
+        name: _given(schema) for name, schema in fields["properties"].items() if name not in form.without
+    }
     file = {"type": "string", "format": "binary", "description": "The audio, or a video with sound."}
     return {
         **fields,
@@ -195,10 +198,11 @@ def _form(form: Form, schemas: _Schemas) -> Schema:
 
 
 def _named(form: Form, schemas: _Schemas) -> Schema:
-    """The fields as JSON, of which one names the audio."""
+    """The fields as JSON, of which just one names the audio."""
     fields = schemas.fields(form.fields)
+    unnamed = {name: {"type": "null"} for name in form.or_json}
     ways = [
-        {"required": [name], "properties": {name: _given(fields["properties"][name])}}
+        {"required": [name], "properties": {**unnamed, name: _given(fields["properties"][name])}}
         for name in form.or_json
     ]
     return {**fields, "anyOf": ways}

@@ -44,34 +44,37 @@ Moment = Annotated[datetime, Meta(tz=True)]  # RFC 3339, with its offset
 NAMES_AUDIO = ("audio_path", "audio_url")  # the options that do, where no file comes along
 
 
-def _format(name: str) -> Meta:
-    """A hint for people and programs; the value is checked by who uses it."""
-    return Meta(extra_json_schema={"format": name})
+def _is(about: str, format: str | None = None, **bounds: Any) -> Meta:
+    """What a value is, in words, and its bounds; its format is a hint: who uses the value checks it."""
+    return Meta(description=about, extra_json_schema={"format": format} if format else None, **bounds)
+
+
+Language = Annotated[str, _is("By code or English name; auto: it is found out.", "language")]
 
 
 class Submission(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The submit options: form fields or JSON keys of the same names."""
 
-    audio_path: Annotated[str, _format("path")] | None = None
-    audio_url: Annotated[str, _format("uri")] | None = None
-    model: Annotated[str, Meta(min_length=1, max_length=200)] | None = None
-    language: str = "auto"
-    translate: bool = False
-    prompt: Annotated[str, Meta(max_length=4000)] | None = None
-    temperature: Annotated[float, Meta(ge=0, le=1)] = 0.0
-    beam_size: Annotated[int, Meta(ge=1, le=8)] = 5
-    word_timestamps: bool = False
-    vad: bool = True
-    channels: Literal["mix", "split"] = "mix"
-    detect_only: bool = False
-    priority: Annotated[int, Meta(ge=-100, le=100)] | None = None
-    plan: Literal["FREE", "PRO", "PAYG"] | None = None
-    tenant: Annotated[str, Meta(pattern=r"^[\w.@:+-]{1,100}\Z")] | None = None
-    max_retries: Annotated[int, Meta(ge=0, le=100)] | None = None
-    run_at: Moment | None = None
-    timeout_seconds: Annotated[float, Meta(gt=0, le=31_622_400)] | None = None
-    callback_url: Annotated[str, _format("uri")] | None = None
-    metadata: dict[str, Any] = {}
+    audio_path: Annotated[str, _is("Of a file there, below one of http.allowed_roots.", "path")] | None = None
+    audio_url: Annotated[str, _is("Where to fetch it from, by http or https.", "uri")] | None = None
+    model: Annotated[str, _is("Its name.", "model", min_length=1, max_length=200)] | None = None
+    language: Language = "auto"
+    translate: Annotated[bool, _is("Into English.")] = False
+    prompt: Annotated[str, _is("Names and words to expect.", max_length=4000)] | None = None
+    temperature: Annotated[float, _is("Above 0 chance has a say.", ge=0, le=1)] = 0.0
+    beam_size: Annotated[int, _is("Texts that are weighed at a time; 1 is fastest.", ge=1, le=8)] = 5
+    word_timestamps: Annotated[bool, _is("Find out when each word is said.")] = False
+    vad: Annotated[bool, _is("Leave out what is no speech.")] = True
+    channels: Annotated[Literal["mix", "split"], _is("split: one speaker a channel.")] = "mix"
+    detect_only: Annotated[bool, _is("Find out the language, and stop there.")] = False
+    priority: Annotated[int, _is("Higher runs first, whatever the plan.", ge=-100, le=100)] | None = None
+    plan: Annotated[Literal["FREE", "PRO", "PAYG"], _is("Priority and limits by name.")] | None = None
+    tenant: Annotated[str, _is("Whose task it is.", pattern=r"^[\w.@:+-]{1,100}\Z")] | None = None
+    max_retries: Annotated[int, _is("Times a chunk that failed runs again.", ge=0, le=100)] | None = None
+    run_at: Annotated[Moment, _is(f"Not before; in a year before {LAST_YEAR}.")] | None = None
+    timeout_seconds: Annotated[float, _is("From its start on.", gt=0, le=31_622_400)] | None = None
+    callback_url: Annotated[str, _is("What is told when the task is over.", "uri")] | None = None
+    metadata: Annotated[dict[str, Any], _is("Yours, shown with the task: at most 16 KiB.")] = {}
 
     def options(self) -> Options:
         names = Options.__struct_fields__

@@ -227,6 +227,7 @@ IDEMPOTENCY_KEY = Header(
     about="The same key and body within a day answer the first task (200).",
     pattern=r"^[ -~]{1,255}\Z",
     means="1 to 255 printable ASCII characters",
+    example="upload-2026-11-28-0001",
 )
 _ACCEPTED = Answer(about="The task, queued.", body=TaskView)
 
