@@ -11,11 +11,11 @@ def plans(**limits):
     return {"limits": lambda tenant, plan: limits.get(plan, Limits())}
 
 
-def a_head(**headers):
+def a_head(path=SUBMIT, **headers):
     """Of a submission whose body does not come."""
     kind = {"Content-Type": "multipart/form-data; boundary=f", "Content-Length": "999999"}
     fields = {"Host": "localhost", "Connection": "close", **kind, **headers}
-    lines = [f"POST {SUBMIT} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())]
+    lines = [f"POST {path} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())]
     return "\r\n".join([*lines, "", ""]).encode()
 
 
@@ -69,6 +69,35 @@ def test_with_a_key_the_refusal_comes_before_the_body(with_server, limits, code)
         assert "retry-after" in {name.lower() for name in headers}
 
     with_server(body, **plans(FREE=limits))
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *(SUBMIT, "/api/v1/transcribe", "/v1/audio/transcriptions", "/v1/audio/translations"),
+        *("/asr", "/detect-language"),
+    ],
+)
+def test_the_plan_of_a_key_counts_whatever_is_called(with_server, path):
+    async def body(server):
+        key = bearer(add(server, "submit", tenant="acme", plan="FREE"))
+        assert (await server.post(headers=key)).status_code == 202
+
+        assert (await server.exchange(a_head(path, **key)))[0] == 429
+
+    with_server(body, **plans(FREE=Limits(per_minute=1)))
+
+
+@pytest.mark.parametrize("fields", [{}, {"plan": "FREE"}, {"plan": "PAYG", "priority": "0"}])
+def test_no_submission_changes_the_plan_of_its_key(with_server, fields):
+    async def body(server):
+        key = bearer(add(server, "submit", tenant="acme", plan="PRO"))
+        assert (await server.post(headers=key, **fields)).status_code == 202
+
+        assert (await server.queue.limits("acme")).queued == 3
+
+    limits = {"FREE": Limits(queued=1), "PRO": Limits(queued=3), "PAYG": Limits()}
+    with_server(body, **plans(**limits))
 
 
 def test_a_full_queue_refuses_before_the_body(with_server):
