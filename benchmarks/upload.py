@@ -57,15 +57,15 @@ def main() -> None:
 def _measured(table: Table, daemon: Daemon, name: str, load: Callable[[], None]) -> float:
     """A row of the table; returns how many MB more there were at the peak."""
     Path(f"/proc/{daemon.pid}/clear_refs").write_text("5")  # the peak begins anew (man 5 proc)
-    before, started = _mb(daemon, "VmRSS"), monotonic()
+    before, started = mb_of(daemon, "VmRSS"), monotonic()
     load()
-    seconds, peak, after = monotonic() - started, _mb(daemon, "VmHWM"), _mb(daemon, "VmRSS")
+    seconds, peak, after = monotonic() - started, mb_of(daemon, "VmHWM"), mb_of(daemon, "VmRSS")
     row = [before, peak, after, peak - before, seconds]
     table.add_row(name, *(f"{number:.1f}" for number in row))
     return peak - before
 
 
-def _mb(daemon: Daemon, name: str) -> float:
+def mb_of(daemon: Daemon, name: str) -> float:
     lines = Path(f"/proc/{daemon.pid}/status").read_text().splitlines()
     return int(next(line.split()[1] for line in lines if line.startswith(name))) / 1024
 
