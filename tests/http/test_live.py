@@ -526,6 +526,24 @@ def test_a_websocket_hears_the_statistics_again_and_again(with_server, monkeypat
     with_server(body)
 
 
+def test_a_websocket_outlives_statistics_that_cannot_be_read(with_server, monkeypatch):
+    monkeypatch.setattr(live, "STATS_SECONDS", 0.01)
+
+    def renamed(old, new):
+        return lambda conn: conn.execute(f"alter table {old} rename to {new}") and None
+
+    async def body(server):
+        async with listening(server) as socket:
+            await server.db.write(renamed("tally", "away"))
+            assert (await server.get("/stats")).status_code == 503
+            await server.db.write(renamed("away", "tally"))
+            await server.submit()
+            while (await heard(socket)).get("total") != 1:
+                pass
+
+    with_server(body)
+
+
 @pytest.mark.parametrize("how", ["close", "abort"])
 def test_a_websocket_whose_client_leaves_is_given_up(with_server, how):
     async def body(server):

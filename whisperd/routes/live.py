@@ -22,7 +22,7 @@ from whisperd.routes import Services, caller, services, task_of
 from whisperd.routes.call import Answer, Call, Header, Socket
 from whisperd.routes.status import current_stats
 from whisperd.routes.view import progress_view, segment_view, shown, task_view
-from whisperd.task import FINAL, START, Mark, State, Task
+from whisperd.task import FINAL, START, Mark, State, StorageBusy, StorageFailed, Task
 
 PING_SECONDS = 15.0  # between comments that keep an idle stream open
 STATS_SECONDS = 2.0  # between two statistics on a WebSocket
@@ -170,7 +170,8 @@ async def _tell_stats(socket: WebSocket) -> None:
     with suppress(WebSocketDisconnect):
         while True:
             lately, tenant = services(socket).lately, caller(socket).tenant
-            await socket.send_text(await lately.get(tenant, STATS_SECONDS / 2, asked))
+            with suppress(StorageBusy, StorageFailed):  # the tasks' events come all the same
+                await socket.send_text(await lately.get(tenant, STATS_SECONDS / 2, asked))
             await asyncio.sleep(STATS_SECONDS)
 
 
