@@ -114,7 +114,7 @@ class Child:
 
 def silence(path, seconds, rate=44_100, channels=2):
     """A WAV file that takes no disk, and a second to decode for each seven minutes."""
-    size = seconds * rate * channels * 2
+    size = round(seconds * rate) * channels * 2
     head = (b"fmt ", 16, 1, channels, rate, rate * channels * 2, channels * 2, 16, b"data", size)
     with open(path, "wb") as file:
         file.write(struct.pack("<4sI4s4sIHHIIHH4sI", b"RIFF", 36 + size, b"WAVE", *head))

@@ -21,7 +21,7 @@ CORPUS = Path(os.environ.get("WHISPERD_CORPUS") or Path(__file__).resolve().pare
 
 
 def pytest_addoption(parser):
-    parser.addoption("--long", action="store_true", help="tests/reliability in full: minutes, not seconds")
+    parser.addoption("--long", action="store_true", help="tests/reliability and test_schema in full: minutes")
 
 
 class Clock:
