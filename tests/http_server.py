@@ -24,8 +24,9 @@ from starlette.types import ASGIApp
 from tests.outside import fake_names
 from whisperd.arrival import Arrival
 from whisperd.backup import BackupStore
+from whisperd.buckets import Buckets
 from whisperd.condition import Condition
-from whisperd.config import Config, Http, Storage
+from whisperd.config import S3, Config, Http, Storage
 from whisperd.config import Outbound as OutboundSettings
 from whisperd.db import Database
 from whisperd.events import Events
@@ -236,14 +237,17 @@ def said(number, *texts):
 
 
 @contextlib.asynccontextmanager
-async def a_server(stage, folder, *, http=None, storage=None, outbound=None, workers=0, now=time, **rules):
-    """An application of its own behind the server, with settings of [http], [storage] and [outbound]."""
+async def a_server(
+    stage, folder, *, http=None, storage=None, outbound=None, s3=None, workers=0, now=time, **rules
+):
+    """An application of its own behind the server, with settings of some sections."""
     allowed = folder / "allowed"
     allowed.mkdir()
     (allowed / "a.wav").write_bytes(SOUND)
     config = Config(
         http=Http(**{"max_upload_bytes": 2**20, "allowed_roots": (str(allowed),), **(http or {})}),
         outbound=OutboundSettings(**{"allowed_networks": ("127.0.0.1",), **(outbound or {})}),
+        s3=S3(**(s3 or {})),
         storage=Storage(
             **{
                 "data_dir": str(folder),
@@ -275,7 +279,7 @@ async def a_server(stage, folder, *, http=None, storage=None, outbound=None, wor
             outbox=outbox,
             resend=outbox.resend,
             spool=spool,
-            sources=Sources(config, Outbound(config.outbound, fake_names(NAMES))),
+            sources=Sources(config, Outbound(config.outbound, fake_names(NAMES)), Buckets(config.s3)),
             pool=pool,
             config=config,
             check_model=store.multilingual,

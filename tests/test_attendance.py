@@ -148,6 +148,7 @@ def test_a_task_that_is_about_to_be_cancelled_is_joined_by_nobody(with_watch):
         a_task("other", options=Options(language="de")),
         a_task("other", options=Options(word_timestamps=True)),
         a_task("other", callback_url="https://example.org/"),
+        a_task("other", result_url="s3://results/a.json"),
     ],
 )
 def test_another_request_is_not_the_same(other):

@@ -14,7 +14,7 @@ from tests.stand_in import serving, standing_in
 from whisperd import doctor, keys, models
 from whisperd.backup import BackupStore
 from whisperd.condition import Condition
-from whisperd.config import S3, Config, Storage, Workers, load
+from whisperd.config import BackupS3, Config, Storage, Workers, load
 from whisperd.db import Database, owned
 from whisperd.doctor import examine, installation, running, storage
 from whisperd.doctor.finding import Finding
@@ -321,13 +321,13 @@ def test_a_folder_of_backups_that_is_none_fails(tmp_path):
 
 
 def test_copies_off_the_machine_need_their_library(monkeypatch):
-    assert list(installation.offsite(S3())) == []
-    assert next(installation.offsite(S3(bucket="b"))).status == "ok"
+    assert list(installation.offsite(BackupS3())) == []
+    assert next(installation.offsite(BackupS3(bucket="b"))).status == "ok"
     monkeypatch.setitem(sys.modules, "obstore", None)
     monkeypatch.setattr(sys, "path", [])
     monkeypatch.delitem(sys.modules, "obstore")
 
-    assert next(installation.offsite(S3(bucket="b"))).advice == "pip install 'whisperd[s3]'"
+    assert next(installation.offsite(BackupS3(bucket="b"))).advice == "pip install 'whisperd[s3]'"
 
 
 SYSTEMCTL = """\

@@ -36,6 +36,7 @@ def about(task_id, number=0):
         error=None,
         metadata={},
         callback_url=None,
+        result_url=None,
     )
     return Event("task", task, number)
 

@@ -1,59 +1,23 @@
 """Copies in S3: against a real server of its protocol, which comes and goes."""
 
 import asyncio
-import logging
 import socket
 import subprocess
 import sys
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from dataclasses import replace
 
-import boto3
-import httpx
 import pytest
-from moto.server import ThreadedMotoServer
 
 from tests.conftest import a_task
+from tests.s3_server import KEY, SECRET, a_free_port, client, serving
 from whisperd import archive, restore
 from whisperd.backup import Backup, BackupStore, Keep
-from whisperd.config import S3
+from whisperd.config import BackupS3
 from whisperd.db import Database
 from whisperd.events import Events
 from whisperd.offsite import Offsite, OffsiteError
 from whisperd.queue import SqliteQueue
-
-KEY, SECRET = "AKIAEXAMPLE", "a-secret-that-nobody-may-read"
-
-
-@contextmanager
-def serving(port=0, refuses=lambda environ: False):
-    """An S3 server with a bucket; yields its port. It answers 403 to the requests that it `refuses`."""
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer("127.0.0.1", port, verbose=False)
-    server.start()
-    try:
-        port = server.get_host_and_port()[1]
-        httpx.post(f"http://127.0.0.1:{port}/moto-api/reset", trust_env=False)  # of the servers before it
-        client(port).create_bucket(Bucket="backups")
-        server._server.app = guarded(server._server.app, refuses)
-        yield port
-    finally:
-        server.stop()
-
-
-def guarded(app, refuses):
-    def answer(environ, start_response):
-        if not refuses(environ):
-            return app(environ, start_response)
-        start_response("403 Forbidden", [("Content-Length", "0")])
-        return [b""]
-
-    return answer
-
-
-def client(port):
-    keys = {"aws_access_key_id": KEY, "aws_secret_access_key": SECRET, "region_name": "us-east-1"}
-    return boto3.client("s3", endpoint_url=f"http://127.0.0.1:{port}", **keys)
 
 
 @pytest.fixture
@@ -64,7 +28,7 @@ def port():
 
 def settings(port, **fields):
     keys = {"access_key_id": KEY, "secret_access_key": SECRET, "bucket": "backups"}
-    return S3(endpoint=f"http://127.0.0.1:{port}", **{**keys, **fields})
+    return BackupS3(endpoint=f"http://127.0.0.1:{port}", **{**keys, **fields})
 
 
 @asynccontextmanager
@@ -101,11 +65,6 @@ def backups(tmp_path):
 
 def names(port):
     return [found["Key"] for found in client(port).list_objects_v2(Bucket="backups").get("Contents", [])]
-
-
-def a_free_port():
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
 
 
 def test_what_is_offered_is_copied_byte_by_byte(port, backups):
@@ -330,8 +289,8 @@ def test_who_has_not_the_library_is_told_how_to_get_it():
     code = (
         "import sys; sys.modules['obstore'] = sys.modules['obstore.store'] = None\n"
         "from whisperd.offsite import Offsite, OffsiteError\n"
-        "from whisperd.backup import Keep; from whisperd.config import S3\n"
-        "try: Offsite(S3(bucket='b'), Keep())\n"
+        "from whisperd.backup import Keep; from whisperd.config import BackupS3\n"
+        "try: Offsite(BackupS3(bucket='b'), Keep())\n"
         "except OffsiteError as error: print(error)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -287,6 +287,7 @@ def test_pruning_goes_from_the_oldest_on_and_finds_what_belongs_to_a_task(conn):
     plan = plan_of(found, "delete from task")
     assert "task_over (state=? AND finished_at<?)" in plan
     assert "SEARCH chunk USING COVERING INDEX sqlite_autoindex_chunk_1 (task=?)" in plan
+    assert "outbox_result (task=?)" in plan
     assert "idempotency_age (created_at<?)" in plan_of(found, "delete from idempotency")
 
 

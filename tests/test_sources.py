@@ -7,6 +7,7 @@ import pytest
 
 from tests.outside import GIFT, Outside, an_answer, fake_names
 from whisperd import config
+from whisperd.buckets import Buckets
 from whisperd.outbound import Outbound, OutboundError
 from whisperd.sources import AT_A_TIME, Sources
 
@@ -14,7 +15,8 @@ from whisperd.sources import AT_A_TIME, Sources
 def some_sources(**settings):
     outbound = config.Outbound(allowed_networks=("127.0.0.1",), **settings)
     names = fake_names({"example.org": ["127.0.0.1"]})
-    return Sources(config.Config(outbound=outbound), Outbound(outbound, names))
+    settings = config.Config(outbound=outbound)
+    return Sources(settings, Outbound(outbound, names), Buckets(settings.s3))
 
 
 def run(body, **settings):

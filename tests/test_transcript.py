@@ -44,6 +44,7 @@ def task(**changes):
         "error": None,
         "metadata": {},
         "callback_url": None,
+        "result_url": None,
     }
     return Task(**fields | changes)
 

@@ -52,7 +52,7 @@ class Attendance:
         _remember(self._asked, content, new.id)
 
     def same(self, new: NewTask, grace_seconds: float) -> str | None:
-        """The last task with the same tenant, audio, model, options and callback, over or not.
+        """The last task with the same tenant, audio, model, options and addresses, over or not.
 
         One that runs is not cancelled for another grace: time enough to attend.
         """
@@ -133,8 +133,8 @@ class Attendance:
 
 
 def _content(new: NewTask) -> Hashable:
-    """Whom to call counts: a task calls nobody that only a request which joined it named."""
-    return new.tenant, new.audio.sha256, new.model, new.options, new.callback_url
+    """Whom to call and where to write count: a task does neither for a request that joined it."""
+    return new.tenant, new.audio.sha256, new.model, new.options, new.callback_url, new.result_url
 
 
 def _remember(known: OrderedDict[Hashable, str], key: Hashable, task_id: str) -> None:

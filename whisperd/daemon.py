@@ -23,17 +23,20 @@ import structlog
 from whisperd import keys, logs, malloc, models
 from whisperd.archive import BackupError, Reason
 from whisperd.arrival import CannotStart
+from whisperd.buckets import Buckets
 from whisperd.config import Config, ConfigError
 from whisperd.db import DatabaseInUse, DatabaseTooNew
-from whisperd.deliveries import Deliveries
+from whisperd.deliveries import Deliveries, Sender
 from whisperd.housekeeping import tidy
 from whisperd.listening import announce, bind, http_server
 from whisperd.machine import Machine, machine
 from whisperd.notify import Notifier
 from whisperd.outbound import Outbound
 from whisperd.reload import changes, merged
+from whisperd.results import Results
 from whisperd.routes import Services
 from whisperd.routes.view import task_view
+from whisperd.s3 import S3Missing
 from whisperd.sources import Sources
 from whisperd.task import ModelUnusable, State, Stats, StorageBusy, StorageFailed, StorageFull, TaskError
 from whisperd.upkeep import Upkeep
@@ -49,7 +52,7 @@ PULSE_SECONDS = 5.0  # between two looks whether all is well, at most
 # Why a start can fail that is for the operator to read, without a traceback.
 _REASONS = (
     *(DatabaseInUse, DatabaseTooNew, CannotStart, BackupError, StorageFull),
-    *(PoolFailed, ModelUnusable, models.ModelError),
+    *(S3Missing, PoolFailed, ModelUnusable, models.ModelError),
 )
 
 
@@ -136,9 +139,13 @@ class Daemon:
         self._reread = reread
         self._upkeep = Upkeep(parts)
         self._webhooks = Webhooks(parts.config, task_view, parts.clock.now)
-        self._deliveries = Deliveries(parts.outbox, parts.events, {"webhook": self._webhooks})
+        buckets = Buckets(parts.config.s3)
+        senders: dict[str, Sender] = {"webhook": self._webhooks, "result": Results(buckets, parts.queue)}
+        self._deliveries = Deliveries(parts.outbox, parts.events, senders)
         self._trouble: str | None = None  # what the last look at database and pool found
-        self._services = _services(parts, ring, self._deliveries, self._upkeep, lambda: self._trouble)
+        self._services = _services(
+            parts, ring, self._deliveries, self._upkeep, buckets, lambda: self._trouble
+        )
 
     async def serve(self, listening: socket.socket) -> None:
         """Until a signal, or until a part fails; a last backup is taken of what has changed either way."""
@@ -322,6 +329,7 @@ def _services(
     ring: keys.KeyRing,
     deliveries: Deliveries,
     upkeep: Upkeep,
+    buckets: Buckets,
     pulse_trouble: Callable[[], str | None],
 ) -> Services:
     return Services(
@@ -330,7 +338,7 @@ def _services(
         outbox=parts.outbox,
         resend=deliveries.resend,
         spool=parts.spool,
-        sources=Sources(parts.config, Outbound(parts.config.outbound)),
+        sources=Sources(parts.config, Outbound(parts.config.outbound), buckets),
         pool=parts.pool,
         config=parts.config,
         check_model=parts.models.multilingual,

@@ -1,8 +1,7 @@
 """Copies of backups in S3, or in what speaks like it: optional, and never in the way of the local ones.
 
-Needs obstore (`pip install 'whisperd[s3]'`). What the service says in an error may quote keys and signatures:
-nothing of it is passed on. An upload shows under its name whole or not at all; parts of one that was cut off
-stay hidden in the bucket until its lifecycle rules remove them.
+Needs the extra s3, see s3.py. An upload shows under its name whole or not at all; parts of one that was cut
+off stay hidden in the bucket until its lifecycle rules remove them.
 """
 
 from __future__ import annotations
@@ -11,20 +10,15 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from time import time
-from typing import TYPE_CHECKING
 
 import structlog
 
-from whisperd import archive, durable
+from whisperd import archive, durable, s3
 from whisperd.archive import BackupError
 from whisperd.backup import Backup, Entry, Keep, doomed, time_of
-from whisperd.config import S3
-
-if TYPE_CHECKING:
-    from obstore.store import S3Config, S3Store
+from whisperd.config import BackupS3
 
 log = structlog.get_logger(__name__)
 FIRST_DELAY, LONGEST_DELAY = 5.0, 600.0  # seconds between two tries
@@ -50,9 +44,12 @@ class Offsite:
     failed, or what failed after it, or None.
     """
 
-    def __init__(self, settings: S3, keep: Keep, first_delay: float = FIRST_DELAY) -> None:
+    def __init__(self, settings: BackupS3, keep: Keep, first_delay: float = FIRST_DELAY) -> None:
         """Connects to nothing yet. Raises OffsiteError where obstore is missing."""
-        self._store = _connected(settings)
+        try:
+            self._store = s3.opened(settings, settings.bucket, settings.prefix)
+        except s3.S3Missing as error:
+            raise OffsiteError(str(error)) from error
         self._where = f"bucket {settings.bucket} at {settings.endpoint or 'Amazon S3'}"
         self.keep = keep  # may be replaced: a reload
         self._first_delay = first_delay
@@ -180,41 +177,9 @@ class Offsite:
 
     @contextmanager
     def _troubles(self, name: str = "") -> Iterator[None]:
-        """In our words: see the module."""
-        from obstore import exceptions as theirs
-
+        """In our words: see s3.py."""
         try:
-            yield
-        except (theirs.UnauthenticatedError, theirs.PermissionDeniedError) as error:
-            raise OffsiteError(f"the {self._where} refuses the access key") from error
-        except (FileNotFoundError, theirs.NotFoundError) as error:  # which of them: the version decides
-            raise OffsiteError(f"there is no {name + ' in the ' if name else ''}{self._where}") from error
-        except theirs.BaseError as error:
-            raise OffsiteError(f"the {self._where} cannot be reached, or answers with an error") from error
-
-
-def _connected(settings: S3) -> S3Store:
-    try:
-        from obstore.store import S3Store
-    except ImportError as error:
-        raise OffsiteError("copies to S3 need a library more: pip install 'whisperd[s3]'") from error
-    config: S3Config = {
-        "region": settings.region,
-        "virtual_hosted_style_request": not settings.path_style,
-    }
-    if settings.endpoint:
-        config["endpoint"] = settings.endpoint
-    if settings.access_key_id:  # else obstore looks at AWS_ACCESS_KEY_ID and its like
-        config["access_key_id"] = settings.access_key_id
-        config["secret_access_key"] = settings.secret_access_key
-    return S3Store(
-        settings.bucket,
-        prefix=settings.prefix.strip("/") or None,
-        config=config,
-        client_options={
-            "allow_http": settings.endpoint.startswith("http://"),
-            "connect_timeout": timedelta(seconds=10),
-            "timeout": timedelta(seconds=120),  # of a request, so of one part
-        },
-        retry_config={"max_retries": 2, "retry_timeout": timedelta(seconds=120)},
-    )
+            with s3.troubles(self._where, name):
+                yield
+        except s3.S3Error as error:
+            raise OffsiteError(str(error)) from error

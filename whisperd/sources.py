@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from whisperd.buckets import Buckets, is_s3
 from whisperd.config import Config
 from whisperd.outbound import Download, Outbound, OutboundError
 
@@ -13,16 +14,17 @@ AT_A_TIME = 16  # some 1 MB of memory each
 
 
 class Sources:
-    def __init__(self, config: Config, outbound: Outbound) -> None:
+    def __init__(self, config: Config, outbound: Outbound, buckets: Buckets) -> None:
         self._outbound = outbound
+        self._buckets = buckets
         self._seconds = config.outbound.download_seconds
         self._turns = asyncio.Semaphore(AT_A_TIME)
 
     @asynccontextmanager
     async def open(self, url: str, max_bytes: int) -> AsyncIterator[Download]:
         """What is at `url`, its bytes still to come. Raises OutboundError; out of its `pieces`, too."""
-        download = self._outbound.download(url, max_bytes=max_bytes, seconds=self._seconds)
-        async with self._turn(), download as found:
+        from_there = self._buckets.download if is_s3(url) else self._outbound.download
+        async with self._turn(), from_there(url, max_bytes=max_bytes, seconds=self._seconds) as found:
             yield found
 
     @asynccontextmanager

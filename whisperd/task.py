@@ -145,6 +145,7 @@ class NewTask(Struct, frozen=True, kw_only=True):
     run_at: float | None = None  # Unix seconds, UTC; not started before this
     timeout_seconds: float | None = None  # from the start of the first chunk
     callback_url: str | None = None
+    result_url: str | None = None  # where the transcript is written to
     metadata: dict[str, Any] = {}
     idempotency_key: str | None = None
     body_sha256: str = ""  # of everything submitted; guards the idempotency key
@@ -187,6 +188,7 @@ class Task(Struct, frozen=True, kw_only=True):
     error: Problem | None
     metadata: dict[str, Any]
     callback_url: str | None
+    result_url: str | None
 
 
 class Chunk(Struct, frozen=True, kw_only=True):

@@ -71,6 +71,7 @@ class SubmitOptions(TypedDict, total=False):
     run_at: datetime | str | None  # with its time zone
     timeout_seconds: float | None
     callback_url: str | None
+    result_url: str | None  # s3://bucket/key: where the transcript is written to
     metadata: dict[str, Any] | None
     risk: bool | Sequence[str] | None
 

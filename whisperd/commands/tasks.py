@@ -67,6 +67,12 @@ CallbackUrl = Annotated[
     str | None,
     typer.Option(metavar="URL", help="Is told when it is over: a webhook.", show_default=False),
 ]
+ResultUrl = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL", help="Where the transcript is written to: s3://bucket/key.", show_default=False
+    ),
+]
 Hours = Annotated[float, typer.Option("--hours", min=0, help="Finished so long ago, or earlier.")]
 Ended = Annotated[str, typer.Option(help="completed, failed, cancelled; several with commas.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
@@ -137,6 +143,7 @@ def submit(
     plan: Plan = None,
     tenant: Tenant = None,
     callback_url: CallbackUrl = None,
+    result_url: ResultUrl = None,
     url: Url = DEFAULT_URL,
     json: Json = False,
 ) -> None:
@@ -147,7 +154,8 @@ def submit(
       $ whisperd submit --priority 10 urgent.mp3
       $ whisperd submit *.mp3 | xargs -n 1 whisperd show
     """
-    options |= {"priority": priority, "plan": plan, "tenant": tenant, "callback_url": callback_url}
+    options |= {"priority": priority, "plan": plan, "tenant": tenant}
+    options |= {"callback_url": callback_url, "result_url": result_url}
     with client(url) as daemon:
         _each(_readable(files), lambda path: _sent(daemon, path, options), json, lambda task: [task.task_id])
 

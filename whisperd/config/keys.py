@@ -27,6 +27,8 @@ _ENDPOINT = r"^https?://[^@/?#\s]+([/?][^#\s]*)?$"
 # Of 24 bytes (no padding), to 64.
 _SIGNING_SECRET = r"^whsec_(?:[A-Za-z0-9+/]{4}){8,21}(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
 
+_BUCKET = r"^[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]$"
+
 DATABASE = "whisperd.db"  # its name in the data folder, and wherever it was set aside to
 
 _NotEmpty = Annotated[str, Meta(min_length=1)]
@@ -348,26 +350,49 @@ class Storage(Struct, frozen=True, kw_only=True):
     ] = 200
 
 
-class S3(Struct, frozen=True, kw_only=True):
-    """A copy of each backup in S3, or what speaks like it. Needs the extra s3: pip install 'whisperd[s3]'."""
+class S3Service(Struct, frozen=True, kw_only=True):
+    """S3, or what speaks like it: where it is, and the key to it."""
 
     endpoint: Annotated[
         str,
         Meta(pattern=_PLAIN_URL),
         _is('"": Amazon\'s; else the URL of the service, without user and password.'),
     ] = ""
-    bucket: Annotated[str, _is('"": no copy is made.')] = ""
-    prefix: Annotated[str, _is("What the names of the copies begin with.")] = "whisperd/"
-    region: Annotated[_NotEmpty, _is("Where the bucket is.")] = "us-east-1"
-    access_key_id: Annotated[str, _is('"": AWS_ACCESS_KEY_ID and the other AWS_ variables hold.')] = ""
+    region: Annotated[_NotEmpty, _is("Where the buckets are.")] = "us-east-1"
+    access_key_id: Annotated[
+        str,
+        _is('"": AWS_ACCESS_KEY_ID and the other AWS_ variables hold. Is never printed.', secret=True),
+    ] = ""
     secret_access_key: Annotated[
         str,
         _is("Is never printed. Better kept in a variable than in a file that others may read.", secret=True),
     ] = ""
     path_style: Annotated[bool, _is("Name the bucket in the path of the URL, not in the host.")] = True
 
+
+class S3(S3Service, frozen=True, kw_only=True):
+    """Where `s3://` of `audio_url` and `result_url` leads. Needs the extra s3: pip install 'whisperd[s3]'."""
+
+    buckets: Annotated[
+        tuple[Annotated[str, Meta(pattern=_BUCKET)], ...],
+        _is(
+            "Those that whoever may submit can read and write with the key above. With none, `s3://` is "
+            "refused."
+        ),
+    ] = ()
+
     def __repr__(self) -> str:
-        return f"S3(bucket={self.bucket!r}, …)"  # a log line or a traceback is no place for the key
+        return f"S3(buckets={self.buckets!r}, …)"  # a log line or a traceback is no place for the key
+
+
+class BackupS3(S3Service, frozen=True, kw_only=True):
+    """A copy of each backup in S3, or what speaks like it. Needs the extra s3: pip install 'whisperd[s3]'."""
+
+    bucket: Annotated[str, _is('"": no copy is made.')] = ""
+    prefix: Annotated[str, _is("What the names of the copies begin with.")] = "whisperd/"
+
+    def __repr__(self) -> str:
+        return f"BackupS3(bucket={self.bucket!r}, …)"
 
 
 class Backup(Struct, frozen=True, kw_only=True):
@@ -383,7 +408,7 @@ class Backup(Struct, frozen=True, kw_only=True):
     ] = 24
     keep_daily: Annotated[int, _is("and of so many days (UTC).", 0, 100_000, reload=True)] = 14
     compression_level: Annotated[int, _is("Of zstd: 1 is quick, 19 small.", 1, 19)] = 3
-    s3: S3 = S3()
+    s3: BackupS3 = BackupS3()
 
 
 class Webhooks(Struct, frozen=True, kw_only=True):
@@ -444,6 +469,7 @@ class Config(Struct, frozen=True, kw_only=True):
     workers: Workers = Workers()
     audio: Audio = Audio()
     outbound: Outbound = Outbound()
+    s3: S3 = S3()
     storage: Storage = Storage()
     backup: Backup = Backup()
     webhooks: Webhooks = Webhooks()

@@ -16,7 +16,7 @@ from typing import Literal
 
 from whisperd import models
 from whisperd.catalogue import ModelError, file_name
-from whisperd.config import S3, Config, cores
+from whisperd.config import BackupS3, Config, cores
 from whisperd.doctor.finding import Finding
 from whisperd.engine import features
 
@@ -160,7 +160,7 @@ def _cpu_has(feature: str) -> bool:
         return False
 
 
-def offsite(settings: S3) -> Iterator[Finding]:
+def offsite(settings: BackupS3) -> Iterator[Finding]:
     """Nothing where no bucket is named. The bucket itself is not asked: /health tells how copying goes."""
     if settings.bucket and util.find_spec("obstore") is None:
         why = f"backup.s3.bucket is {settings.bucket}, and nothing here can talk to it"

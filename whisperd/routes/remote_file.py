@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from urllib.parse import unquote_to_bytes
 
+from whisperd.buckets import is_s3
 from whisperd.outbound import AnswerTooLarge, OutboundError, UrlRefused
 from whisperd.routes import Services
 from whisperd.routes.errors import Refusal, explained
@@ -33,5 +34,7 @@ async def fetch_remote(url: str, incoming: Incoming, here: Services) -> str:
 
 def _last_part(url: str) -> str:
     """Of its path; what stands behind a ? is nobody's business."""
+    if is_s3(url):  # where a ? or a % means nothing else
+        return file_name(url.rpartition("/")[2].encode())
     path = re.split(r"[?#]", url)[0].partition("://")[2].partition("/")[2]
     return file_name(unquote_to_bytes(path))

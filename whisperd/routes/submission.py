@@ -17,6 +17,7 @@ from python_multipart.multipart import parse_options_header
 from starlette.requests import Request
 
 from whisperd import sniff
+from whisperd.buckets import place_of
 from whisperd.config import Config
 from whisperd.outbound import Outbound, UrlRefused
 from whisperd.routes import Caller, services
@@ -56,7 +57,7 @@ class Submission(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The submit options: form fields or JSON keys of the same names."""
 
     audio_path: Annotated[str, _is("Of a file there, below one of http.allowed_roots.", "path")] | None = None
-    audio_url: Annotated[str, _is("Where to fetch it from, by http or https.", "uri")] | None = None
+    audio_url: Annotated[str, _is("Where to fetch it from: http, https or s3.", "uri")] | None = None
     model: Annotated[str, _is("Its name.", "model", min_length=1, max_length=200)] | None = None
     language: Language = "auto"
     translate: Annotated[bool, _is("Into English.")] = False
@@ -74,6 +75,7 @@ class Submission(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     run_at: Annotated[Moment, _is(f"Not before; in a year before {LAST_YEAR}.")] | None = None
     timeout_seconds: Annotated[float, _is("From its start on.", gt=0, le=31_622_400)] | None = None
     callback_url: Annotated[str, _is("What is told when the task is over.", "uri")] | None = None
+    result_url: Annotated[str, _is("Where its transcript goes, s3://bucket/key.", "uri")] | None = None
     metadata: Annotated[dict[str, Any], _is("Yours, shown with the task: at most 16 KiB.")] = {}
 
     def options(self) -> Options:
@@ -186,6 +188,7 @@ def new_task(
 ) -> NewTask:
     """Raises Refusal for what the caller may not do."""
     _check_callback(submission.callback_url, config)
+    _check_result(submission.result_url, config)
     options = submission.options()
     content = (audio.sha256, msgspec.structs.replace(submission, audio_path=None, audio_url=None))
     return NewTask(
@@ -200,6 +203,7 @@ def new_task(
         run_at=unix_seconds(submission.run_at),
         timeout_seconds=submission.timeout_seconds,
         callback_url=submission.callback_url,
+        result_url=submission.result_url,
         metadata=submission.metadata,
         idempotency_key=idempotency_key,
         body_sha256=hashlib.sha256(msgspec.json.encode(content)).hexdigest(),
@@ -213,6 +217,15 @@ def _check_callback(url: str | None, config: Config) -> None:
             Outbound(config.outbound).check(url)
     except UrlRefused as error:
         raise Refusal(422, "invalid_field", str(error), "callback_url") from None
+
+
+def _check_result(url: str | None, config: Config) -> None:
+    """Refuse what would never be written."""
+    try:
+        if url is not None:
+            place_of(url, config.s3.buckets)
+    except UrlRefused as error:
+        raise Refusal(422, "invalid_field", str(error), "result_url") from None
 
 
 def interactive(submission: Asked, caller: Caller, config: Config) -> Asked:

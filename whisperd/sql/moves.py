@@ -67,11 +67,11 @@ _INSERT_TASK = """
     insert into task (
       id, kind, priority, tenant, model, options, audio_name, audio_size, audio_sha256,
       max_retries, timeout_seconds, created_at, run_at, lined_at, metadata, callback_url,
-      content, leader, waiting
+      result_url, content, leader, waiting
     ) values (
       :id, :kind, :priority, :tenant, :model, :options, :audio_name, :audio_size, :audio_sha256,
       :max_retries, :timeout_seconds, :created_at, :run_at, :created_at - (select shift from line_clock),
-      :metadata, :callback_url, :content, :leader, :waiting
+      :metadata, :callback_url, :result_url, :content, :leader, :waiting
     ) returning *
 """
 
@@ -93,6 +93,7 @@ def _columns(new: NewTask, place: line.Place, now: float) -> dict[str, Any]:
         "run_at": new.run_at if new.run_at and new.run_at > now else None,
         "metadata": to_json(new.metadata),
         "callback_url": new.callback_url,
+        "result_url": new.result_url,
         "content": place.content,
         "leader": place.leader,
         "waiting": place.waiting,
@@ -348,11 +349,14 @@ _FORGET_SHARES = """
 
 
 def clear(conn: sqlite3.Connection, finished_before: Mapping[State, float], limit: int) -> Sequence[str]:
-    """Delete tasks of these final states that finished before the time of their state; the oldest first."""
+    """Delete tasks of these final states that finished before the time of their state; the oldest first.
+
+    Not those whose transcript is still to be written somewhere: it is nowhere else.
+    """
     if not finished_before:
         return []
     # A search for each state, merged: otherwise one that is kept for long is walked over for another's sake.
-    search = "select seq, finished_at from task where state = '{}' and finished_at < :{}"
+    search = f"select seq, finished_at from task where state = '{{}}' and finished_at < :{{}} and {_NOT_OWED}"
     old = " union all ".join(search.format(state, state) for state in sorted(finished_before))
     rows = conn.execute(
         f"""
@@ -362,3 +366,8 @@ def clear(conn: sqlite3.Connection, finished_before: Mapping[State, float], limi
         {**{str(state): before for state, before in finished_before.items()}, "limit": limit},
     ).fetchall()
     return [row["id"] for row in rows]
+
+
+_NOT_OWED = """
+    not exists (select 1 from outbox where outbox.task = task.id and kind = 'result' and state = 'waiting')
+"""

@@ -11,11 +11,12 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Collection, Mapping, Sequence
 from secrets import token_hex
+from typing import Any
 from urllib.parse import urlsplit
 
 from whisperd.delivery import GONE, Delivery, DeliveryNotFound, DeliveryQuery, DeliveryState
 from whisperd.sql.rows import to_json
-from whisperd.task import Task
+from whisperd.task import State, Task
 
 LIFE_SECONDS = 86_400.0  # from the event until an attempt that fails is the last
 LAST_SECONDS = 600.0  # beyond it, for the last attempt
@@ -23,26 +24,30 @@ AFTER_A_START_SECONDS = 3600.0  # at least: a daemon that was off for days has t
 
 
 def tell(conn: sqlite3.Connection, task: Task) -> None:
-    """Note the end of a task for each address that is to hear of it; nothing if there is none."""
-    assert task.finished_at is not None
+    """Note the end of a task for each address that is to hear of it, or have its transcript; or nothing."""
     urls = [row["url"] for row in conn.execute(_LISTENERS, {"callback": task.callback_url})]
-    snapshot = to_json(task) if urls else ""
-    for url in urls:
-        conn.execute(
-            _INSERT,
-            {
-                "id": f"msg_{token_hex(12)}",
-                "kind": "webhook",
-                "event": f"task.{task.state}",
-                "task": task.id,
-                "tenant": task.tenant,
-                "url": url,
-                "place": _place(url),
-                "snapshot": snapshot,
-                "now": task.finished_at,
-                "expires_at": task.finished_at + LIFE_SECONDS,
-            },
-        )
+    notes = [("webhook", url) for url in urls]
+    if task.result_url and task.state is State.COMPLETED:
+        notes.append(("result", task.result_url))
+    snapshot = to_json(task) if notes else ""
+    for kind, url in notes:
+        conn.execute(_INSERT, _columns(task, kind, url, snapshot))
+
+
+def _columns(task: Task, kind: str, url: str, snapshot: str) -> dict[str, Any]:
+    assert task.finished_at is not None
+    return {
+        "id": f"msg_{token_hex(12)}",
+        "kind": kind,
+        "event": f"task.{task.state}",
+        "task": task.id,
+        "tenant": task.tenant,
+        "url": url,
+        "place": _place(url),
+        "snapshot": snapshot,
+        "now": task.finished_at,
+        "expires_at": task.finished_at + LIFE_SECONDS,
+    }
 
 
 # Each once: a callback may be one of the endpoints.

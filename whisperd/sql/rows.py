@@ -39,6 +39,7 @@ def to_task(row: sqlite3.Row) -> Task:
         error=Problem(row["error_code"], row["error_message"]) if row["error_code"] else None,
         metadata=msgspec.json.decode(row["metadata"]),
         callback_url=row["callback_url"],
+        result_url=row["result_url"],
     )
 
 

@@ -2,4 +2,4 @@
 insert into tenant values ('clinic', 'PRO');
 update share set vtime = 42.5 where tenant = 'clinic';
 insert into level values (-100, 42.5), (100, 0.5);
-update line_clock set shift = -3600.0;
+update line_clock set shift = -600.0;
