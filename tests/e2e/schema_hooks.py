@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from schemathesis.transport.serialization import Binary
 
 LONGEST_WAIT = 0.5  # seconds
-TEXTS = {"prompt", "timestamp_granularities", "include", "keywords", "languages"}  # in a form
+TEXTS = {"prompt", "tenant", "timestamp_granularities", "include", "keywords", "languages"}  # in a form
 BOOLS = {"translate", "word_timestamps", "vad", "detect_only", "stream"}
 NONE = ("", None, [], {}, [None, None])  # as it is sent
 
@@ -36,10 +36,16 @@ schemathesis.openapi.format("date-time", past.map(datetime.isoformat))
 
 @schemathesis.hook
 def before_load_schema(context, raw_schema):
-    """Without `timeout_seconds`: a task that has no time kills its worker, and others wait for the next."""
+    """Leave out what a daemon of its own would be needed for.
+
+    `timeout_seconds`: a task that has no time kills its worker, and others wait for the next. `result_url`:
+    there is no S3 here.
+    """
     for operation in (operation for path in raw_schema["paths"].values() for operation in path.values()):
         for content in operation.get("requestBody", {}).get("content", {}).values():
-            content["schema"].get("properties", {}).pop("timeout_seconds", None)
+            properties = content["schema"].get("properties", {})
+            for name in ("timeout_seconds", "result_url"):
+                properties.pop(name, None)
 
 
 @schemathesis.hook
@@ -92,8 +98,8 @@ def filter_failure(context, failure, case, response):
 def _means_something(name, value, in_form):
     """A format of ours is violated with values that have it: schemathesis knows no others.
 
-    A form has but texts: an empty one, and null, is as good as none; 0 and 1 are no and yes; any is a prompt,
-    or a list of one.
+    A form has but texts: an empty one, and null, is as good as none; 0 and 1 are no and yes; a number can be
+    a name; any is a prompt, or a list of one.
     """
     if value in OURS or not in_form:
         return value in OURS
