@@ -372,7 +372,7 @@ asyncio.run(main(Path(sys.argv[1])))
 
 
 def test_a_disk_that_was_really_full_takes_writes_again_once_there_is_room(tmp_path):
-    kept, nothing_lost = on_a_small_disk(tmp_path, FILL, megabytes=1).split()
+    kept, nothing_lost = on_a_small_disk(tmp_path, FILL, megabytes=2).split()
 
     assert int(kept) > 0
     assert nothing_lost == "True"

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
@@ -681,7 +682,10 @@ asyncio.run(main())
 
 @pytest.mark.parametrize("where", ["copy", "_heir"])
 def test_killed_while_twins_are_served_each_is_served_after_the_restart(with_twins, tmp_path, where):
-    killed = subprocess.run([sys.executable, "-P", "-c", KILLED, tmp_path / "q.db", where], env=os.environ)
+    killed = subprocess.run(
+        [sys.executable, "-P", "-c", KILLED, tmp_path / "q.db", where],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},  # for what it imports of the tests
+    )
     assert killed.returncode == -signal.SIGKILL
 
     async def body(queue):
