@@ -92,13 +92,18 @@ def misbehave():  # noqa: C901  # one case a way to misbehave
     sys.stdout.flush()
 
 
+def company():
+    """How many of its parent's children are of its pool: whoever runs the tests may have others."""
+    children = Path(f"/proc/{os.getppid()}/task/{os.getppid()}/children").read_text().split()
+    return sum(marker in Path(f"/proc/{pid}/cmdline").read_text().split("\0") for pid in children)
+
+
 def misbehaves():
     match when:
         case "always":
             return True
         case "in company":
-            siblings = Path(f"/proc/{os.getppid()}/task/{os.getppid()}/children").read_text()
-            return len(siblings.split()) > 1
+            return company() > 1
     return how == "waits" or (how != "well" and not os.path.exists(marker))
 
 

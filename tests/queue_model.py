@@ -27,6 +27,7 @@ class Part:
     charge: float = 0.0  # what its last claim cost its tenant,
     charged_at: int = 0  # at this priority
     holder: int | None = None
+    was_handed_out: bool = False
     beat_at: float | None = None
     text: str | None = None
 
@@ -228,6 +229,11 @@ class Item:
             self.run_at = min(self.run_at, now + longest_wait)
         if self.timed and self.started_at is not None and self.state not in FINAL:
             self.started_at = min(self.started_at, now)
+
+    @property
+    def decoded_seconds(self):
+        """A copy, whose plan was never handed out, cost no decoding."""
+        return self.seconds if self.parts[PLAN].was_handed_out else 0.0
 
     @property
     def finished(self):

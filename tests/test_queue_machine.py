@@ -257,6 +257,7 @@ class QueueMachine(RuleBasedStateMachine):
         item.state = State.PROCESSING
         item.started_at = now if item.started_at is None else item.started_at
         part.state, part.holder, part.beat_at = "running", len(self.claims), now
+        part.was_handed_out = True
         weight = limits(item.tenant, None).weight
         part.charge = self.shares.charge((priority, item.tenant), part.seconds(number), weight)
         part.charged_at = priority
@@ -599,7 +600,7 @@ class QueueMachine(RuleBasedStateMachine):
             max(0.0, item.started_at - item.created_at) for item in ended if item.started_at is not None
         )
         assert sorted(stats.finished) == sorted(
-            (item.finished_at, item.seconds)
+            (item.finished_at, item.decoded_seconds)
             for item in ended
             if item.state == State.COMPLETED and 0 <= self.clock.now - item.finished_at < 60
         )
