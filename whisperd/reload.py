@@ -1,6 +1,6 @@
 """What SIGHUP changes in a running daemon, and what has to wait for a restart.
 
-Pure: which keys can change is declared with them (`reload` in config/keys.py), and whoever calls does the
+Pure: which keys can change is declared with them (`reload`, in config/), and whoever calls does the
 changing. A file with an error in it changes nothing: reading it raises ConfigError, before anything here.
 """
 

@@ -1,36 +1,19 @@
 """config.toml + environment -> one frozen Config.
 
-`keys` declares what can be set and is the single source of it; `reading` takes it from file, environment and
-command line; `printing` shows it. Every key is also the environment variable `WHISPERD_SECTION__KEY`.
+`http`, `queue`, `workers`, `storage`, `outbound` and `daemon` declare what can be set, each its sections, and
+`keys` joins them: the single source of it. `reading` takes it from file, environment and command line;
+`printing` shows it. Every key is also the environment variable `WHISPERD_SECTION__KEY`.
 """
 
-from whisperd.config.keys import (
-    DATABASE,
-    KEYS,
-    S3,
-    Audio,
-    Backup,
-    BackupS3,
-    Config,
-    Http,
-    Key,
-    Log,
-    Outbound,
-    PlanLimits,
-    Plans,
-    Queue,
-    Retention,
-    S3Service,
-    Shutdown,
-    Storage,
-    TenantLimits,
-    Webhooks,
-    Workers,
-    cores,
-    with_values,
-)
+from whisperd.config.daemon import Log, Shutdown
+from whisperd.config.http import Http
+from whisperd.config.keys import DATABASE, KEYS, Config, Key, with_values
+from whisperd.config.outbound import Outbound, Webhooks
 from whisperd.config.printing import hidden, to_toml
+from whisperd.config.queue import PlanLimits, Plans, Queue, Retention, TenantLimits
 from whisperd.config.reading import ConfigError, find, load, read
+from whisperd.config.storage import S3, Backup, BackupS3, S3Service, Storage
+from whisperd.config.workers import Audio, Workers, cores
 
 __all__ = [
     "DATABASE",

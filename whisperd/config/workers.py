@@ -1,0 +1,100 @@
+"""The keys of what transcribes, and the cores that it may have."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import Annotated
+
+from msgspec import Struct
+
+from whisperd.config.declaring import YEAR_SECONDS, NotEmpty, key
+
+
+class Workers(Struct, frozen=True, kw_only=True):
+    """The child processes that transcribe."""
+
+    count: Annotated[
+        int,
+        key(
+            "Processes; 0: one a core up to 4, or 1 with a GPU build. A reload leaves the threads of each as "
+            "they are.",
+            0,
+            256,
+            reload=True,
+        ),
+    ] = 0
+    threads: Annotated[
+        int, key("Threads of each; 0: the cores shared out among as many as there are at the start.", 0, 256)
+    ] = 0
+    model: Annotated[NotEmpty, key("For tasks that name none; see `whisperd models list`.")] = "tiny.en"
+    max_processing_seconds: Annotated[
+        float,
+        key(
+            "The longest that a worker may take for one chunk (at most 28 s of speech), or to decode and "
+            "plan a file.",
+            0.001,
+            YEAR_SECONDS,
+            reload=True,
+        ),
+    ] = 600
+    silence_seconds: Annotated[
+        float,
+        key("A worker without a sign of life for so long is killed.", 0.001, YEAR_SECONDS, reload=True),
+    ] = 60
+    max_memory_mb: Annotated[
+        int,
+        key(
+            "Address space of each worker (RLIMIT_AS); 0: what the machine has; with a GPU no limit.",
+            0,
+            2**24,
+        ),
+    ] = 0
+    max_rss_mb: Annotated[
+        int,
+        key(
+            "A worker that holds more memory is replaced between two chunks; one and a half times as much "
+            "ends it within a chunk, which counts as out of memory. 0: never.",
+            0,
+            2**24,
+            reload=True,
+        ),
+    ] = 0
+    step_up_seconds: Annotated[
+        float,
+        key(
+            "After a worker ran out of memory, fewer run; one more is tried after so long.",
+            1,
+            YEAR_SECONDS,
+            reload=True,
+        ),
+    ] = 600
+    nice: Annotated[
+        int, key("Scheduling niceness, so that the daemon answers while all cores transcribe.", 0, 19)
+    ] = 10
+    gpu: Annotated[bool, key("Use the GPU when pywhispercpp was built for one.")] = True
+
+    def sized(self, cores: int, gpu_build: bool = False) -> tuple[int, int]:
+        """How many workers with how many threads each: the zeros filled in for a machine of `cores`."""
+        most = 1 if gpu_build and self.gpu else min(4, cores // max(1, self.threads))
+        count = self.count or max(1, most)
+        return count, self.threads or max(1, cores // count)
+
+
+class Audio(Struct, frozen=True, kw_only=True):
+    """What is accepted as audio."""
+
+    max_seconds: Annotated[
+        float, key("Decoded length above which a task fails (12 hours).", 0.001, YEAR_SECONDS)
+    ] = 43_200
+
+
+def cores() -> int:
+    """The cores this process may use: its affinity, within the CPU quota of its container."""
+    usable = len(os.sched_getaffinity(0))
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return max(1, min(usable, math.ceil(int(quota) / int(period))))
+    except (OSError, ValueError):  # no cgroup v2 here, or "max"
+        return usable
