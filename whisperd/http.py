@@ -13,7 +13,19 @@ from ulid import ULID
 
 from whisperd.config import Http
 from whisperd.guard import Guard
-from whisperd.routes import Services, admin, asr, live, openai, openapi, status, tasks, v1, webhooks
+from whisperd.routes import (
+    Services,
+    admin,
+    asr,
+    dashboard,
+    live,
+    openai,
+    openapi,
+    status,
+    tasks,
+    v1,
+    webhooks,
+)
 from whisperd.routes.call import Call, Socket, mounted
 from whisperd.routes.errors import HANDLERS, rendered, stopping
 from whisperd.routes.interactive import CUT
@@ -28,6 +40,7 @@ CALLS: list[Call | Socket] = [
     *asr.calls,
     *openai.calls,
     *openapi.calls,
+    *dashboard.calls,
 ]
 HEADERS = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store")]
 

@@ -43,6 +43,11 @@ class Header(Struct, frozen=True, kw_only=True):
     example: str = ""
 
 
+# Of a call whose answer has an ETag.
+TAGGED = {"If-None-Match": Header(about="The ETag of the one that is here already.")}
+STILL = Answer(about="It is still the one of If-None-Match.")
+
+
 class Form(Struct, frozen=True, kw_only=True):
     """A multipart form, which the handler reads itself as it streams."""
 

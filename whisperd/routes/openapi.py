@@ -8,9 +8,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
 from http import HTTPStatus
-from importlib import resources
 from typing import Any
 
 import msgspec
@@ -20,8 +18,9 @@ from starlette.responses import Response
 
 from whisperd import __version__
 from whisperd.routes import Json
-from whisperd.routes.call import Answer, Call, Form, Header
-from whisperd.routes.errors import Refusal, view_of
+from whisperd.routes.call import TAGGED, Answer, Call, Form, Header
+from whisperd.routes.errors import view_of
+from whisperd.routes.web import PAGE, PART, Folder
 
 Schema = dict[str, Any]
 
@@ -32,17 +31,11 @@ What is answered with 2xx is never lost; what is answered with an error leaves n
 _TAGS = {"/tasks": "Tasks", "/api/v1/": "WhisperAPI v1", "/v1/": "OpenAI", "/admin/": "Operation"}
 _ANYWHERE = (403, 503)  # a Host or Origin that is not served; stopping, or trouble with the storage
 _REF = "#/components/schemas/{name}"
-_PAGE_HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; connect-src 'self'; "
-    "style-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'",
-    "Cache-Control": "no-cache",
-}
-_FILES = {
-    "index.html": "text/html; charset=utf-8",
-    "show.js": "text/javascript; charset=utf-8",
-    "swagger-ui-bundle.js": "text/javascript; charset=utf-8",
-    "swagger-ui.css": "text/css; charset=utf-8",
-}
+_PAGE = Folder(
+    "docs",
+    "default-src 'none'; script-src 'self'; connect-src 'self'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'",
+)
 
 
 def document(calls: Sequence[Call]) -> Schema:
@@ -250,31 +243,18 @@ async def show_document(request: Request) -> Response:
 
 async def show_page(request: Request) -> Response:
     """A page that shows all calls, and tries them."""
-    return _part("index.html")
+    return await _PAGE.answer(request, "index.html")
 
 
 async def show_part(request: Request) -> Response:
     """A part of that page."""
-    return _part(str(request.path_params["name"]))
-
-
-def _part(name: str) -> Response:
-    if name not in _FILES:
-        raise Refusal(404, "not_found", "the page /docs has no such part")
-    return Response(_read(name), media_type=_FILES[name], headers=_PAGE_HEADERS)
-
-
-@cache
-def _read(name: str) -> bytes:
-    return (resources.files("whisperd") / "web" / "docs" / name).read_bytes()
+    return await _PAGE.answer(request, str(request.path_params["name"]))
 
 
 _DOCUMENT = {200: Answer(about="The document.", body=dict[str, Any])}
-_PAGE = {200: Answer(about="The page.", media_types=(_FILES["index.html"],))}
-_PART = {200: Answer(about="The part.", media_types=tuple(dict.fromkeys(_FILES.values())))}
 
 calls = [
     Call(method="GET", path="/openapi.json", handler=show_document, right="public", answers=_DOCUMENT),
-    Call(method="GET", path="/docs", handler=show_page, right="public", answers=_PAGE),
-    Call(method="GET", path="/docs/{name}", handler=show_part, right="public", answers=_PART),
+    Call(method="GET", path="/docs", handler=show_page, right="public", answers=PAGE, headers=TAGGED),
+    Call(method="GET", path="/docs/{name}", handler=show_part, right="public", answers=PART, headers=TAGGED),
 ]

@@ -57,6 +57,12 @@ def check_header(request: Request, name: str, pattern: str, means: str) -> None:
         raise Refusal(422, "invalid_field", f"must be {means}", name)
 
 
+def has_already(request: Request, tag: str) -> bool:
+    """Whether the client names this ETag as that of what it has. Linear in the length of what it sends."""
+    named = request.headers.get("if-none-match", "").split(",")
+    return tag.removeprefix("W/") in {known.strip().removeprefix("W/") for known in named}
+
+
 async def json_body(request: Request, kind: type[Fields]) -> Fields:
     """A small JSON object as a `kind`. Raises Refusal."""
     return checked(await json_object(request), kind)

@@ -12,9 +12,10 @@ from ulid import ULID
 
 from whisperd.routes import Json, Services, caller, services, submission, task_of
 from whisperd.routes.admission import admit, admit_caller, check_room
-from whisperd.routes.call import Answer, Call, Form, Header
+from whisperd.routes.call import STILL, TAGGED, Answer, Call, Form, Header
 from whisperd.routes.errors import Refusal, stopping
 from whisperd.routes.interactive import finished, unless_left
+from whisperd.routes.reading import has_already
 from whisperd.routes.view import TaskView, all_shown, shown
 from whisperd.task import (
     FINAL,
@@ -128,7 +129,7 @@ def _tagged(request: Request, body: str, media_type: str, headers: dict[str, str
     """With an ETag, so that who asks again and again for subtitles is sent them when there are more."""
     tag = f'"{hashlib.sha256(body.encode()).hexdigest()[:32]}"'
     headers = {**headers, "ETag": tag}
-    if tag in {known.strip() for known in request.headers.get("if-none-match", "").split(",")}:
+    if has_already(request, tag):
         return Response(status_code=304, headers=headers)
     return Response(body, media_type=media_type, headers=headers)
 
@@ -286,14 +287,14 @@ calls = [
         handler=result,
         right="read",
         query=Written,
-        headers={"If-None-Match": Header(about="The ETag of the one that is here already.")},
+        headers=TAGGED,
         answers={
             200: Answer(
                 about="The transcript, as `format` asks.",
                 media_types=_WRITTEN,
                 headers={"ETag": "of this text", "Whisperd-Partial": "true while there is more to come"},
             ),
-            304: Answer(about="It is still the one of If-None-Match."),
+            304: STILL,
         },
         refusals=(409, 410),
     ),
