@@ -1,4 +1,4 @@
-"""Live updates: Server-Sent Events for one task, a WebSocket for any.
+"""Live updates: Server-Sent Events for one task or for all, a WebSocket for any.
 
 An event is a hint to look into the table. The transcript is always read from there, in order, so a stream
 that is cut off and resumed has neither gaps nor doubles, also over a restart of the daemon.
@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from time import monotonic
 from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta, Struct, to_builtins
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
@@ -25,7 +26,7 @@ from whisperd.routes.view import progress_view, segment_view, shown, task_view
 from whisperd.task import FINAL, START, Mark, State, StorageBusy, StorageFailed, Task
 
 PING_SECONDS = 15.0  # between comments that keep an idle stream open
-STATS_SECONDS = 2.0  # between two statistics on a WebSocket
+STATS_SECONDS = 2.0  # between two statistics on a WebSocket or a stream of everything
 MAX_SUBSCRIPTIONS = 10_000  # task ids a WebSocket may name
 PROTOCOL = "whisperd"  # the subprotocol that a WebSocket may speak
 _Id = Annotated[str, Meta(max_length=100)]  # remembered as long as the WebSocket lasts
@@ -45,10 +46,14 @@ async def events(request: Request) -> Response:
     mark, heard = _mark(request.headers.get("last-event-id"))
     if task.state == heard and not await here.queue.segments(task.id, mark):
         return Response(status_code=204)  # what keeps a browser's EventSource from asking for ever
+    return _stream(request, _frames(here, task, mark))
+
+
+def _stream(request: Request, frames: AsyncIterator[str]) -> Response:
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     if request.method == "HEAD":  # a stream without a body would not end either
         return Response(media_type="text/event-stream", headers=headers)
-    return StreamingResponse(_frames(here, task, mark), media_type="text/event-stream", headers=headers)
+    return StreamingResponse(frames, media_type="text/event-stream", headers=headers)
 
 
 def _mark(text: str | None) -> tuple[Mark, State | None]:
@@ -92,6 +97,39 @@ async def _until_news(subscription: Subscription) -> AsyncIterator[str]:
 
 def _frame(event: str, mark: Mark | str, data: object) -> str:
     return f"id: {mark}\nevent: {event}\ndata: {msgspec.json.encode(data).decode()}\n\n"
+
+
+async def everything(request: Request) -> Response:
+    """What happens to all tasks, and the statistics, as Server-Sent Events.
+
+    The messages of the WebSocket, for pages: a browser comes back to such a stream by itself. It tells no
+    `segment`s, which the stream of each task has in their order, and resumes nothing: who comes back looks
+    at the tasks again.
+    """
+    return _stream(request, _messages(request))
+
+
+async def _messages(request: Request) -> AsyncIterator[str]:
+    here, tenant = services(request), caller(request).tenant
+
+    def wants(event: Event) -> bool:
+        return event.kind != "segment" and tenant in (None, event.task.tenant)
+
+    with here.events.subscribe(wants=wants) as subscription:
+        while not (here.events.closed or subscription.fell_behind):
+            with suppress(StorageBusy, StorageFailed):  # the tasks' events come all the same
+                yield f"data: {await _stats_text(request)}\n\n"
+            async for text in _heard(subscription, STATS_SECONDS):
+                yield f"data: {text}\n\n"
+
+
+async def _heard(subscription: Subscription, seconds: float) -> AsyncIterator[str]:
+    """What is told within so long, or until there is no more."""
+    deadline = monotonic() + seconds
+    with suppress(TimeoutError):
+        while (left := deadline - monotonic()) > 0 and (event := await subscription.next(left)):
+            for text in _words(event):
+                yield text
 
 
 async def websocket(socket: WebSocket) -> None:
@@ -144,10 +182,15 @@ def _asked(text: str) -> set[str] | None:
 async def _tell(socket: WebSocket, subscription: Subscription) -> None:
     with suppress(WebSocketDisconnect):
         async for event in subscription:
-            if not event.words:
-                event.words.extend(_texts(event))
-            for text in event.words:
+            for text in _words(event):
                 await socket.send_text(text)
+
+
+def _words(event: Event) -> list[str]:
+    """The event, put into words once for all who listen."""
+    if not event.words:
+        event.words.extend(_texts(event))
+    return event.words
 
 
 def _texts(event: Event) -> list[str]:
@@ -162,17 +205,21 @@ def _texts(event: Event) -> list[str]:
 
 
 async def _tell_stats(socket: WebSocket) -> None:
-    """Every two seconds; 500 listeners are told the same, and the database is asked once."""
-
-    async def asked() -> str:
-        return _encode("stats", await current_stats(socket))
-
     with suppress(WebSocketDisconnect):
         while True:
-            lately, tenant = services(socket).lately, caller(socket).tenant
             with suppress(StorageBusy, StorageFailed):  # the tasks' events come all the same
-                await socket.send_text(await lately.get(tenant, STATS_SECONDS / 2, asked))
+                await socket.send_text(await _stats_text(socket))
             await asyncio.sleep(STATS_SECONDS)
+
+
+async def _stats_text(connection: HTTPConnection) -> str:
+    """500 listeners are told the same, and the database is asked once."""
+
+    async def asked() -> str:
+        return _encode("stats", await current_stats(connection))
+
+    lately, tenant = services(connection).lately, caller(connection).tenant
+    return await lately.get(tenant, STATS_SECONDS / 2, asked)
 
 
 def _encode(kind: str, view: Struct | dict[str, Any]) -> str:
@@ -198,6 +245,13 @@ calls: list[Call | Socket] = [
             204: Answer(about="Last-Event-ID was the last event: there are no more."),
         },
         refusals=(422,),
+    ),
+    Call(
+        method="GET",
+        path="/events",
+        handler=everything,
+        right="read",
+        answers={200: Answer(about="The events.", media_types=("text/event-stream; charset=utf-8",))},
     ),
     Socket(path="/ws", handler=websocket, right="read"),
 ]
