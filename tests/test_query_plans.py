@@ -13,7 +13,7 @@ import pytest
 from tests.conftest import a_task
 from whisperd.db import migrate
 from whisperd.delivery import DeliveryQuery, DeliveryState
-from whisperd.sql import claims, moves, outbox, questions, rescue
+from whisperd.sql import claims, holder, moves, outbox, questions, rescue
 from whisperd.task import Change, Cut, Limits, ListQuery, Mark, Piece, Plan, Problem, Rules, Segment, State
 
 NOW = 1_000_000.0
@@ -203,14 +203,14 @@ def live(conn, number):
     task, _ = moves.submit(conn, new, Rules(), 0.0, NOW)
     moves.submit(conn, new, Rules(), 0.0, NOW)  # its key again
     plan_chunk = claimed(conn, task)
-    moves.plan(conn, plan_chunk, a_plan(), NOW)
+    holder.plan(conn, plan_chunk, a_plan(), None, NOW)
     chunks = [claimed(conn, task) for _ in range(3)]
-    moves.beat(conn, chunks[0], NOW)
-    moves.finish(conn, chunks[0], [Segment(start=0, end=1, text="one")], ["repetition"], NOW)
-    moves.fail(conn, chunks[1], Problem("worker_crashed", "boom"), 0.0, False, NOW)
-    moves.replan(conn, chunks[2])
-    moves.plan(conn, claimed(conn, task), a_plan(), NOW)
-    moves.release(conn, claimed(conn, task))
+    holder.beat(conn, chunks[0], NOW)
+    holder.finish(conn, chunks[0], [Segment(start=0, end=1, text="one")], ["repetition"], None, NOW)
+    holder.fail(conn, chunks[1], Problem("worker_crashed", "boom"), 0.0, False, None, NOW)
+    holder.replan(conn, chunks[2])
+    holder.plan(conn, claimed(conn, task), a_plan(), None, NOW)
+    holder.release(conn, claimed(conn, task))
     moves.cancel(conn, task.id, NOW)
     questions.segments(conn, task.id, Mark())
     questions.settled(conn, task.id)
@@ -240,15 +240,15 @@ def live_as_twins(conn, number):
     first, _ = moves.submit(conn, a_task(**twin), SHARED, 0.0, NOW)
     second, _ = moves.submit(conn, a_task(**twin), SHARED, 0.0, NOW)
     third, _ = moves.submit(conn, a_task(**twin), SHARED, 0.0, NOW)
-    moves.plan(conn, claimed(conn, first), a_plan(2, twin["model_sha256"]), NOW)
-    moves.finish(conn, claimed(conn, first), [], [], NOW)
+    holder.plan(conn, claimed(conn, first), a_plan(2, twin["model_sha256"]), None, NOW)
+    holder.finish(conn, claimed(conn, first), [], [], None, NOW)
     questions.segments(conn, second.id, Mark())
     questions.position(conn, second.id, "lifo")
     moves.change(conn, third.id, Change(run_at=NOW + 5), SHARED, NOW)
     moves.cancel(conn, first.id, NOW)
     moves.change(conn, third.id, Change(run_at=NOW), SHARED, NOW)
-    moves.plan(conn, claimed(conn, second), a_plan(2, twin["model_sha256"]), NOW)
-    moves.finish(conn, claimed(conn, second), [], [], NOW)
+    holder.plan(conn, claimed(conn, second), a_plan(2, twin["model_sha256"]), None, NOW)
+    holder.finish(conn, claimed(conn, second), [], [], None, NOW)
     copied, _ = moves.submit(conn, a_task(**twin), SHARED, 0.0, NOW)
     assert copied.state == State.COMPLETED
 

@@ -185,10 +185,10 @@ def test_a_cancel_that_races_with_the_result_does_not_stop_the_pool(with_pool):
     async def body(queue, pool):
         finish = queue.finish
 
-        async def cancelled_just_before(chunk, segments, warnings):
+        async def cancelled_just_before(chunk, *outcome):
             await queue.cancel(chunk.task.id)
             queue.finish = finish
-            return await finish(chunk, segments, warnings)
+            return await finish(chunk, *outcome)
 
         queue.finish = cancelled_just_before
         raced, _ = await queue.submit(a_task())
@@ -428,7 +428,7 @@ def test_an_orderly_stop_that_could_not_hand_back_its_chunks_blames_nobody(with_
         await until(lambda: pool.workers()[0].state == "busy")
         body.task, body.pool = task, pool
 
-        async def fails(chunk):
+        async def fails(*args):
             raise StorageBusy("another program holds the database")
 
         queue.release = fails

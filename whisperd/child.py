@@ -97,7 +97,7 @@ class Worker:
     def run(self) -> None:
         threading.Thread(target=self._listen, daemon=True).start()
         self._model(self._settings.model)
-        self._say(Ready())
+        self._say(Ready(_device(self._settings)))
         while True:
             self._say(self._answer(self._requests.get()))
 
@@ -330,9 +330,13 @@ def _address_space(settings: Settings) -> int:
 
     None with a GPU: CUDA reserves hundreds of GB of addresses, whatever memory there is.
     """
-    if settings.max_memory_bytes or (settings.gpu and features.names_gpu(system_info())):
+    if settings.max_memory_bytes or _device(settings) == "gpu":
         return settings.max_memory_bytes
     return memory.total_bytes() + settings.max_file_bytes + OVERHEAD
+
+
+def _device(settings: Settings) -> str:
+    return "gpu" if settings.gpu and features.names_gpu(system_info()) else "cpu"
 
 
 def _ration(cpu_seconds: float) -> None:

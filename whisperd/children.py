@@ -80,6 +80,7 @@ class Child:
         self._kernel_kills = memory.kernel_kills()
         self._crowded = False  # its address space was nearly used up when it was last looked at
         self.pid = process.pid
+        self.device = ""  # "cpu" or "gpu", once it is ready
         self.has_worked = False
 
     @property
@@ -132,6 +133,7 @@ class Child:
             raise ChildDied(problem) from None
         if not isinstance(message, Ready):
             raise self._nonsense()
+        self.device = message.device
         self.look()
 
     def send(self, message: MakePlan | Transcribe | Abort) -> None:

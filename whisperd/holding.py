@@ -17,6 +17,7 @@ from whisperd.task import (
     FINAL,
     SAMPLE_RATE,
     Chunk,
+    Effort,
     LostClaim,
     Problem,
     StorageBusy,
@@ -87,29 +88,29 @@ class Holding:
             pass  # what is held is not swept, however old its lease; its outcome waits for room
         return True
 
-    async def record(self, outcome: Outcome) -> None:
+    async def record(self, outcome: Outcome, effort: Effort) -> None:
         """Commit what the child said last."""
         queue = self._queue
         match outcome:
             case Planned(plan):
-                await self._settle(lambda chunk: queue.plan(chunk, plan))
+                await self._settle(lambda chunk: queue.plan(chunk, plan, effort))
             case Transcribed(segments, seconds, warnings):
                 self._count(seconds)
-                await self._settle(lambda chunk: queue.finish(chunk, segments, warnings=warnings))
+                await self._settle(lambda chunk: queue.finish(chunk, segments, warnings, effort))
             case Refused():
-                await self._refused(outcome)
+                await self._refused(outcome, effort)
             case Aborted():
                 # Its task is over, or was: a task that is run again meanwhile must get its chunk back.
-                await self.release()
+                await self.release(effort)
             case _:
                 assert_never(outcome)
 
-    async def fail(self, problem: Problem, *, final: bool = False) -> None:
-        await self._settle(lambda chunk: self._queue.fail(chunk, problem, final=final))
+    async def fail(self, problem: Problem, effort: Effort | None = None, *, final: bool = False) -> None:
+        await self._settle(lambda chunk: self._queue.fail(chunk, problem, final=final, effort=effort))
 
-    async def release(self) -> None:
+    async def release(self, effort: Effort | None = None) -> None:
         """Hand back without blame what is held, if anything is."""
-        await self._settle(self._queue.release)
+        await self._settle(lambda chunk: self._queue.release(chunk, effort))
 
     async def hand_back(self) -> bool:
         """Try once to release what is held; whether nothing is held any more.
@@ -139,16 +140,16 @@ class Holding:
         await resumed.wait()
         return await self._queue.claim()
 
-    async def _refused(self, refused: Refused) -> None:
+    async def _refused(self, refused: Refused, effort: Effort) -> None:
         problem = Problem(refused.code, refused.message)
         log.info("chunk refused", chunk=str(self.chunk), code=refused.code, message=refused.message)
         match refused.then:
             case "replan":
                 await self._settle(self._queue.replan)
             case "wait":
-                await self.release()
+                await self.release(effort)
             case "retry" | "fail":
-                await self.fail(problem, final=refused.then == "fail")
+                await self.fail(problem, effort, final=refused.then == "fail")
 
     async def _settle(self, verb: Callable[[Chunk], Awaitable[Task]]) -> None:
         while self.chunk is not None:

@@ -15,11 +15,12 @@ from msgspec.structs import replace
 
 from whisperd.db import Database
 from whisperd.events import Event, Events
-from whisperd.sql import claims, moves, questions, rescue
+from whisperd.sql import claims, holder, moves, questions, rescue
 from whisperd.task import (
     START,
     Change,
     Chunk,
+    Effort,
     Limits,
     ListQuery,
     Mark,
@@ -175,13 +176,19 @@ class SqliteQueue:
 
     async def beat(self, chunk: Chunk) -> None:
         """Renew the lease. Raises LostClaim."""
-        await self._db.write(moves.beat, chunk, self._now())
+        await self._db.write(holder.beat, chunk, self._now())
 
-    async def plan(self, chunk: Chunk, plan: Plan) -> Task:
+    async def plan(self, chunk: Chunk, plan: Plan, effort: Effort | None = None) -> Task:
         """Finish the plan: its chunks can be claimed. Finished chunks of an equal plan are kept."""
-        return await self._moved(moves.plan, chunk, plan, self._now())
+        return await self._moved(holder.plan, chunk, plan, effort, self._now())
 
-    async def finish(self, chunk: Chunk, segments: Sequence[Segment], warnings: Sequence[str] = ()) -> Task:
+    async def finish(
+        self,
+        chunk: Chunk,
+        segments: Sequence[Segment],
+        warnings: Sequence[str] = (),
+        effort: Effort | None = None,
+    ) -> Task:
         """Commit a chunk's transcript; the last one completes the task. Raises LostClaim.
 
         `warnings` join those of the task, each once, and stay as long as the chunk's transcript does.
@@ -194,21 +201,23 @@ class SqliteQueue:
             if tasks[0].state != State.PROCESSING:
                 self._told_all(tasks)
 
-        tasks = await self._db.write(moves.finish, chunk, segments, warnings, self._now(), then=told)
+        tasks = await self._db.write(holder.finish, chunk, segments, warnings, effort, self._now(), then=told)
         return tasks[0]
 
-    async def fail(self, chunk: Chunk, problem: Problem, *, final: bool = False) -> Task:
+    async def fail(
+        self, chunk: Chunk, problem: Problem, *, final: bool = False, effort: Effort | None = None
+    ) -> Task:
         """Count a failure: the chunk runs again after a growing delay, or the task has failed."""
         delay = self._rules.delay(chunk.failures)
-        return await self._moved(moves.fail, chunk, problem, delay, final, self._now())
+        return await self._moved(holder.fail, chunk, problem, delay, final, effort, self._now())
 
-    async def release(self, chunk: Chunk) -> Task:
+    async def release(self, chunk: Chunk, effort: Effort | None = None) -> Task:
         """Hand the chunk back unfinished, without blame."""
-        return await self._db.write(moves.release, chunk, then=self._told)
+        return await self._db.write(holder.release, chunk, effort, then=self._told)
 
     async def replan(self, chunk: Chunk) -> Task:
         """Hand the chunk back and make the plan again: its decoded audio is gone."""
-        return await self._db.write(moves.replan, chunk, then=self._told)
+        return await self._db.write(holder.replan, chunk, then=self._told)
 
     async def sweep(self, older_than: float, held: Sequence[Chunk] = ()) -> Sequence[Task]:
         """Take chunks whose holder has not beaten since `older_than` from it; each counts as a failure.

@@ -26,6 +26,7 @@ from whisperd.restraint import Restraint
 from whisperd.spool import Spool
 from whisperd.task import (
     Chunk,
+    Effort,
     ModelUnusable,
     Problem,
     StorageBusy,
@@ -99,6 +100,7 @@ class Slot:
         self._model_name: str | None = None
         self._requests = count(1)
         self._asked: int | None = None  # the request that the child works on
+        self._asked_at = 0.0  # the last one
         self._deaths = 0  # since a child answered
         self._restarts = 0
 
@@ -301,16 +303,24 @@ class Slot:
         except ChildDied as died:
             child.kill()  # now: it must not use memory any more when its chunk is tried again
             await child.gone()
-            await self._blame(chunk, died.problem)
+            await self._blame(chunk, died.problem, self._effort(child))
             raise
         except ModelUnusable as unusable:
             await self._holding.fail(Problem("model_unusable", str(unusable)), final=True)
         else:
             self._shared.restraint.acquit(_key(chunk))
             self._deaths = 0  # whatever it said, the child is well
-            await self._holding.record(outcome)
+            await self._holding.record(outcome, self._effort(child))
             if isinstance(outcome, Refused) and outcome.then == "wait":
                 await self._sleep(STORAGE_RETRY)
+
+    def _effort(self, child: Child) -> Effort:
+        return Effort(
+            worker=self.number,
+            seconds=monotonic() - self._asked_at,
+            device=child.device,
+            threads=self._shared.settings.threads,
+        )
 
     async def _converse(self, child: Child, chunk: Chunk) -> Outcome:
         """Have the chunk done, and keep the lease while the child shows life. Safe to cancel."""
@@ -319,7 +329,7 @@ class Slot:
         request = orders.request(chunk, next(self._requests), model, self._shared.spool, settings)
         self._asked = request.number  # before looking, never after: else a cancel can be missed
         self._alone = self._is_alone()
-        beaten_at = monotonic()
+        self._asked_at = beaten_at = monotonic()
         try:
             if await self._holding.is_over():
                 return Aborted()
@@ -337,15 +347,15 @@ class Slot:
 
     # --- what its child died of ---
 
-    async def _blame(self, chunk: Chunk, problem: Problem) -> None:
+    async def _blame(self, chunk: Chunk, problem: Problem, effort: Effort) -> None:
         self._blamed = True
         if problem.code == OUT_OF_MEMORY:
-            await self._ran_out_of_memory(chunk, problem)
+            await self._ran_out_of_memory(chunk, problem, effort)
         else:
             self._shared.restraint.acquit(_key(chunk))
-            await self._holding.fail(problem, final=problem.code == "timeout")
+            await self._holding.fail(problem, effort, final=problem.code == "timeout")
 
-    async def _ran_out_of_memory(self, chunk: Chunk, problem: Problem) -> None:
+    async def _ran_out_of_memory(self, chunk: Chunk, problem: Problem, effort: Effort) -> None:
         """Nobody is to blame while others used memory too: the chunk is tried again with one worker fewer.
 
         A chunk for which it was not enough a second time, with all of it to itself, ends its task. So does
@@ -356,10 +366,10 @@ class Slot:
         if tries > most or (tries > 1 and self._alone and self._is_alone()):
             restraint.convict(_key(chunk))
             self._shared.poke()
-            await self._holding.fail(problem, final=True)
+            await self._holding.fail(problem, effort, final=True)
         else:
             self._step_down(_key(chunk))
-            await self._holding.release()
+            await self._holding.release(effort)
 
     def _step_down(self, chunk: tuple[int, int] | None) -> None:
         """Rest, unless no other slot would go on; or this one ends anyway, and another gets its number."""

@@ -206,6 +206,15 @@ class Chunk(Struct, frozen=True, kw_only=True):
         return f"{name} of task {self.task.id}"
 
 
+class Effort(Struct, frozen=True, kw_only=True):
+    """What work on a chunk took, whatever came of it: measured by its holder, from request to last word."""
+
+    worker: int  # its number
+    seconds: float
+    device: str  # "cpu" or "gpu"
+    threads: int
+
+
 class Mark(Struct, frozen=True, order=True):
     """A place in a transcript: after segment `segment` of chunk `chunk`. Written "12.3" outside."""
 
@@ -341,12 +350,18 @@ class TaskQueue(Protocol):
     async def retry(self, task_id: str) -> Task: ...
     async def claim(self) -> Chunk: ...  # waits; safe to cancel
     async def beat(self, chunk: Chunk) -> None: ...
-    async def plan(self, chunk: Chunk, plan: Plan) -> Task: ...
+    async def plan(self, chunk: Chunk, plan: Plan, effort: Effort | None = None) -> Task: ...
     async def finish(
-        self, chunk: Chunk, segments: Sequence[Segment], warnings: Sequence[str] = ()
+        self,
+        chunk: Chunk,
+        segments: Sequence[Segment],
+        warnings: Sequence[str] = (),
+        effort: Effort | None = None,
     ) -> Task: ...
-    async def fail(self, chunk: Chunk, problem: Problem, *, final: bool = False) -> Task: ...
-    async def release(self, chunk: Chunk) -> Task: ...
+    async def fail(
+        self, chunk: Chunk, problem: Problem, *, final: bool = False, effort: Effort | None = None
+    ) -> Task: ...
+    async def release(self, chunk: Chunk, effort: Effort | None = None) -> Task: ...
     async def replan(self, chunk: Chunk) -> Task: ...
     async def sweep(self, older_than: float, held: Sequence[Chunk] = ()) -> Sequence[Task]: ...
     async def clear(

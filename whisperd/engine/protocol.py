@@ -55,7 +55,7 @@ class Abort(Struct, frozen=True, tag="abort"):
 
 
 class Ready(Struct, frozen=True, tag="ready"):
-    pass
+    device: str = "cpu"  # or "gpu": where the model is
 
 
 class Alive(Struct, frozen=True, tag="alive"):

@@ -114,7 +114,7 @@ def end(
 def pass_on(conn: sqlite3.Connection, seq: int) -> None:
     """A task leads no more: the oldest of its followers does, with all that is finished, unless another does.
 
-    That there is another happens once the model file was replaced: see `plan` in moves.py.
+    That there is another happens once the model file was replaced: see `plan` in holder.py.
     """
     if not (followers := twins.followers(conn, seq)):
         return

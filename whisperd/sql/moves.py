@@ -1,4 +1,4 @@
-"""The moves: submit, what the holder of a chunk may do, what anyone may do.
+"""The moves that anyone may make; those of who holds a chunk are in holder.py.
 
 Each public function is one verb and one transaction; the WHERE clause is the state machine.
 """
@@ -9,27 +9,18 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
-import msgspec
-
-from whisperd.sql import line, twins
+from whisperd.sql import line
 from whisperd.sql.line import end, move
 from whisperd.sql.questions import check_room, get
 from whisperd.sql.rows import to_json, to_task
 from whisperd.task import (
-    FINAL,
     Change,
-    Chunk,
     IdempotencyConflict,
-    LostClaim,
     NewTask,
-    Plan,
-    Problem,
     Rules,
-    Segment,
     State,
     Task,
     WrongState,
-    content_of,
 )
 
 
@@ -115,165 +106,6 @@ def _first_of_key(conn: sqlite3.Connection, new: NewTask, not_before: float) -> 
     return to_task(row)
 
 
-def beat(conn: sqlite3.Connection, chunk: Chunk, now: float) -> None:
-    _own(conn, chunk, "beat_at = :now", {"now": now})
-
-
-def plan(conn: sqlite3.Connection, chunk: Chunk, plan: Plan, now: float) -> Sequence[Task]:
-    _own(conn, chunk, "state = 'done', beat_at = null", {})
-    warnings: Sequence[str] = plan.warnings
-    if _planned_so_before(conn, chunk, plan):  # the finished chunks are kept, and what was said of them
-        warnings = _with_known_warnings(conn, chunk.task.seq, warnings)
-    else:
-        _replace_chunks(conn, chunk.task.seq, plan)
-    move(
-        conn,
-        chunk.task.seq,
-        """
-        audio_seconds = :seconds, language = :language, language_probability = :probability,
-        warnings = :warnings, fingerprint = :fingerprint,
-        content = iif(content = :content, content, null),
-        (samples, samples_done, waiting, running) = (
-          select coalesce(sum(samples), 0), coalesce(sum(samples) filter (where state = 'done'), 0),
-                 count(*) filter (where state = 'waiting'), count(*) filter (where state = 'running')
-          from chunk where task = :seq and number > 0
-        ),
-        progress = (
-          select max(progress, coalesce(sum(samples) filter (where state = 'done') * 1.0 / sum(samples), 0))
-          from chunk where task = :seq and number > 0
-        )
-        """,
-        {
-            "seconds": plan.duration,
-            "language": plan.language,
-            "probability": plan.language_probability,
-            "warnings": to_json(warnings),
-            "fingerprint": plan.fingerprint,
-            # Of a model that was replaced since the task came, the transcript is that of no twin to come.
-            "content": content_of(chunk.task.audio.sha256, plan.model_sha256, chunk.task.options),
-        },
-    )
-    return _settled(conn, chunk.task.seq, now)
-
-
-def _planned_so_before(conn: sqlite3.Connection, chunk: Chunk, plan: Plan) -> bool:
-    row = conn.execute("select fingerprint from task where seq = ?", (chunk.task.seq,)).fetchone()
-    return bool(row["fingerprint"] == plan.fingerprint)
-
-
-def _replace_chunks(conn: sqlite3.Connection, seq: int, plan: Plan) -> None:
-    # The claims go on from those of the old chunks: what their holders own must never fit a new one.
-    (claims,) = conn.execute(
-        "select coalesce(max(claims), 0) from chunk where task = ? and number > 0", (seq,)
-    ).fetchone()
-    conn.execute("delete from chunk where task = ? and number > 0", (seq,))
-    conn.executemany(
-        "insert into chunk (task, number, claims, cut, samples) values (?, ?, ?, ?, ?)",
-        [(seq, number, claims, to_json(cut), cut.samples) for number, cut in enumerate(plan.cuts, start=1)],
-    )
-
-
-def _with_known_warnings(conn: sqlite3.Connection, seq: int, more: Sequence[str]) -> Sequence[str]:
-    """The task's warnings and `more`, each once, in the order in which they came."""
-    (known,) = conn.execute("select warnings from task where seq = ?", (seq,)).fetchone()
-    return list(dict.fromkeys([*msgspec.json.decode(known, type=list[str]), *more]))
-
-
-def finish(
-    conn: sqlite3.Connection,
-    chunk: Chunk,
-    segments: Sequence[Segment],
-    warnings: Sequence[str],
-    now: float,
-) -> Sequence[Task]:
-    """Returns the task, and after it those that follow it: they are as far as it is, or completed with it."""
-    _own(conn, chunk, "state = 'done', beat_at = null, segments = :segments", {"segments": to_json(segments)})
-    samples = chunk.cut.samples if chunk.cut else 0
-    change = """
-        running = running - 1, samples_done = samples_done + :samples,
-        progress = max(progress, (samples_done + :samples) * 1.0 / max(samples, 1))
-    """
-    move(conn, chunk.task.seq, change, {"samples": samples})
-    if warnings:
-        known = to_json(_with_known_warnings(conn, chunk.task.seq, warnings))
-        move(conn, chunk.task.seq, "warnings = :warnings", {"warnings": known})
-    settled = _settled(conn, chunk.task.seq, now)
-    if settled[0].state in FINAL:
-        return settled
-    return [*settled, *twins.go_on(conn, chunk.task.seq, settled[0].progress)]
-
-
-def fail(
-    conn: sqlite3.Connection, chunk: Chunk, problem: Problem, delay: float, final: bool, now: float
-) -> Sequence[Task]:
-    failures = _own(conn, chunk, "state = 'waiting', beat_at = null, failures = failures + 1", {})["failures"]
-    if final or failures > chunk.task.max_retries:
-        return end(conn, chunk.task.seq, State.FAILED, problem, now)
-    change = f"""
-        {_BACK}, attempt = max(attempt, :attempt),
-        run_at = iif(:delay > 0, :now + :delay, run_at), retry_at = iif(:delay > 0, :now + :delay, retry_at),
-        error_code = :code, error_message = :message
-    """
-    args = {"number": chunk.number, "attempt": failures + 1, "delay": delay, "now": now}
-    move(conn, chunk.task.seq, change, {**args, "code": problem.code, "message": problem.message})
-    return _settled(conn, chunk.task.seq, now)
-
-
-def release(conn: sqlite3.Connection, chunk: Chunk) -> Task:
-    row = _own(conn, chunk, "state = 'waiting', beat_at = null", {})
-    conn.execute(
-        "update share set vtime = vtime - ? where priority = ? and tenant = ?",
-        (row["charge"], row["charged_at"], chunk.task.tenant),
-    )
-    # Not the task's fault (shutdown, fewer workers): failures stay as they are.
-    return move(
-        conn,
-        chunk.task.seq,
-        f"{_BACK}, state = iif(running = 1, 'queued', state)",
-        {"number": chunk.number},
-    )
-
-
-def replan(conn: sqlite3.Connection, chunk: Chunk) -> Task:
-    release(conn, chunk)
-    # Unless the holder of another chunk has asked for it already: then it waits, or is being made.
-    conn.execute(
-        "update chunk set state = 'waiting' where task = ? and number = 0 and state = 'done'",
-        (chunk.task.seq,),
-    )
-    waiting = "waiting = (select state = 'waiting' from chunk where task = :seq and number = 0)"
-    return move(conn, chunk.task.seq, waiting, {})
-
-
-# A chunk has come back. Until its task's plan is made (again) only the plan is handed out.
-_BACK = """
-    running = running - 1,
-    waiting = waiting + (:number = 0 or (select state = 'done' from chunk where task = :seq and number = 0))
-"""
-
-
-def _own(conn: sqlite3.Connection, chunk: Chunk, change: str, args: dict[str, object]) -> sqlite3.Row:
-    """Apply `change` to a chunk that the caller still owns."""
-    row: sqlite3.Row | None = conn.execute(
-        f"""
-        update chunk set {change}
-        where task = :seq and number = :number and state = 'running' and claims = :claims returning *
-        """,
-        {"seq": chunk.task.seq, "number": chunk.number, "claims": chunk.claims, **args},
-    ).fetchone()
-    if row is None:
-        raise LostClaim(str(chunk))
-    return row
-
-
-def _settled(conn: sqlite3.Connection, seq: int, now: float) -> Sequence[Task]:
-    """A task with no chunk left is completed; one whose next chunk must wait is queued again."""
-    (left,) = conn.execute("select waiting + running from task where seq = ?", (seq,)).fetchone()
-    if left == 0:
-        return end(conn, seq, State.COMPLETED, None, now)
-    return [move(conn, seq, "state = iif(running = 0 and run_at is not null, 'queued', state)", {})]
-
-
 def change(
     conn: sqlite3.Connection, task_id: str, change: Change, rules: Rules, now: float
 ) -> Sequence[Task]:
@@ -318,7 +150,8 @@ def retry(conn: sqlite3.Connection, task_id: str, rules: Rules, now: float) -> S
     conn.execute("update chunk set state = 'waiting' where task = ? and number = 0", (row["seq"],))
     place = line.place(conn, row["tenant"], row["content"], rules, now)
     change = """
-        state = 'queued', attempt = 1, progress = 0, finished_at = null, started_at = null,
+        state = 'queued', attempt = 1, progress = 0, compute_seconds = 0,
+        finished_at = null, started_at = null,
         error_code = null, error_message = null, content = :content, leader = :leader, waiting = :waiting,
         lined_at = :now - (select shift from line_clock)
     """

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from whisperd.sql import outbox
-from whisperd.sql.moves import fail, release
+from whisperd.sql.holder import fail, release
 from whisperd.sql.rows import to_chunk, to_task
 from whisperd.task import Chunk, LostClaim, Problem, Rules, Task
 
@@ -24,7 +24,7 @@ def sweep(
         if (chunk.task.seq, chunk.number, chunk.claims) in alive:
             continue
         with suppress(LostClaim):  # another chunk has just failed this task for good
-            swept += fail(conn, chunk, SILENT, rules.delay(chunk.failures), False, now)
+            swept += fail(conn, chunk, SILENT, rules.delay(chunk.failures), False, None, now)
     return swept
 
 
@@ -33,7 +33,7 @@ def recover(conn: sqlite3.Connection, rules: Rules, now: float) -> Sequence[Task
     for chunk in _running(conn, float("inf")):
         # A task that takes the daemon down with it must end: an interruption counts, without a delay.
         with suppress(LostClaim):  # another chunk has just failed this task for good
-            fail(conn, chunk, INTERRUPTED, 0.0, False, now)
+            fail(conn, chunk, INTERRUPTED, 0.0, False, None, now)
     return _back_in_line(conn)
 
 

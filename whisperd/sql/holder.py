@@ -1,0 +1,224 @@
+"""The moves of who holds a chunk: each needs its claim, and raises LostClaim once somebody else has it.
+
+Each public function is one verb and one transaction; the WHERE clause is the state machine.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+
+import msgspec
+
+from whisperd.sql import twins
+from whisperd.sql.line import end, move
+from whisperd.sql.rows import to_json
+from whisperd.task import (
+    FINAL,
+    Chunk,
+    Effort,
+    LostClaim,
+    Plan,
+    Problem,
+    Segment,
+    State,
+    Task,
+    content_of,
+)
+
+
+def beat(conn: sqlite3.Connection, chunk: Chunk, now: float) -> None:
+    _own(conn, chunk, "beat_at = :now", {"now": now})
+
+
+def plan(
+    conn: sqlite3.Connection, chunk: Chunk, plan: Plan, effort: Effort | None, now: float
+) -> Sequence[Task]:
+    _own(conn, chunk, _DONE, _done(effort, now))
+    warnings: Sequence[str] = plan.warnings
+    if _planned_so_before(conn, chunk, plan):  # the finished chunks are kept, and what was said of them
+        warnings = _with_known_warnings(conn, chunk.task.seq, warnings)
+    else:
+        _replace_chunks(conn, chunk.task.seq, plan)
+    move(
+        conn,
+        chunk.task.seq,
+        """
+        compute_seconds = compute_seconds + :effort,
+        audio_seconds = :seconds, language = :language, language_probability = :probability,
+        warnings = :warnings, fingerprint = :fingerprint,
+        content = iif(content = :content, content, null),
+        (samples, samples_done, waiting, running) = (
+          select coalesce(sum(samples), 0), coalesce(sum(samples) filter (where state = 'done'), 0),
+                 count(*) filter (where state = 'waiting'), count(*) filter (where state = 'running')
+          from chunk where task = :seq and number > 0
+        ),
+        progress = (
+          select max(progress, coalesce(sum(samples) filter (where state = 'done') * 1.0 / sum(samples), 0))
+          from chunk where task = :seq and number > 0
+        )
+        """,
+        {
+            "effort": _seconds(effort),
+            "seconds": plan.duration,
+            "language": plan.language,
+            "probability": plan.language_probability,
+            "warnings": to_json(warnings),
+            "fingerprint": plan.fingerprint,
+            # Of a model that was replaced since the task came, the transcript is that of no twin to come.
+            "content": content_of(chunk.task.audio.sha256, plan.model_sha256, chunk.task.options),
+        },
+    )
+    return _settled(conn, chunk.task.seq, now)
+
+
+def _planned_so_before(conn: sqlite3.Connection, chunk: Chunk, plan: Plan) -> bool:
+    row = conn.execute("select fingerprint from task where seq = ?", (chunk.task.seq,)).fetchone()
+    return bool(row["fingerprint"] == plan.fingerprint)
+
+
+def _replace_chunks(conn: sqlite3.Connection, seq: int, plan: Plan) -> None:
+    # The claims go on from those of the old chunks: what their holders own must never fit a new one.
+    (claims,) = conn.execute(
+        "select coalesce(max(claims), 0) from chunk where task = ? and number > 0", (seq,)
+    ).fetchone()
+    conn.execute("delete from chunk where task = ? and number > 0", (seq,))
+    conn.executemany(
+        "insert into chunk (task, number, claims, cut, samples) values (?, ?, ?, ?, ?)",
+        [(seq, number, claims, to_json(cut), cut.samples) for number, cut in enumerate(plan.cuts, start=1)],
+    )
+
+
+def _with_known_warnings(conn: sqlite3.Connection, seq: int, more: Sequence[str]) -> Sequence[str]:
+    """The task's warnings and `more`, each once, in the order in which they came."""
+    (known,) = conn.execute("select warnings from task where seq = ?", (seq,)).fetchone()
+    return list(dict.fromkeys([*msgspec.json.decode(known, type=list[str]), *more]))
+
+
+def finish(
+    conn: sqlite3.Connection,
+    chunk: Chunk,
+    segments: Sequence[Segment],
+    warnings: Sequence[str],
+    effort: Effort | None,
+    now: float,
+) -> Sequence[Task]:
+    """Returns the task, and after it those that follow it: they are as far as it is, or completed with it."""
+    done = {**_done(effort, now), "segments": to_json(segments)}
+    _own(conn, chunk, f"{_DONE}, segments = :segments", done)
+    samples = chunk.cut.samples if chunk.cut else 0
+    change = """
+        running = running - 1, compute_seconds = compute_seconds + :effort,
+        samples_done = samples_done + :samples,
+        progress = max(progress, (samples_done + :samples) * 1.0 / max(samples, 1))
+    """
+    move(conn, chunk.task.seq, change, {"samples": samples, "effort": _seconds(effort)})
+    if warnings:
+        known = to_json(_with_known_warnings(conn, chunk.task.seq, warnings))
+        move(conn, chunk.task.seq, "warnings = :warnings", {"warnings": known})
+    settled = _settled(conn, chunk.task.seq, now)
+    if settled[0].state in FINAL:
+        return settled
+    return [*settled, *twins.go_on(conn, chunk.task.seq, settled[0].progress)]
+
+
+# A chunk is finished: when, by whom and in which time.
+_DONE = "state = 'done', beat_at = null, finished_at = :now, worker = :worker, seconds = :seconds"
+
+
+def _done(effort: Effort | None, now: float) -> dict[str, object]:
+    return {
+        "now": now,
+        "worker": effort and effort.worker,
+        "seconds": effort and effort.seconds,
+    }
+
+
+def _seconds(effort: Effort | None) -> float:
+    return effort.seconds if effort else 0.0
+
+
+def fail(
+    conn: sqlite3.Connection,
+    chunk: Chunk,
+    problem: Problem,
+    delay: float,
+    final: bool,
+    effort: Effort | None,
+    now: float,
+) -> Sequence[Task]:
+    failures = _own(conn, chunk, "state = 'waiting', beat_at = null, failures = failures + 1", {})["failures"]
+    _spent(conn, chunk, effort)
+    if final or failures > chunk.task.max_retries:
+        return end(conn, chunk.task.seq, State.FAILED, problem, now)
+    change = f"""
+        {_BACK}, attempt = max(attempt, :attempt),
+        run_at = iif(:delay > 0, :now + :delay, run_at), retry_at = iif(:delay > 0, :now + :delay, retry_at),
+        error_code = :code, error_message = :message
+    """
+    args = {"number": chunk.number, "attempt": failures + 1, "delay": delay, "now": now}
+    move(conn, chunk.task.seq, change, {**args, "code": problem.code, "message": problem.message})
+    return _settled(conn, chunk.task.seq, now)
+
+
+def _spent(conn: sqlite3.Connection, chunk: Chunk, effort: Effort | None) -> None:
+    """Count what was in vain."""
+    if effort is not None:
+        change = "update task set compute_seconds = compute_seconds + ? where seq = ?"
+        conn.execute(change, (effort.seconds, chunk.task.seq))
+
+
+def release(conn: sqlite3.Connection, chunk: Chunk, effort: Effort | None = None) -> Task:
+    row = _own(conn, chunk, "state = 'waiting', beat_at = null", {})
+    _spent(conn, chunk, effort)
+    conn.execute(
+        "update share set vtime = vtime - ? where priority = ? and tenant = ?",
+        (row["charge"], row["charged_at"], chunk.task.tenant),
+    )
+    # Not the task's fault (shutdown, fewer workers): failures stay as they are.
+    return move(
+        conn,
+        chunk.task.seq,
+        f"{_BACK}, state = iif(running = 1, 'queued', state)",
+        {"number": chunk.number},
+    )
+
+
+def replan(conn: sqlite3.Connection, chunk: Chunk) -> Task:
+    release(conn, chunk)
+    # Unless the holder of another chunk has asked for it already: then it waits, or is being made.
+    conn.execute(
+        "update chunk set state = 'waiting' where task = ? and number = 0 and state = 'done'",
+        (chunk.task.seq,),
+    )
+    waiting = "waiting = (select state = 'waiting' from chunk where task = :seq and number = 0)"
+    return move(conn, chunk.task.seq, waiting, {})
+
+
+# A chunk has come back. Until its task's plan is made (again) only the plan is handed out.
+_BACK = """
+    running = running - 1,
+    waiting = waiting + (:number = 0 or (select state = 'done' from chunk where task = :seq and number = 0))
+"""
+
+
+def _own(conn: sqlite3.Connection, chunk: Chunk, change: str, args: dict[str, object]) -> sqlite3.Row:
+    """Apply `change` to a chunk that the caller still owns."""
+    row: sqlite3.Row | None = conn.execute(
+        f"""
+        update chunk set {change}
+        where task = :seq and number = :number and state = 'running' and claims = :claims returning *
+        """,
+        {"seq": chunk.task.seq, "number": chunk.number, "claims": chunk.claims, **args},
+    ).fetchone()
+    if row is None:
+        raise LostClaim(str(chunk))
+    return row
+
+
+def _settled(conn: sqlite3.Connection, seq: int, now: float) -> Sequence[Task]:
+    """A task with no chunk left is completed; one whose next chunk must wait is queued again."""
+    (left,) = conn.execute("select waiting + running from task where seq = ?", (seq,)).fetchone()
+    if left == 0:
+        return end(conn, seq, State.COMPLETED, None, now)
+    return [move(conn, seq, "state = iif(running = 0 and run_at is not null, 'queued', state)", {})]
