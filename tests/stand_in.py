@@ -164,7 +164,8 @@ class Handlers:
 
     async def list(self, request: Request) -> Response:
         query = request.query_params
-        tasks = [t for t in reversed(self.state.tasks.values()) if query.get("status") in (None, t["status"])]
+        states = query["status"].split(",") if "status" in query else None
+        tasks = [t for t in reversed(self.state.tasks.values()) if states is None or t["status"] in states]
         start, limit = int(query.get("cursor", 0)), int(query.get("limit", 50))
         more = str(start + limit) if start + limit < len(tasks) else None
         return JSONResponse({"tasks": tasks[start : start + limit], "next_cursor": more})
@@ -174,6 +175,13 @@ class Handlers:
 
     async def retry(self, request: Request) -> Response:
         return self.move(request, ("failed", "cancelled"), "queued")
+
+    async def change(self, request: Request) -> Response:
+        wanted = await request.json()
+        answer = self.move(request, ("queued",), "queued")
+        if answer.status_code == 200:
+            self.state.tasks[request.path_params["id"]].update(wanted)
+        return answer
 
     def move(self, request, sources, target):
         task = self.state.tasks.get(request.path_params["id"])
@@ -233,6 +241,7 @@ def build_app(stand_in):
         Route("/tasks", handlers.list),
         Route("/tasks/{id}", handlers.show),
         Route("/tasks/{id}", handlers.cancel, methods=["DELETE"]),
+        Route("/tasks/{id}", handlers.change, methods=["PATCH"]),
         Route("/tasks/{id}/retry", handlers.retry, methods=["POST"]),
         Route("/tasks/{id}/result", handlers.result),
         Route("/stats", handlers.stats),

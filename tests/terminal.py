@@ -1,17 +1,22 @@
 """Commands, for tests: on a terminal, or in this process."""
 
+import fcntl
 import logging
 import os
 import pty
+import struct
 import subprocess
 import sys
+import termios
 
 import structlog
 
 from whisperd import cli
 
 ENVIRONMENT = {
-    name: value for name, value in os.environ.items() if not name.startswith(("WHISPERD_", "NO_COLOR"))
+    name: value
+    for name, value in os.environ.items()
+    if not name.startswith(("WHISPERD_", "NO_COLOR", "COLUMNS", "LINES"))
 }
 
 
@@ -49,10 +54,15 @@ def command_line(monkeypatch, capfd, folder):
     return run
 
 
-def on_a_terminal(*args, url, keys=b"", when="", columns=80, lines=24, environ=None):
-    """What the command draws, and its exit status. `keys` are struck once it has drawn `when`."""
-    own = {"COLUMNS": str(columns), "LINES": str(lines), "TERM": "xterm", "WHISPERD_URL": url}
+def on_a_terminal(*args, url, keys=b"", when="", steps=(), columns=80, lines=24, environ=None):
+    """What the command draws, and its exit status. `keys` are struck once it has drawn `when`.
+
+    `steps`: more of such pairs, each looked for in what is drawn after the one before; instead of keys there
+    may be a function, which is called with the process and the terminal.
+    """
+    own = {"TERM": "xterm", "WHISPERD_URL": url}
     here, there = pty.openpty()
+    resize(there, columns, lines)
     with open(here, "r+b", buffering=0) as terminal:
         process = subprocess.Popen(
             [sys.executable, "-m", "whisperd", *args],
@@ -63,13 +73,26 @@ def on_a_terminal(*args, url, keys=b"", when="", columns=80, lines=24, environ=N
             start_new_session=True,
         )
         os.close(there)
-        drawn = b""
+        steps = [*([(when, keys)] if keys else []), *steps]
+        drawn, seen = b"", 0
         while block := _read(terminal):
             drawn += block
-            if keys and when.encode() in drawn:
-                terminal.write(keys)
-                keys = b""
+            while steps and (found := drawn.find(steps[0][0].encode(), seen)) >= 0:
+                seen = found + len(steps[0][0].encode())
+                _take(steps.pop(0)[1], process, terminal)
+        assert steps == [], drawn.decode()
         return drawn.decode(), process.wait()
+
+
+def _take(step, process, terminal):
+    if callable(step):
+        step(process, terminal)
+    else:
+        terminal.write(step)
+
+
+def resize(terminal, columns, lines):
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
 
 
 def _read(terminal):

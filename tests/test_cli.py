@@ -376,13 +376,6 @@ def test_a_model_that_is_not_published_is_told_with_near_names(run, tmp_path):
     assert "tiny.en" in outcome.err
 
 
-def test_watch_prints_one_look_where_there_is_no_terminal(run, daemon):
-    daemon.add(status="processing")
-
-    assert "talk.mp3" in run("watch").out
-    assert json.loads(run("watch", "--json").out)["stats"]["processing"] == 1
-
-
 def test_a_traceback_is_shown_when_asked_for(run, monkeypatch):
     monkeypatch.setenv("WHISPERD_DEBUG", "1")
 

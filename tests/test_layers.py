@@ -110,7 +110,8 @@ ALLOWED = {
     "service": {"config", "unit"},
     # the commands
     "batch": {"task", "config", "logs", "client", "terminal", "transcript", "embedded"},
-    "monitor": {"client", "terminal"},
+    "sheet": {"client", "terminal"},
+    "monitor": {"client", "terminal", "sheet"},
     "doctor": {
         *("config", "client", "terminal", "catalogue", "models", "engine"),
         *("condition", "archive", "backup", "keys", "service"),

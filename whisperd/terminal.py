@@ -12,7 +12,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.text import Text
 
 STYLES = {
     "queued": "cyan",
@@ -82,20 +85,46 @@ def show_table(head: Sequence[str], rows: Sequence[Sequence[str]], flexible: str
 
 
 def _draw(head: Sequence[str], rows: Sequence[Sequence[str]], flexible: int) -> None:
-    # Not rich's Table: where nothing may wrap, it takes from every column, down to none.
-    from rich.cells import cell_len
     from rich.console import Console
     from rich.text import Text
 
     console = Console()
-    widths = [max(map(cell_len, cells)) for cells in zip(head, *rows, strict=True)]
-    excess = sum(widths) + 2 * (len(widths) - 1) - console.width
-    widths[flexible] = max(8, widths[flexible] - max(0, excess))
-    for row in (head, *rows):
-        cells = [Text(cell, "bold" if row is head else STYLES.get(cell, "")) for cell in row]
-        for cell, width in zip(cells, widths, strict=True):
-            cell.truncate(width, overflow="ellipsis", pad=True)
-        console.print(Text("  ").join(cells), no_wrap=True, overflow="crop")
+    styled = [[Text(cell, STYLES.get(cell, "")) for cell in row] for row in rows]
+    for line in fitted([[Text(name, "bold") for name in head], *styled], flexible, console.width):
+        console.print(line, no_wrap=True, overflow="crop")
+
+
+def fitted(rows: Sequence[Sequence[Text]], flexible: int, width: int, fill: bool = False) -> Sequence[Text]:
+    """The rows as lines of aligned columns, none wider than `width`: the column `flexible` gives way.
+
+    With `fill` that column takes all the room there is. Not rich's Table: where nothing may wrap, it takes
+    from every column, down to none.
+    """
+    from rich.text import Text
+
+    widths = [max(cell.cell_len for cell in column) for column in zip(*rows, strict=True)]
+    spare = width - sum(widths) - 2 * (len(widths) - 1)
+    widths[flexible] = max(8, widths[flexible] + (spare if fill else min(0, spare)))
+    lines = []
+    for row in rows:
+        cells = [middle(cell, size) for cell, size in zip(row, widths, strict=True)]
+        for cell, size in zip(cells, widths, strict=True):
+            cell.truncate(size, pad=True)
+        lines.append(Text("  ").join(cells))
+        lines[-1].truncate(width)
+    return lines
+
+
+def middle(text: Text, width: int) -> Text:
+    """A copy of at most `width` cells: of a longer text the beginning and the end, which tell names apart."""
+    from rich.cells import set_cell_size
+    from rich.text import Text
+
+    if text.cell_len <= width:
+        return text.copy()
+    tail = set_cell_size(text.plain[::-1], (width - 1) // 2).rstrip()[::-1]
+    head = set_cell_size(text.plain, width - 1 - (width - 1) // 2).rstrip()
+    return Text(f"{head}…{tail}", text.style)
 
 
 @contextmanager
@@ -148,11 +177,11 @@ def spell(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
-def age(moment: datetime | None) -> str:
+def age(moment: datetime | None, now: datetime | None = None) -> str:
     """How long ago it was; - when not known."""
     if moment is None:
         return "-"
-    return spell(max(0.0, (datetime.now(UTC) - moment).total_seconds()))
+    return spell(max(0.0, ((now or datetime.now(UTC)) - moment).total_seconds()))
 
 
 def megabytes(size: float) -> str:

@@ -132,11 +132,19 @@ def watch(
     url: Url = DEFAULT_URL,
     json: Annotated[bool, typer.Option("--json", help="Print one look as JSON.")] = False,
 ) -> None:
-    """Watch the queue and the workers live; q quits.
+    """Watch the queue and the workers live, and act on them with keys.
 
-    Where standard output is no terminal, one look is printed.
+    Shows how many tasks there are in each state and priority, the workers with their chunk and speed (times
+    real time), the throughput, the tasks that are not over, and the last failures. ? lists the keys: select a
+    task, cancel it, run it again, change its priority, see all of it; pause the queue; quit with q.
+
+    A daemon that goes away is waited for. Where standard output is no terminal, or TERM is dumb, a line is
+    printed each time instead, until somebody stops it.
+
+      $ whisperd watch --interval 0.5
+      $ whisperd watch --interval 60 >> queue.log
     """
-    with client(url, patience=2.0) as daemon:
+    with client(url, patience=5.0) as daemon:
         from whisperd import monitor
 
         if json:
