@@ -163,6 +163,37 @@ def test_a_task_cannot_raise_itself_above_its_keys_plan(with_server, fields, par
     with_server(body)
 
 
+@pytest.mark.parametrize(("fields", "priority"), [({}, 5), ({"plan": "PAYG"}, 10), ({"priority": "99"}, 99)])
+def test_a_task_of_an_admin_has_the_priority_of_its_keys_plan_or_any_other(with_server, fields, priority):
+    async def body(server):
+        assert (await Tenant(server, "acme", "admin").submit(**fields))["priority"] == priority
+
+    with_server(body)
+
+
+@pytest.mark.parametrize("key", [("*", "submit"), ("*", "admin"), ("other", "admin")])
+def test_a_key_for_several_tenants_leaves_each_its_plan(with_server, key):
+    """It overwrote the plan of the tenant that it made a task of."""
+
+    async def body(server):
+        await Tenant(server, "acme", plan="PAYG").submit()
+        several = Tenant(server, *key, plan="FREE")
+        await several.submit(tenant="acme")
+        await several.submit(tenant="new")
+        assert [await plan_of(server, tenant) for tenant in ("acme", "new")] == ["PAYG", None]
+
+        await several.submit(tenant="acme", plan="FREE")
+        assert await plan_of(server, "acme") == "FREE"
+
+    with_server(body)
+
+
+async def plan_of(server, tenant):
+    """That which is remembered."""
+    asked = "select max(plan) from tenant where name = ?"
+    return (await server.db.read(lambda conn: conn.execute(asked, (tenant,)).fetchone()))[0]
+
+
 def test_a_queued_task_cannot_be_raised_above_its_keys_plan(with_server):
     async def body(server):
         acme = Tenant(server, "acme")

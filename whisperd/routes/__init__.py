@@ -53,7 +53,8 @@ class Caller(Struct, frozen=True, kw_only=True):
     """Whom a request is made for."""
 
     tenant: str | None = None  # sees and makes tasks of this one only; None: of every one
-    plan: str | None = None  # of its tasks, which may not go before it; None: whatever they ask for
+    plan: str | None = None  # whose priority its tasks have, unless they ask for another
+    may_go_ahead: bool = True  # of that plan, too
     owner: str = "default"  # whose its tasks are unless they say so
 
 

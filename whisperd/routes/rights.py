@@ -31,13 +31,13 @@ def admit(connection: HTTPConnection, right: Right) -> Caller:
 
 
 def caller_of(key: Key) -> Caller:
-    if "admin" in key.scopes:
-        return Caller(owner=_owner(key))
-    return Caller(tenant=None if key.tenant == EVERY else key.tenant, plan=key.plan, owner=_owner(key))
-
-
-def _owner(key: Key) -> str:
-    return ANYBODY.owner if key.tenant == EVERY else key.tenant
+    is_admin, is_for_all = "admin" in key.scopes, key.tenant == EVERY
+    return Caller(
+        tenant=None if is_admin or is_for_all else key.tenant,
+        plan=key.plan,
+        may_go_ahead=is_admin,
+        owner=ANYBODY.owner if is_for_all else key.tenant,
+    )
 
 
 def _check(key: Key, right: Right) -> None:

@@ -90,11 +90,14 @@ class Submission(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return tenant
 
     def plan_for(self, caller: Caller) -> str | None:
-        """By which the task is counted: that of the key, whatever the submission names."""
-        return caller.plan or self.plan
+        """By which the task is counted: that of a tenant's own key, whatever the submission names.
+
+        A key for several tenants says nothing of the plan of any.
+        """
+        return self.plan if caller.tenant is None else caller.plan
 
     def priority_for(self, caller: Caller, config: Config) -> int:
-        """An explicit priority wins over that of a plan. Raises Refusal above the plan of the key."""
+        """An explicit priority wins over that of a plan. Raises Refusal above the plan of a key it binds."""
         if self.priority is not None:
             return checked_priority(self.priority, caller, config, "priority")
         plan = self.plan or caller.plan
@@ -246,7 +249,7 @@ def checked_priority(priority: int, caller: Caller, config: Config, param: str) 
 def _most(caller: Caller, config: Config) -> int:
     """The highest priority that the caller may have."""
     of_plan = config.plans.priority(caller.plan) if caller.plan else None
-    return HIGHEST if of_plan is None else of_plan
+    return HIGHEST if caller.may_go_ahead or of_plan is None else of_plan
 
 
 def declared_bytes(request: Request) -> int:
