@@ -7,7 +7,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SUDO   := $(if $(filter-out 0,$(shell id -u)),sudo)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test reliability lint format lock clean
+.PHONY: help run test reliability lint format lock vendor clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
@@ -37,6 +37,10 @@ lock: $(VENV)/dev  ## pin all dependencies anew, with their hashes
 	$(PIP) install uv
 	$(LOCK) pyproject.toml -o requirements.lock
 	$(LOCK) --group dev pyproject.toml -o requirements-dev.lock
+
+vendor:  ## fetch the dashboard's libraries anew, in the versions of packaging/dashboard (needs npm)
+	cd packaging/dashboard && npm ci --silent --no-audit --no-fund --ignore-scripts
+	node packaging/dashboard/build.mjs whisperd/web/dashboard/vendor
 
 clean:  ## remove what make made
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

@@ -23,10 +23,11 @@ def python(name):
     return folder / "bin" / "python"
 
 
-def node_modules():
-    """The folder that node/package-lock.json describes, with the scripts in it: Node looks beside them."""
-    folder = _made("node", (NODE / "package-lock.json").read_bytes(), _npm)
-    for script in NODE.glob("*.mjs"):
+def node_modules(source=NODE):
+    """The folder that package-lock.json describes, with the scripts beside it: Node looks beside them."""
+    wanted = (source / "package-lock.json").read_bytes()
+    folder = _made(source.name, wanted, lambda folder: _npm(folder, source))
+    for script in [*source.glob("*.mjs"), *source.glob("*.js")]:
         shutil.copy(script, folder)
     return folder
 
@@ -48,10 +49,10 @@ def _venv(folder, wanted):
     subprocess.run([*pip, "--no-deps", "-r", wanted], check=True)
 
 
-def _npm(folder):
+def _npm(folder, source):
     folder.mkdir()
     for file in ("package.json", "package-lock.json"):
-        shutil.copy(NODE / file, folder)
+        shutil.copy(source / file, folder)
     # No scripts: what the packages bring is JavaScript, and is all there is to run.
     subprocess.run(
         ["npm", "ci", "--silent", "--no-audit", "--no-fund", "--ignore-scripts"], cwd=folder, check=True

@@ -1,4 +1,71 @@
-// The dashboard. What it shows, it asks the daemon for.
-const answer = await fetch("health");
-const health = await answer.json();
-document.getElementById("app").textContent = `whisperd ${health.version}: ${health.status}`;
+// The dashboard: a frame around pages. What it shows, it asks the daemon for.
+import { effect, html, render, useEffect } from "./vendor/preact.js";
+import { Question, Messages } from "./parts/dialogs.js";
+import { Failure, Loading } from "./parts/basics.js";
+import { follow, unfollow } from "./live.js";
+import { DropZone } from "./parts/drop.js";
+import { Frame } from "./parts/frame.js";
+import { Shortcuts } from "./parts/shortcuts.js";
+import { route } from "./router.js";
+import { isOut, look, session, trouble } from "./session.js";
+import { Uploads } from "./parts/uploads.js";
+import { Login } from "./pages/login.js";
+import { Overview } from "./pages/overview.js";
+import { Tasks } from "./pages/tasks.js";
+import { Task } from "./pages/task.js";
+import { Workers } from "./pages/workers.js";
+import { Backups } from "./pages/backups.js";
+import { Keys } from "./pages/keys.js";
+import { Submit } from "./pages/submit.js";
+import { Nowhere } from "./pages/nowhere.js";
+
+const PAGES = {
+  overview: [Overview, "Overview"],
+  tasks: [Tasks, "Tasks"],
+  workers: [Workers, "Workers"],
+  backups: [Backups, "Backups"],
+  keys: [Keys, "Keys"],
+  submit: [Submit, "Submit audio"],
+};
+
+function page({ page, id }) {
+  if (page === "tasks" && id) return [Task, "Task"];
+  return PAGES[page] ?? [Nowhere, "Nothing here"];
+}
+
+function Page() {
+  const here = route.value;
+  const [shown, title] = page(here);
+  const key = `${here.page}/${here.id ?? ""}`;
+  useEffect(() => {
+    document.title = `${title} · whisperd`;
+    if (entered) document.getElementById("heading")?.focus({ preventScroll: true });
+    if (entered) scrollTo(0, 0);
+    entered = true;
+  }, [key]);
+  return html`<${shown} key=${key} id=${here.id} query=${here.query} />`;
+}
+let entered = false; // the first page is not jumped into: its reader starts at the top
+
+function App() {
+  if (session.value === null) {
+    return html`<main class="alone">
+      ${trouble.value ? html`<${Failure} error=${trouble.value} retry=${look} what="The dashboard cannot start." />` : html`<${Loading} />`}
+    </main>`;
+  }
+  if (isOut()) return html`<${Login} /><${Messages} />`;
+  return html`<${DropZone}>
+    <${Frame}><${Page} /><//>
+    <${Uploads} />
+    <${Messages} />
+    <${Question} />
+    <${Shortcuts} />
+  <//>`;
+}
+
+effect(() => {
+  if (session.value === null || isOut()) unfollow();
+  else follow();
+});
+render(html`<${App} />`, document.getElementById("app"));
+look();

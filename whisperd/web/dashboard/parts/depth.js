@@ -1,0 +1,40 @@
+// What waits, by priority and by tenant.
+import { html } from "../vendor/preact.js";
+import { number } from "../format.js";
+import { href } from "../router.js";
+
+const MOST = 8;
+
+export function Depth({ of }) {
+  const { by_priority: priorities, by_tenant: tenants } = of.depth ?? {};
+  return html`<section class="card" aria-labelledby="depth">
+    <h2 id="depth">Waiting</h2>
+    ${of.queued === 0 && html`<p class="thin">Nothing waits: the next task starts at once.</p>`}
+    ${of.queued > 0 && !of.depth && html`<${Bars} title="In all" rows=${[["queued", of.queued], ["delayed", of.delayed]]} />`}
+    ${priorities && html`<${Bars} title="By priority" rows=${rows(priorities, "priority")} />`}
+    ${tenants && html`<${Bars} title="By tenant" rows=${rows(tenants, "tenant")} link=${(name) => href("tasks", { status: "queued", tenant: name })} />`}
+  </section>`;
+}
+
+/** As the daemon has them: {name: count}, or a list of {tenant, queued}. */
+function rows(depth, name) {
+  const all = Array.isArray(depth) ? depth.map((one) => [String(one[name]), one.queued ?? one.count]) : Object.entries(depth);
+  return name === "priority" ? all.sort(([a], [b]) => b - a) : all.sort(([, a], [, b]) => b - a);
+}
+
+function Bars({ title, rows: all, link }) {
+  if (!all.length) return null;
+  const most = Math.max(...all.map(([, value]) => value), 1);
+  const rest = all.slice(MOST).reduce((sum, [, value]) => sum + value, 0);
+  return html`<table class="bars">
+    <caption>${title}</caption>
+    <tbody>
+      ${all.slice(0, MOST).map(([name, value]) => html`<tr key=${name}>
+        <th scope="row">${link ? html`<a href=${link(name)}>${name}</a>` : name}</th>
+        <td class="bar"><i style=${{ width: `${(100 * value) / most}%` }}></i></td>
+        <td class="num">${number(value)}</td>
+      </tr>`)}
+      ${rest > 0 && html`<tr><th scope="row">${all.length - MOST} more</th><td></td><td class="num">${number(rest)}</td></tr>`}
+    </tbody>
+  </table>`;
+}

@@ -1,0 +1,93 @@
+// Plays the audio of a task, and draws it: the wave is a slider that keyboard and pointer can set.
+import { html, useEffect, useRef, useState } from "../vendor/preact.js";
+import { get, of } from "../api.js";
+import { clock } from "../format.js";
+import { isDark } from "../looks.js";
+
+const BUCKETS = 800;
+const STEP = 5; // seconds an arrow key goes
+const BAR = 3; // pixels of a bar, its gap included
+const SPEEDS = [0.75, 1, 1.25, 1.5, 2];
+
+/** `audio`: a ref that gets the element, for whoever follows it. `from`: seconds to begin at. */
+export function Player({ task, audio, from }) {
+  const [peaks, set] = useState(null);
+  const [missing, miss] = useState(false);
+  useEffect(() => {
+    get(of(task.task_id, "peaks"), { buckets: BUCKETS }).then((found) => set(found.peaks), () => {});
+  }, [task.task_id]);
+  const ready = () => {
+    if (from > 0) audio.current.currentTime = from;
+  };
+  if (missing) return html`<p class="thin">The audio is not kept any more, or this browser cannot play it.</p>`;
+  return html`<section class="player card" aria-label="Audio">
+    ${peaks && html`<${Wave} peaks=${peaks} audio=${audio} duration=${task.audio.duration} />`}
+    <div class="controls">
+      <audio ref=${audio} controls preload="metadata" src=${of(task.task_id, "audio")} onLoadedMetadata=${ready} onError=${() => miss(true)}></audio>
+      <label class="inline"><span>Speed</span><select onChange=${(event) => { audio.current.playbackRate = Number(event.target.value); }}>
+        ${SPEEDS.map((speed) => html`<option key=${speed} value=${speed} selected=${speed === 1}>${speed}×</option>`)}
+      </select></label>
+    </div>
+  </section>`;
+}
+
+function Wave({ peaks, audio, duration }) {
+  const canvas = useRef();
+  const [at, move] = useState(0);
+  const dark = isDark.value;
+  const length = duration || audio.current?.duration || 0;
+  useEffect(() => {
+    const followed = audio.current;
+    const follow = () => move(followed.currentTime);
+    followed.addEventListener("timeupdate", follow);
+    followed.addEventListener("seeked", follow);
+    return () => {
+      followed.removeEventListener("timeupdate", follow);
+      followed.removeEventListener("seeked", follow);
+    };
+  }, []);
+  const paint = () => draw(canvas.current, peaks, length ? at / length : 0);
+  useEffect(paint, [peaks, at, length, dark]);
+  useEffect(() => {
+    const resize = new ResizeObserver(paint);
+    resize.observe(canvas.current);
+    return () => resize.disconnect();
+  }, [peaks, length]);
+
+  const seek = (seconds) => {
+    audio.current.currentTime = Math.max(0, Math.min(length, seconds));
+  };
+  const point = (event) => {
+    if (event.type === "pointermove" && !event.buttons) return;
+    const box = canvas.current.getBoundingClientRect();
+    seek((length * (event.clientX - box.left)) / box.width);
+  };
+  const keys = { ArrowLeft: -STEP, ArrowDown: -STEP, ArrowRight: STEP, ArrowUp: STEP, PageUp: 30, PageDown: -30, Home: -Infinity, End: Infinity };
+  const press = (event) => {
+    if (!(event.key in keys)) return;
+    event.preventDefault();
+    seek(audio.current.currentTime + keys[event.key]);
+  };
+  return html`<canvas class="wave" ref=${canvas} role="slider" tabindex="0" aria-label="Position in the audio"
+    aria-valuemin="0" aria-valuemax=${Math.round(length)} aria-valuenow=${Math.round(at)} aria-valuetext=${`${clock(at)} of ${clock(length)}`}
+    onPointerDown=${point} onPointerMove=${point} onKeyDown=${press}></canvas>`;
+}
+
+function draw(canvas, peaks, played) {
+  const scale = devicePixelRatio || 1;
+  const [width, height] = [canvas.clientWidth, canvas.clientHeight];
+  canvas.width = width * scale;
+  canvas.height = height * scale;
+  const style = getComputedStyle(canvas);
+  const [before, after] = [style.getPropertyValue("--accent"), style.getPropertyValue("--faint")];
+  const pen = canvas.getContext("2d");
+  pen.scale(scale, scale);
+  const bars = Math.floor(width / BAR);
+  const loudest = Math.max(...peaks, 0.05); // a quiet recording is seen, too
+  for (let bar = 0; bar < bars; bar += 1) {
+    const [from, to] = [Math.floor((bar * peaks.length) / bars), Math.ceil(((bar + 1) * peaks.length) / bars)];
+    const tall = Math.max(2, (Math.max(...peaks.slice(from, to)) / loudest) * height);
+    pen.fillStyle = bar / bars < played ? before : after;
+    pen.fillRect(bar * BAR, (height - tall) / 2, BAR - 1, tall);
+  }
+}

@@ -1,0 +1,27 @@
+// Where we are: #/tasks/ID?t=12. Real links, so the back button, a bookmark and a new tab all work.
+import { signal } from "./vendor/preact.js";
+import { withQuery } from "./api.js";
+
+export const route = signal(read());
+
+function read() {
+  const [path, query = ""] = location.hash.replace(/^#\/?/, "").split("?");
+  const [page, id] = path.split("/");
+  return { page: page || "overview", id: id ? decodeURIComponent(id) : null, query: new URLSearchParams(query) };
+}
+
+export const href = (path, query) => `#${withQuery(`/${path}`, query)}`;
+export const taskHref = (id, query) => href(`tasks/${encodeURIComponent(id)}`, query);
+
+export function go(path, query, { replace = false } = {}) {
+  const to = href(path, query);
+  if (!replace) location.hash = to;
+  else {
+    history.replaceState(null, "", to);
+    route.value = read();
+  }
+}
+
+addEventListener("hashchange", () => {
+  route.value = read();
+});

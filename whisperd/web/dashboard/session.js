@@ -1,0 +1,42 @@
+// Who looks at the page, and what they may do. The daemon decides; here it is only known what not to offer.
+import { effect, signal } from "./vendor/preact.js";
+import { ask, get, isAbsent, post, refusals } from "./api.js";
+
+const OPEN = { required: false, signed_in: false, tenant: null, plan: null, scopes: ["submit", "read", "admin"] };
+export const session = signal(null); // null: not known yet
+export const trouble = signal(null); // why it is not
+
+export const isOut = () => session.value !== null && session.value.required && !session.value.signed_in;
+/** Whether this is everybody's view: without keys, or with one for all tenants. */
+export const seesAll = () => !session.value?.tenant || session.value.scopes?.includes("admin");
+
+export function may(scope) {
+  const known = session.value;
+  if (known === null || isOut()) return false;
+  if (!known.required) return true;
+  return known.scopes.includes(scope) || known.scopes.includes("admin");
+}
+
+export async function look() {
+  try {
+    session.value = await get("session");
+    trouble.value = null;
+  } catch (error) {
+    if (isAbsent(error)) session.value = OPEN;
+    else trouble.value = error;
+  }
+}
+
+export async function signIn(key) {
+  await post("session", { key });
+  await look();
+}
+
+export async function signOut() {
+  await ask("DELETE", "session");
+  await look();
+}
+
+effect(() => {
+  if (refusals.value > 0) look();
+});
