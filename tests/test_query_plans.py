@@ -215,7 +215,7 @@ def live(conn, number):
     questions.segments(conn, task.id, Mark())
     questions.settled(conn, task.id)
     questions.states(conn, [task.id])
-    moves.retry(conn, task.id, Rules(), NOW)
+    moves.retry(conn, task.id, None, Rules(), NOW)
 
 
 def test_twins_are_searched_for_and_found(conn):

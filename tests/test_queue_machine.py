@@ -183,11 +183,8 @@ class QueueMachine(RuleBasedStateMachine):
             else:
                 task, created = self.do(self.queue.submit(new))
                 assert (task.id, created) == (first, False)
-        elif self.has_no_room() and (run_at or not self.items.done_before(item, now)):
-            with pytest.raises(QueueFull):
-                self.do(self.queue.submit(new))
-        elif not self.has_room(tenant, plan) and (run_at or not self.items.done_before(item, now)):
-            with pytest.raises(TenantQueueFull):
+        elif full := self.refused(item, plan):
+            with pytest.raises(full):
                 self.do(self.queue.submit(new))
         else:
             task, created = self.do(self.queue.submit(new))
@@ -199,6 +196,14 @@ class QueueMachine(RuleBasedStateMachine):
                 self.items.enter(item, now)
             if key:
                 self.keys[tenant, key] = (body, new.id, now)
+
+    def refused(self, item, plan):
+        """Why there is no room for it in line; None if there is, or it needs none."""
+        if not item.run_at and self.items.done_before(item, self.clock.now):
+            return None
+        if self.has_no_room():
+            return QueueFull
+        return None if self.has_room(item.tenant, plan) else TenantQueueFull
 
     def has_no_room(self):
         return sum(item.state == State.QUEUED for item in self.items.values()) >= MAX_WAITING
@@ -401,8 +406,7 @@ class QueueMachine(RuleBasedStateMachine):
             case "cancel":
                 self.allowed(self.queue.cancel(name), item.state not in FINAL, item.cancel)
             case "retry":
-                verb = self.queue.retry(name)
-                self.allowed(verb, item.state in (State.FAILED, State.CANCELLED), partial(self.retried, item))
+                self.retry(name, item)
             case "change":
                 run_at = None if moment is None else self.clock.now + moment
                 verb = self.queue.change(name, Change(priority=priority, run_at=run_at))
@@ -416,6 +420,14 @@ class QueueMachine(RuleBasedStateMachine):
         else:
             with pytest.raises(WrongState):
                 self.do(verb)
+
+    def retry(self, name, item):
+        verb = self.queue.retry(name)
+        if item.state in (State.FAILED, State.CANCELLED) and (full := self.refused(item, None)):
+            with pytest.raises(full):
+                self.do(verb)
+        else:
+            self.allowed(verb, item.state in (State.FAILED, State.CANCELLED), partial(self.retried, item))
 
     def retried(self, item, now):
         item.retry(now)

@@ -139,9 +139,13 @@ class SqliteQueue:
         """Those that follow it go on without it."""
         return await self._moved(moves.cancel, task_id, self._now())
 
-    async def retry(self, task_id: str) -> Task:
-        """A failed or cancelled task runs again, attempts reset; its finished chunks are kept."""
-        return await self._moved(moves.retry, task_id, self._rules, self._now())
+    async def retry(self, task_id: str, plan: str | None = None) -> Task:
+        """A failed or cancelled task runs again, attempts reset; its finished chunks are kept.
+
+        Needs the room that another submission would. Raises WrongState, QueueFull, TenantQueueFull, by the
+        limits of `plan`, or else of the one that is remembered: then nothing has changed.
+        """
+        return await self._moved(moves.retry, task_id, plan, self._rules, self._now())
 
     async def claim(self) -> Chunk:
         """Wait for a chunk that may run now, and own it. A cancelled claim owns nothing.

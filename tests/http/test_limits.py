@@ -119,3 +119,71 @@ def test_a_repeat_under_an_idempotency_key_is_answered_though_the_queue_is_full(
         assert (first.status_code, again.status_code) == (202, 200)
 
     with_server(body, max_queued=1)
+
+
+async def cancelled(server, **fields):
+    task_id = (await server.submit(**fields))["task_id"]
+    assert (await server.client.delete(f"/tasks/{task_id}")).status_code == 200
+    return task_id
+
+
+async def refused_again(server, task_id):
+    """The answer to its retry, which changed nothing."""
+    before = await server.task(task_id)
+    refused = await server.client.post(f"/tasks/{task_id}/retry")
+    assert told_when(refused)
+    assert await server.task(task_id) == before
+    return the_error(refused)
+
+
+def test_a_retry_needs_the_room_that_a_submission_does(with_server):
+    async def body(server):
+        task_id = await cancelled(server, tenant="acme", plan="FREE")
+        await server.submit(tenant="acme")
+
+        assert await refused_again(server, task_id) == (429, "tenant_queue_full", None)
+
+    with_server(body, **plans(FREE=Limits(queued=1)))
+
+
+def test_a_full_queue_refuses_a_retry(with_server):
+    async def body(server):
+        task_id = await cancelled(server)
+        await server.submit()
+
+        assert await refused_again(server, task_id) == (503, "queue_full", None)
+
+    with_server(body, max_queued=1)
+
+
+def test_a_retry_counts_as_a_submission(with_server):
+    async def body(server):
+        task_id = await cancelled(server, tenant="acme", plan="FREE")
+        assert (await server.client.post(f"/tasks/{task_id}/retry")).status_code == 202
+        await server.client.delete(f"/tasks/{task_id}")
+
+        assert await refused_again(server, task_id) == (429, "rate_limited", None)
+
+    with_server(body, **plans(FREE=Limits(per_minute=2)))
+
+
+def test_what_cannot_be_retried_costs_nothing_of_the_minute(with_server):
+    async def body(server):
+        task_id = (await server.submit(tenant="acme", plan="FREE"))["task_id"]
+        assert (await server.client.post(f"/tasks/{task_id}/retry")).status_code == 409
+
+        await server.submit(tenant="acme")
+
+    with_server(body, **plans(FREE=Limits(per_minute=2)))
+
+
+def test_a_retry_goes_by_the_plan_of_its_key(with_server):
+    async def body(server):
+        task_id = await cancelled(server, tenant="acme", plan="PAYG")
+        key = bearer(add(server, "submit", "read", tenant="acme", plan="FREE"))
+        assert (await server.post(headers=key)).status_code == 202
+        refused = await server.client.post(f"/tasks/{task_id}/retry", headers=key)
+
+        assert the_error(refused) == (429, "tenant_queue_full", None)
+
+    with_server(body, **plans(FREE=Limits(queued=1), PAYG=Limits()))

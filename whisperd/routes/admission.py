@@ -8,7 +8,7 @@ from __future__ import annotations
 from starlette.requests import Request
 
 from whisperd.routes import caller, services
-from whisperd.task import NewTask
+from whisperd.task import NewTask, Task
 
 
 async def admit_caller(request: Request) -> None:
@@ -28,6 +28,11 @@ async def admit(request: Request, new: NewTask) -> None:
     """Of a caller whose tenant was not known before. Raises RateLimited."""
     if caller(request).tenant is None:
         await _keep_pace(request, new.tenant, new.plan)
+
+
+async def admit_again(request: Request, task: Task) -> None:
+    """Of a task that is to run once more, which counts as one more. Raises RateLimited."""
+    await _keep_pace(request, task.tenant, caller(request).plan)
 
 
 async def _keep_pace(request: Request, tenant: str | None, plan: str | None) -> None:

@@ -11,7 +11,7 @@ from starlette.responses import FileResponse, Response
 from ulid import ULID
 
 from whisperd.routes import Json, Services, caller, services, submission, task_of
-from whisperd.routes.admission import admit, admit_caller, check_room
+from whisperd.routes.admission import admit, admit_again, admit_caller, check_room
 from whisperd.routes.call import STILL, TAGGED, Answer, Call, Form, Header
 from whisperd.routes.errors import Refusal, stopping
 from whisperd.routes.interactive import finished, unless_left
@@ -193,12 +193,14 @@ async def cancel(request: Request) -> Response:
 
 
 async def retry(request: Request) -> Response:
-    """Run a failed or cancelled task again."""
+    """Run a failed or cancelled task again, as far as one more may be submitted."""
     here = services(request)
     task = await task_of(request)
-    if task.state in (State.FAILED, State.CANCELLED) and not here.spool.audio(task.id).is_file():
-        raise AudioGone("the audio of this task is not kept any more: submit it again")
-    return Json(await shown(here.queue, await here.queue.retry(task.id)), 202)
+    if task.state in (State.FAILED, State.CANCELLED):
+        if not here.spool.audio(task.id).is_file():
+            raise AudioGone("the audio of this task is not kept any more: submit it again")
+        await admit_again(request, task)
+    return Json(await shown(here.queue, await here.queue.retry(task.id, caller(request).plan)), 202)
 
 
 class Patch(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -311,6 +313,6 @@ calls = [
         handler=retry,
         right="submit",
         answers={202: _ACCEPTED},
-        refusals=(409,),
+        refusals=(409, 429),
     ),
 ]

@@ -139,16 +139,20 @@ def cancel(conn: sqlite3.Connection, task_id: str, now: float) -> Sequence[Task]
     return end(conn, row["seq"], State.CANCELLED, None, now)
 
 
-def retry(conn: sqlite3.Connection, task_id: str, rules: Rules, now: float) -> Sequence[Task]:
+def retry(
+    conn: sqlite3.Connection, task_id: str, plan: str | None, rules: Rules, now: float
+) -> Sequence[Task]:
     row = conn.execute(
         "select seq, tenant, content from task where id = ? and state in ('failed', 'cancelled')", (task_id,)
     ).fetchone()
     if row is None:
         _refuse(conn, task_id, "retried")
+    place = line.place(conn, row["tenant"], row["content"], rules, now)
+    if place.done is None:
+        check_room(conn, rules, row["tenant"], plan, now)
     # The plan is made again, since the decoded audio is gone; an equal one keeps the finished chunks.
     conn.execute("update chunk set failures = 0 where task = ?", (row["seq"],))
     conn.execute("update chunk set state = 'waiting' where task = ? and number = 0", (row["seq"],))
-    place = line.place(conn, row["tenant"], row["content"], rules, now)
     change = """
         state = 'queued', attempt = 1, progress = 0, compute_seconds = 0,
         finished_at = null, started_at = null,
