@@ -86,6 +86,9 @@ def misbehave():  # noqa: C901  # one case a way to misbehave
                 time.sleep(0.005)
         case "silence" | "deaf":
             time.sleep(3600)
+        case "obeys":
+            assert json.loads(next(sys.stdin))["type"] == "abort"
+            say(type="aborted")
         case "busy for ever":
             while True:
                 pass
@@ -120,7 +123,7 @@ for line in sys.stdin:
         with open(marker, "a") as file:
             file.write("x")
         misbehave()
-        if how == "refuses":
+        if how in ("refuses", "obeys"):
             continue
     if request["type"] == "plan":
         cuts = [{"pieces": [[0, 16000]]}, {"pieces": [[16000, 32000]]}]

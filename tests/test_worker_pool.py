@@ -162,8 +162,28 @@ def test_a_task_that_takes_too_long_fails_with_a_timeout_and_is_not_tried_again(
         task = await over(queue, task)
 
         assert (task.state, task.error.code, task.attempt) == (State.FAILED, "timeout", 1)
+        assert pool.deaths == {"timeout": 1}
 
     with_pool(body, "silence")
+
+
+@pytest.mark.parametrize(
+    ("how", "seconds"),
+    [pytest.param("well", 1e-9, id="at its claim"), pytest.param("obeys", 0.5, id="in mid-chunk")],
+)
+def test_a_task_whose_time_is_over_costs_no_child(with_pool, how, seconds):
+    async def body(queue, pool):
+        await until(lambda: states(pool) == ["idle"])
+        pid = pool.workers()[0].pid
+        task, _ = await queue.submit(a_task(timeout_seconds=seconds))
+        task = await over(queue, task)
+        other, _ = await queue.submit(a_task())
+
+        assert (task.state, task.error.code, task.attempt) == (State.FAILED, "timeout", 1)
+        assert (await over(queue, other)).state == State.COMPLETED
+        assert (pool.workers()[0].pid, pool.deaths) == (pid, {})
+
+    with_pool(body, how)
 
 
 def test_a_child_that_does_not_obey_an_abort_is_killed_within_two_seconds(with_pool):
@@ -698,7 +718,7 @@ def test_a_clock_that_was_set_back_gives_a_task_no_more_than_its_timeout(with_po
         chunk = await queue.claim()
         chunk = replace(chunk, claimed_at=chunk.task.started_at - 86_400)
 
-        assert orders.limits(chunk, pool.settings).task_ends <= time.monotonic() + 60
+        assert orders.task_ends(chunk) <= time.monotonic() + 60
         await queue.release(chunk)
 
     with_pool(body, "well")

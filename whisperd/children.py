@@ -60,12 +60,11 @@ class ChildDied(Exception):
 
 
 class Limits(Struct, frozen=True, kw_only=True):
-    """Of one conversation. `ends`: on the monotonic clock, or None."""
+    """Of one conversation."""
 
     chunk_seconds: float  # however alive it looks
     silence_seconds: float  # without any sign of life
     look_seconds: float  # between two looks at it, at most
-    task_ends: float | None = None
     rss_bytes: int = 0  # memory; 0 = no limit
 
 
@@ -230,8 +229,6 @@ class Child:
 
     def _overdue(self, limits: Limits, began: float, alive_at: float) -> Problem | None:
         now = monotonic()
-        if limits.task_ends is not None and now >= limits.task_ends:
-            return Problem("timeout", "the task took longer than its timeout_seconds")
         if now - began >= limits.chunk_seconds:
             seconds = limits.chunk_seconds
             return Problem("worker_hung", f"child {self.pid} worked for {seconds:.0f} s on one chunk")
@@ -250,8 +247,8 @@ class Child:
 def _patience(limits: Limits, began: float) -> float:
     """Seconds until the next look at a silent child."""
     now = monotonic()
-    ends = [now + limits.look_seconds, now + limits.silence_seconds / 2, began + limits.chunk_seconds]
-    return max(0.0, min([*ends, *([limits.task_ends] if limits.task_ends is not None else [])]) - now)
+    silent = min(limits.look_seconds, limits.silence_seconds / 2)
+    return max(0.0, min(now + silent, began + limits.chunk_seconds) - now)
 
 
 @asynccontextmanager

@@ -6,6 +6,7 @@ Pure: from settings, a chunk and a model to messages and limits.
 from __future__ import annotations
 
 import os
+from math import inf
 from time import monotonic
 
 from msgspec import Struct
@@ -58,16 +59,20 @@ def child_settings(model: Model, settings: PoolSettings) -> Settings:
     )
 
 
-def limits(chunk: Chunk, settings: PoolSettings) -> Limits:
-    task, task_ends = chunk.task, None
-    if task.timeout_seconds is not None and task.started_at is not None:
-        used = max(0.0, chunk.claimed_at - task.started_at)  # of a clock that may be set back
-        task_ends = monotonic() + task.timeout_seconds - used
+def task_ends(chunk: Chunk) -> float:
+    """When the time of its task is over, on the monotonic clock. Ask at its claim."""
+    task = chunk.task
+    if task.timeout_seconds is None or task.started_at is None:
+        return inf
+    used = max(0.0, chunk.claimed_at - task.started_at)  # of a clock that may be set back
+    return monotonic() + task.timeout_seconds - used
+
+
+def limits(settings: PoolSettings) -> Limits:
     return Limits(
         chunk_seconds=settings.max_seconds_per_chunk,
         silence_seconds=settings.silence_seconds,
         look_seconds=settings.beat_seconds,
-        task_ends=task_ends,
         rss_bytes=int(settings.max_rss_bytes * AT_WORK),
     )
 

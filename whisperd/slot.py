@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import count
+from math import inf
 from time import monotonic
 
 import structlog
@@ -19,7 +20,7 @@ from msgspec import Struct
 
 from whisperd import children, orders
 from whisperd.children import OUT_OF_MEMORY, Child, ChildDied, Outcome
-from whisperd.engine.protocol import Abort, Aborted, Alive, Refused, Settings
+from whisperd.engine.protocol import Abort, Aborted, Alive, MakePlan, Refused, Settings, Transcribe
 from whisperd.holding import STORAGE_RETRY, Holding
 from whisperd.orders import Model, PoolSettings
 from whisperd.restraint import Restraint
@@ -41,6 +42,7 @@ ABORT_SECONDS = 1.2  # to stop on request, before it is killed; a cancel must be
 LONGEST_RESTART = 30.0  # seconds between two starts of a child that keeps dying; 0.2 after the first death
 DOUBLINGS = 8  # of these 0.2 s, which are past the longest by then; 2 to the deaths of a week fits no float
 STUCK_SECONDS = 300.0  # for one start, which ends itself after children.START_SECONDS
+_OUT_OF_TIME = Refused("timeout", "the task took longer than its timeout_seconds")
 
 
 class PoolFailed(Exception):
@@ -127,8 +129,11 @@ class Slot:
         """Have it look again at what it is to do."""
         self._poked.set()
 
-    def abort(self) -> None:
-        """Stop the chunk in work: ask the child, and kill it if it does not obey in time."""
+    def abort(self, why: Problem | None = None) -> None:
+        """Stop the chunk in work: ask the child, and kill it if it does not obey in time.
+
+        `why`: what is said then of the chunk; else that the child did not stop.
+        """
         child, asked = self._child, self._asked
         if child is None or asked is None:
             return
@@ -136,7 +141,8 @@ class Slot:
 
         def kill_if_still_at_it() -> None:
             if self._child is child and self._asked == asked:
-                child.kill(Problem("worker_hung", f"child {child.pid} did not stop when it was told to"))
+                hung = Problem("worker_hung", f"child {child.pid} did not stop when it was told to")
+                child.kill(why or hung)
 
         asyncio.get_running_loop().call_later(ABORT_SECONDS, kill_if_still_at_it)
 
@@ -323,26 +329,49 @@ class Slot:
         )
 
     async def _converse(self, child: Child, chunk: Chunk) -> Outcome:
-        """Have the chunk done, and keep the lease while the child shows life. Safe to cancel."""
+        """Have the chunk done, within the time of its task. Safe to cancel."""
+        ends = orders.task_ends(chunk)
         model, settings = await self._shared.find_model(chunk.task.model), self._shared.settings
         self._model_name = chunk.task.model
         request = orders.request(chunk, next(self._requests), model, self._shared.spool, settings)
         self._asked = request.number  # before looking, never after: else a cancel can be missed
         self._alone = self._is_alone()
-        self._asked_at = beaten_at = monotonic()
+        self._asked_at = monotonic()
         try:
             if await self._holding.is_over():
                 return Aborted()
-            async with aclosing(child.answer(request, orders.limits(chunk, settings))) as answers:
-                async for answer in answers:
-                    if not isinstance(answer, Alive):
-                        return answer
-                    if monotonic() - beaten_at >= settings.beat_seconds:
-                        beaten_at = monotonic()
-                        if not await self._holding.beat():
-                            self.abort()
+            if ends <= monotonic():  # not to be asked of a child, only to be stopped again
+                return _OUT_OF_TIME
+            with self._stopped_at(ends):
+                outcome = await self._heard_out(child, request)
+            return _OUT_OF_TIME if isinstance(outcome, Aborted) and ends <= monotonic() else outcome
         finally:
             self._asked = None
+
+    @contextmanager
+    def _stopped_at(self, ends: float) -> Iterator[None]:
+        """A child that obeys goes on with the next chunk; one that is killed has to load its model anew."""
+        if ends == inf:
+            yield
+            return
+        why = Problem(_OUT_OF_TIME.code, _OUT_OF_TIME.message)
+        timer = asyncio.get_running_loop().call_later(ends - monotonic(), self.abort, why)
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    async def _heard_out(self, child: Child, request: MakePlan | Transcribe) -> Outcome:
+        """What the child says last; the lease is kept while it shows life."""
+        settings, beaten_at = self._shared.settings, monotonic()
+        async with aclosing(child.answer(request, orders.limits(settings))) as answers:
+            async for answer in answers:
+                if not isinstance(answer, Alive):
+                    return answer
+                if monotonic() - beaten_at >= settings.beat_seconds:
+                    beaten_at = monotonic()
+                    if not await self._holding.beat():
+                        self.abort()
         raise AssertionError("an answer ends with the last word")
 
     # --- what its child died of ---
@@ -353,7 +382,7 @@ class Slot:
             await self._ran_out_of_memory(chunk, problem, effort)
         else:
             self._shared.restraint.acquit(_key(chunk))
-            await self._holding.fail(problem, effort, final=problem.code == "timeout")
+            await self._holding.fail(problem, effort, final=problem.code == _OUT_OF_TIME.code)
 
     async def _ran_out_of_memory(self, chunk: Chunk, problem: Problem, effort: Effort) -> None:
         """Nobody is to blame while others used memory too: the chunk is tried again with one worker fewer.
