@@ -36,7 +36,8 @@ ALLOWED = {
     "outbound": {"config", "addresses"},
     "s3": {"config"},
     "buckets": {"config", "outbound", "s3"},
-    "sources": {"config", "outbound", "buckets"},
+    "turns": set(),
+    "sources": {"config", "outbound", "buckets", "turns"},
     "notify": set(),
     "restraint": set(),
     "pace": {"task"},
@@ -85,7 +86,7 @@ ALLOWED = {
     "routes": {
         *("task", "config", "events", "spool", "sniff", "transcript", "worker_pool", "metrics"),
         *("archive", "backup", "arrival", "shown", "attendance", "keys", "outbox", "delivery"),
-        *("outbound", "buckets", "sources", "pace"),
+        *("outbound", "buckets", "sources", "turns", "pace"),
     },
     "guard": {"config", "keys", "routes"},
     "http": {"config", "guard", "routes"},

@@ -161,6 +161,24 @@ def test_a_file_that_does_not_come_in_time_is_given_up(with_outside):
     with_outside(body, outbound={"download_seconds": 0.2})
 
 
+@pytest.mark.parametrize(
+    ("fetching", "status", "code"),
+    [(["default"] * 8, 429, "concurrency_limit"), (list("aaaaaaaabbbbccde"), 503, "too_many_downloads")],
+)
+def test_a_file_whose_turn_does_not_come_is_to_be_asked_for_again(with_outside, fetching, status, code):
+    async def body(server, outside):
+        async with contextlib.AsyncExitStack() as others:
+            for tenant in fetching:
+                await others.enter_async_context(server.services.sources._turns.hold(tenant, 0))
+            answer = await by_json(server, f"{outside.url}/a.wav")
+
+        await refused(server, answer, status, code, "audio_url")
+        assert 1 <= int(answer.headers["retry-after"]) <= 120
+        assert (await by_json(server, f"{outside.url}/a.wav")).status_code == 202
+
+    with_outside(body, outbound={"download_seconds": 0.2})
+
+
 def test_a_file_that_does_not_fit_on_the_disk_is_refused(with_outside):
     async def body(server, outside):
         await refused(server, await by_json(server, f"{outside.url}/a.wav"), 507, "storage_full")

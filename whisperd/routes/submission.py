@@ -20,7 +20,7 @@ from whisperd import sniff
 from whisperd.buckets import place_of
 from whisperd.config import Config
 from whisperd.outbound import Outbound, UrlRefused
-from whisperd.routes import Caller, services
+from whisperd.routes import Caller, caller, services
 from whisperd.routes.errors import Refusal
 from whisperd.routes.form import MAX_FIELD_BYTES, MAX_FIELDS, Form, read_form
 from whisperd.routes.local_file import copy_local
@@ -141,7 +141,8 @@ async def _named(request: Request, submission: Submission, incoming: Incoming) -
     """Get the audio that the request only names. Returns its name."""
     here = services(request)
     if submission.audio_url is not None:
-        name = await fetch_remote(submission.audio_url, incoming, here)
+        tenant = submission.tenant_for(caller(request))
+        name = await fetch_remote(submission.audio_url, incoming, here, tenant)
         check_audio(incoming.head, "audio_url")
     else:
         name = await copy_local(submission.audio_path, incoming, here.config)
