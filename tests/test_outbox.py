@@ -428,7 +428,20 @@ def test_what_waits_for_one_place_costs_the_others_nothing(tmp_path, verb):
     assert costs[1] <= 1.5 * costs[0] + 20
 
 
-def a_full_outbox(path, n):
+@pytest.mark.parametrize("verb", ["due", "next_due"])
+@pytest.mark.parametrize("due_at", [1, 3], ids=["all due", "one due"])
+def test_how_many_places_are_waited_for_costs_a_look_nothing(tmp_path, verb, due_at):
+    """Steps of SQLite, with 10 and with 10,000 places of which all are due, or but one."""
+    costs = []
+    for n in (10, 10_000):
+        with closing(a_full_outbox(tmp_path / f"{n}.db", n, "https://h' || n || '")) as conn:
+            conn.execute("update outbox set due_at = ? where id <> '1'", (due_at,))
+            costs.append(cost(conn, verb))
+
+    assert costs[1] <= 1.5 * costs[0] + 20
+
+
+def a_full_outbox(path, n, place="https://a"):
     async def made():
         async with Database(path):
             pass
@@ -437,12 +450,12 @@ def a_full_outbox(path, n):
     conn = sqlite3.connect(path, isolation_level=None)
     conn.row_factory = sqlite3.Row
     conn.execute(
-        """
+        f"""
         with recursive number (n) as (select 1 union all select n + 1 from number where n < :n)
         insert into outbox
           (id, kind, event, task, tenant, url, place, snapshot, created_at, due_at, expires_at)
         select n, 'webhook', 'task.completed', 't' || n, 'default', 'u' || n,
-          iif(n = 5, 'https://b', 'https://a'), '{}', 1, 1, 2 from number
+          iif(n = 5, 'https://b', '{place}'), '{{}}', 1, 1, 2 from number
         """,
         {"n": n},
     )
@@ -459,8 +472,45 @@ def cost(conn, verb):
 
     conn.set_progress_handler(tick, 10)
     if verb == "due":
-        assert len(sql.due(conn, 2.0, [], {"https://a": 0}, 3, 10)) == 1
+        assert sql.due(conn, 2.0, [], {"https://a": 0}, 3, 10)
     else:
         assert sql.next_due(conn, [], ["https://a"]) == 1.0
     conn.set_progress_handler(None, 0)
     return ticks
+
+
+# --- what is known of each place ---
+
+
+def test_of_each_place_the_time_of_its_first_is_known_whatever_happens(with_outbox, clock):
+    async def body(queue, box):
+        async def known():
+            first = "select place, min(due_at) from outbox where state = 'waiting' group by place"
+            noted, there = await box._db.read(
+                lambda conn: [
+                    {row[0]: row[1] for row in conn.execute(f"select * from ({of})")}
+                    for of in ("select place, due_at from outbox_place", first)
+                ]
+            )
+            assert noted == there
+            return len(noted)
+
+        for url in (HERE, HERE, THERE):
+            await cancelled(queue, callback_url=url)
+            clock.now += 1
+        assert await known() == 2
+        here, also_here, there = sorted(await box.find(ALL), key=lambda delivery: delivery.seq)
+        await box.failed(here, None, "it cannot be reached", 60.0)
+        assert await known() == 2
+        await queue.clock_jumped(-3600.0)
+        assert await known() == 2
+        await box.delivered(also_here, 200)
+        await box.disable(THERE)
+        assert await known() == 1
+        await box.resend(there.id)
+        assert await known() == 2
+        clock.now += 2 * 24 * HOUR
+        await box.prune(clock.now, clock.now)
+        assert await known() == 0
+
+    with_outbox(body)

@@ -305,6 +305,20 @@ def test_the_outbox_is_kept_by_searches_only(conn):
     assert "outbox_expiry (expires_at<?)" in plan_of(told, "update outbox set state = 'dead'")
 
 
+def test_a_look_at_the_outbox_goes_from_the_first_that_is_due_on(conn):
+    conn.execute("insert into outbox_place values ('https://a', 1), ('https://b', 2)")
+    due = plans(conn, outbox.due, NOW, ["msg_1"], {"https://c": 0}, 3, 10)
+    next_due = plans(conn, outbox.next_due, ["msg_1"], ["https://c"])
+
+    assert walks(due) == []
+    assert sorts(due + next_due) == []
+    assert "outbox_place_due (due_at<?)" in plan_of(due, "select place from outbox_place")
+    assert "outbox_due (place=? AND due_at<?)" in due[1][1][0]
+    (plan,) = [" / ".join(plan) for _, plan in next_due]
+    assert "SCAN outbox_place USING COVERING INDEX outbox_place_due" in plan  # is left at the first that fits
+    assert "outbox_due (place=?)" in plan
+
+
 # --- what it costs, triggers and cascades included ---
 
 

@@ -73,13 +73,20 @@ def due(
 ) -> Sequence[Delivery]:
     """Up to `most` deliveries that are due and not held: of each place up to `each`, or to its `room`.
 
-    The place whose first one has waited longest comes first. Costs an index search for each place that
-    something waits for, however much that is.
+    The place whose first one has waited longest comes first. Costs an index search for each place that has
+    something due, up to `most` and those that are shut or held; what waits for later costs nothing.
     """
     shut = [place for place, n in room.items() if n <= 0]
+    first_due = conn.execute(
+        """
+        select place from outbox_place indexed by outbox_place_due
+        where due_at <= :now and place not in (select value from json_each(:shut)) order by due_at
+        """,
+        {"now": now, "shut": to_json(shut)},
+    )
     found: list[Delivery] = []
-    for place, at in _first_due(conn, held, shut):
-        if at > now or len(found) >= most:
+    for (place,) in first_due:  # read one by one: the first few will mostly do
+        if len(found) >= most:
             break
         rows = conn.execute(
             """
@@ -101,37 +108,26 @@ def due(
 
 def next_due(conn: sqlite3.Connection, held: Collection[str], shut: Collection[str]) -> float | None:
     """When the next one is due that is neither held nor of a place that is shut."""
-    first = _first_due(conn, held, shut)
-    return first[0][1] if first else None
-
-
-def _first_due(
-    conn: sqlite3.Connection, held: Collection[str], shut: Collection[str]
-) -> Sequence[tuple[str, float]]:
-    """Each place that is not shut and has something waiting that is not held; and when it is due."""
-    # Stepping from place to place by the index: `distinct` would walk over all that waits.
-    rows = conn.execute(
+    places = conn.execute(
         """
-        with recursive step (place) as (
-          select min(place) from outbox indexed by outbox_due where state = 'waiting'
-          union all
-          select (
-            select place from outbox indexed by outbox_due
-            where state = 'waiting' and place > step.place order by place limit 1
-          )
-          from step where place is not null
-        )
-        select place, (
+        select due_at, (
           select due_at from outbox indexed by outbox_due
-          where state = 'waiting' and place = step.place and id not in (select value from json_each(:held))
+          where state = 'waiting' and place = outbox_place.place
+            and id not in (select value from json_each(:held))
           order by due_at limit 1
-        ) as first_at
-        from step where first_at is not null and place not in (select value from json_each(:shut))
-        order by first_at
+        )
+        from outbox_place indexed by outbox_place_due
+        where place not in (select value from json_each(:shut)) order by due_at
         """,
-        {"held": to_json(sorted(held)), "shut": to_json(sorted(shut))},
+        {"held": to_json(sorted(held)), "shut": to_json(list(shut))},
     )
-    return [(row["place"], row["first_at"]) for row in rows]
+    soonest: float | None = None
+    for first_at, free_at in places:  # read one by one, until no other can be sooner
+        if soonest is not None and first_at >= soonest:
+            break
+        if free_at is not None and (soonest is None or free_at < soonest):
+            soonest = free_at
+    return soonest
 
 
 def delivered(conn: sqlite3.Connection, delivery: Delivery, status: int | None, now: float) -> None:
