@@ -273,6 +273,23 @@ def test_what_tenants_had_is_forgotten_once_it_makes_no_difference(with_queue):
     with_queue(body)
 
 
+def test_a_plan_is_forgotten_with_the_last_task_of_its_tenant(with_queue, clock):
+    async def body(queue):
+        for tenant in ("gone", "stays", "stays"):
+            task, _ = await queue.submit(a_task(tenant=tenant, plan="FREE"))
+            await queue.cancel(task.id)
+        await queue.submit(a_task(tenant="stays"))
+        clock.now += 1
+        await queue.prune(clock.now, clock.now)
+
+        assert (await queue.limits("stays")).concurrent == 1
+        assert (await queue.limits("gone")).concurrent == 0
+        left = await queue.db.read(lambda conn: conn.execute("select name from tenant").fetchall())
+        assert [name for (name,) in left] == ["stays"]
+
+    with_queue(body, **by_plan(FREE=Limits(concurrent=1)))
+
+
 # --- what has waited too long ---
 
 

@@ -289,6 +289,9 @@ def test_pruning_goes_from_the_oldest_on_and_finds_what_belongs_to_a_task(conn):
     assert "SEARCH chunk USING COVERING INDEX sqlite_autoindex_chunk_1 (task=?)" in plan
     assert "outbox_result (task=?)" in plan
     assert "idempotency_age (created_at<?)" in plan_of(found, "delete from idempotency")
+    plan = plan_of(found, "delete from tenant")
+    assert "SEARCH tenant USING PRIMARY KEY (name=?)" in plan
+    assert "SEARCH task USING COVERING INDEX task_tenant (tenant=?)" in plan
 
 
 def test_the_outbox_is_kept_by_searches_only(conn):

@@ -520,6 +520,8 @@ class QueueMachine(RuleBasedStateMachine):
             with pytest.raises(TaskNotFound):
                 self.do(self.queue.get(name))
         self.keys = {key: kept for key, kept in self.keys.items() if kept[1] in self.items}
+        tenants = {item.tenant for item in self.items.values()}
+        self.plans = {tenant: plan for tenant, plan in self.plans.items() if tenant in tenants}
 
     # --- what always holds ---
 

@@ -82,7 +82,7 @@ class Plans(Struct, frozen=True, kw_only=True, rename="upper"):
 
 
 class PlanLimits(Struct, frozen=True, kw_only=True):
-    """What a tenant of this plan may do. A tenant has the plan that its last submission named."""
+    """What a tenant of this plan may do. A tenant has the plan it named last, while a task of it is kept."""
 
     concurrent: Annotated[int, key("Its tasks that run at a time; 0: no limit.", 0, 10_000, reload=True)] = 0
     queued: Annotated[

@@ -198,13 +198,19 @@ def clear(conn: sqlite3.Connection, finished_before: Mapping[State, float], limi
     rows = conn.execute(
         f"""
         delete from task where seq in (select seq from ({old} order by finished_at limit :limit))
-        returning id
+        returning id, tenant
         """,
         {**{str(state): before for state, before in finished_before.items()}, "limit": limit},
     ).fetchall()
+    conn.execute(_FORGET_PLANS, (to_json(sorted({row["tenant"] for row in rows})),))
     return [row["id"] for row in rows]
 
 
+# A tenant's goes with the last of its tasks: else whoever names tenants fills the table for good.
+_FORGET_PLANS = """
+    delete from tenant where name in (select value from json_each(?))
+      and not exists (select 1 from task where task.tenant = tenant.name)
+"""
 _NOT_OWED = """
     not exists (select 1 from outbox where outbox.task = task.id and kind = 'result' and state = 'waiting')
 """
