@@ -38,6 +38,7 @@ from whisperd.outbound import Outbound
 from whisperd.outbox import Outbox
 from whisperd.queue import SqliteQueue
 from whisperd.routes import Services
+from whisperd.sessions import Sessions
 from whisperd.sources import Sources
 from whisperd.spool import Spool
 from whisperd.task import PLAN, Cut, Piece, Plan, Rules, Segment
@@ -290,6 +291,7 @@ async def a_server(
             sweep=lambda: queue.sweep(now() - LEASE_SECONDS, pool.held()),
             arrival=Arrival(Condition.CLEAN, "the database is whole", now()),
             keys=KeyRing(folder / "keys.json"),
+            sessions=Sessions(folder / "sessions.json"),
             now=now,
         )
         stage.app = build_app(services)

@@ -61,6 +61,7 @@ ALLOWED = {
     "restore": {"durable", "scratch", "db", "snapshot", "condition", "archive", "backup", "adopt"},
     "arrival": {"db", "condition", "backup", "restore"},
     "keys": {"durable"},
+    "sessions": {"durable"},
     # model files
     "catalogue": {"transcript"},  # LANGUAGES
     "hub": {"catalogue"},
@@ -86,9 +87,9 @@ ALLOWED = {
     "routes": {
         *("task", "config", "events", "spool", "sniff", "transcript", "worker_pool", "metrics"),
         *("archive", "backup", "arrival", "shown", "attendance", "keys", "outbox", "delivery"),
-        *("outbound", "buckets", "sources", "turns", "pace"),
+        *("outbound", "buckets", "sources", "turns", "pace", "sessions"),
     },
-    "guard": {"config", "keys", "routes"},
+    "guard": {"config", "keys", "routes", "sessions"},
     "http": {"config", "guard", "routes"},
     # the composition root
     "model_store": {"task", "config", "models", "worker_pool"},
@@ -104,7 +105,7 @@ ALLOWED = {
     "daemon": {
         *("task", "config", "logs", "malloc", "notify", "reload", "models", "db", "worker_pool", "routes"),
         *("archive", "arrival", "housekeeping", "listening", "machine", "upkeep", "deliveries", "webhooks"),
-        *("keys", "outbound", "s3", "buckets", "sources", "results"),
+        *("keys", "sessions", "outbound", "s3", "buckets", "sources", "results"),
     },
     "embedded": {"task", "config", "transcript", "worker_pool", "machine"},
     "unit": set(),

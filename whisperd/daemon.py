@@ -20,7 +20,7 @@ from time import monotonic
 
 import structlog
 
-from whisperd import keys, logs, malloc, models
+from whisperd import keys, logs, malloc, models, sessions
 from whisperd.archive import BackupError, Reason
 from whisperd.arrival import CannotStart
 from whisperd.buckets import Buckets
@@ -37,6 +37,7 @@ from whisperd.results import Results
 from whisperd.routes import Services
 from whisperd.routes.view import task_view
 from whisperd.s3 import S3Missing
+from whisperd.sessions import Sessions
 from whisperd.sources import Sources
 from whisperd.task import ModelUnusable, State, Stats, StorageBusy, StorageFailed, StorageFull, TaskError
 from whisperd.upkeep import Upkeep
@@ -352,6 +353,7 @@ def _services(
         sweep=upkeep.sweep,
         arrival=parts.arrival,
         keys=ring,
+        sessions=Sessions(parts.config.data_dir / sessions.FILE),
         now=parts.clock.now,
     )
 

@@ -57,6 +57,14 @@ def whole(target: Path) -> Iterator[Path]:
         publish(part, target)
 
 
+def write(target: Path, content: bytes) -> None:
+    """Make `target` this small file, mode 0600, for good."""
+    with whole(target) as part, new_file(part) as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def remove(path: Path) -> None:
     """Remove a file if it is there, a large one in portions: killed between two, it leaves a part.
 

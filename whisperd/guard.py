@@ -2,7 +2,8 @@
 
 Without keys it has to come from this machine, by a name of its own, and from no page of another site. With
 keys it has to show one, and nothing else counts: no browser adds a key by itself, so neither a rebound name
-nor another site's page gains anything. What the key may do is decided where the call is declared.
+nor another site's page gains anything. It does add the cookie of the dashboard's login: that counts for pages
+of our own only. What the key may do is decided where the call is declared.
 """
 
 from __future__ import annotations
@@ -19,15 +20,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from whisperd.config import Http
 from whisperd.keys import Key, Ring
-from whisperd.routes import Services
+from whisperd.routes import Services, cookie
 from whisperd.routes.errors import Refusal, rendered
-from whisperd.routes.rights import REFUSED_SOCKET, SHOWN
+from whisperd.routes.rights import REFUSED_SOCKET, SESSION, SHOWN, judged, unauthorized
+from whisperd.sessions import Session
 
 LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
 IN_PROTOCOL = "bearer."  # before a key among the subprotocols of a WebSocket
 _BEARER = re.compile(r"bearer +(\S+) *\Z", re.IGNORECASE)
 _IN_URL = {"key", "api_key", "apikey", "api-key", "token", "access_token"}
-_CHALLENGE = {"WWW-Authenticate": "Bearer"}
 _STREAM = "text/event-stream"
 _END: Mapping[str, Message] = {  # of a stream, by the type of its connection
     "http": {"type": "http.response.body", "body": b"", "more_body": False},
@@ -53,30 +54,39 @@ class Guard:
             return
         shown = scope[SHOWN] = self._shown(ring, scope)
         if isinstance(shown, Key):
-            send = self._while_it_holds(shown, scope, send)
+            send = self._while_it_holds(shown, scope.get(SESSION), scope, send)
         await self._app(scope, receive, send)
 
     def _shown(self, ring: Ring, scope: Scope) -> Key | Refusal | None:
         if not ring.is_asked_for:
             return None
         if ring.trouble:
-            message = "the keys cannot be read, so nobody is served; see `whisperd doctor`, and the log"
-            return Refusal(503, "keys_unusable", message)
+            return judged(ring, None, self._now())
         secrets = presented(scope)
-        if len(secrets) != 1:
-            said = (
-                "different keys were sent; send one" if secrets else "send a key: Authorization: Bearer KEY"
-            )
-            return _unauthorized(said)
-        key = ring.find(secrets.pop())
-        status = key.status(self._now()) if key else "not known"
-        return key if key and status == "active" else _unauthorized(f"this key is {status}")
+        if len(secrets) > 1:
+            return unauthorized("different keys were sent; send one")
+        if secrets:  # whoever sends a key means that one, whatever cookie his browser adds
+            return judged(ring, ring.find(secrets.pop()), self._now())
+        if token := cookie.token_of(HTTPConnection(scope)):
+            return self._signed_in(ring, token, scope)
+        return unauthorized("send a key: Authorization: Bearer KEY")
+
+    def _signed_in(self, ring: Ring, token: str, scope: Scope) -> Key | Refusal:
+        session = self._services.sessions.find(token, self._now())
+        if session is None:
+            return unauthorized("this sign-in is over; sign in again")
+        if not cookie.comes_from_us(HTTPConnection(scope)):
+            return cookie.cross_site()
+        scope[SESSION] = session
+        return judged(ring, ring.keys.get(session.key), self._now())
 
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self._services.now(), UTC)
 
-    def _while_it_holds(self, key: Key, scope: Scope, send: Send) -> Send:
+    def _while_it_holds(self, key: Key, session: Session | None, scope: Scope, send: Send) -> Send:
         """Ends a stream before it tells anything more to a key that was revoked or has expired.
+
+        Or to a browser that has signed out.
 
         What is no stream is answered: it was let in, and may be done already.
         """
@@ -88,15 +98,17 @@ class Guard:
                 return
             if message["type"] == "http.response.start":
                 streams = Headers(raw=message["headers"]).get("content-type", "").startswith(_STREAM)
-            elif streams and not await self._holds(key):
+            elif streams and not await self._holds(key, session):
                 ended, message = True, _END[scope["type"]]
             await send(message)
 
         return send_while_it_holds
 
-    async def _holds(self, key: Key) -> bool:
-        known = (await self._services.keys.current()).keys.get(key.id)
-        return known is not None and known.status(self._now()) == "active"
+    async def _holds(self, key: Key, session: Session | None) -> bool:
+        ring, now = await self._services.keys.current(), self._now()
+        if session is not None and not self._services.sessions.holds(session, now):
+            return False
+        return isinstance(judged(ring, ring.keys.get(key.id), now), Key)
 
 
 async def _turn_away(refusal: Refusal, scope: Scope, receive: Receive, send: Send) -> None:
@@ -128,10 +140,6 @@ def _of_url(scope: Scope) -> Refusal | None:
     return Refusal(400, "key_in_url", message)
 
 
-def _unauthorized(message: str) -> Refusal:
-    return Refusal(401, "invalid_api_key", message, headers=_CHALLENGE)
-
-
 class Loopback:
     """Serve this machine only, by a name of its own, and no page of another site (DNS rebinding, CSRF).
 
@@ -157,8 +165,8 @@ class Loopback:
         return None
 
     def _may_come_from(self, headers: Headers) -> bool:
-        own = {f"http://{headers['host']}".lower(), f"https://{headers['host']}".lower()}
-        return all(origin.lower() in own | self._origins for origin in headers.getlist("origin"))
+        served = cookie.own_origins(headers) | self._origins
+        return all(origin.lower() in served for origin in headers.getlist("origin"))
 
 
 def _is_loopback(client: tuple[str, int] | None) -> bool:

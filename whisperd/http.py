@@ -21,6 +21,7 @@ from whisperd.routes import (
     live,
     openai,
     openapi,
+    session,
     status,
     tasks,
     v1,
@@ -41,6 +42,7 @@ CALLS: list[Call | Socket] = [
     *openai.calls,
     *openapi.calls,
     *dashboard.calls,
+    *session.calls,
 ]
 HEADERS = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store")]
 

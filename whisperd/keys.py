@@ -235,10 +235,7 @@ def _signature(found: os.stat_result) -> tuple[int, ...]:
 
 def _write(path: Path, keys: Sequence[Key]) -> None:
     content = msgspec.json.format(msgspec.json.encode(_File(keys=tuple(keys))))
-    with durable.whole(path) as part, durable.new_file(part) as file:
-        file.write(content + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
+    durable.write(path, content + b"\n")
 
 
 @contextmanager

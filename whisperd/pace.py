@@ -20,8 +20,11 @@ class Pace:
     Beyond `most` those are forgotten that have used least of their minute.
     """
 
-    def __init__(self, now: Callable[[], float] = monotonic, most: int = 10_000) -> None:
+    def __init__(
+        self, now: Callable[[], float] = monotonic, most: int = 10_000, of: str = "submissions"
+    ) -> None:
         self._now = now
+        self._of = of
         self._most = most
         self._full_at: dict[str, float] = {}  # when the tenant may submit a minute's worth at once again
 
@@ -29,13 +32,20 @@ class Pace:
         """Count a submission. Raises RateLimited, and counts nothing, if it comes too early; 0: no limit."""
         if per_minute <= 0:
             return
+        self._full_at[tenant] = self._after_one_more(tenant, per_minute)
+        if len(self._full_at) > self._most:
+            self._forget(self._now())
+
+    def check(self, tenant: str, per_minute: int) -> None:
+        """Raises RateLimited as `take` would now, and counts nothing."""
+        self._after_one_more(tenant, per_minute)
+
+    def _after_one_more(self, tenant: str, per_minute: int) -> float:
         now, each = self._now(), MINUTE / per_minute
         full_at = max(now, self._full_at.get(tenant, now)) + each
         if (early := full_at - now - MINUTE) > 1e-6:  # what floats lose
-            raise RateLimited(f"at most {per_minute} submissions a minute", early)
-        self._full_at[tenant] = full_at
-        if len(self._full_at) > self._most:
-            self._forget(now)
+            raise RateLimited(f"at most {per_minute} {self._of} a minute", early)
+        return full_at
 
     def _forget(self, now: float) -> None:
         """Half of them at once, so that a stream of names costs each of them little."""

@@ -76,3 +76,6 @@ class Http(Struct, frozen=True, kw_only=True):
         ),
     ] = 15
     heartbeat_seconds: Annotated[float, key("Wait between two such spaces.", 0.001, 86_400, reload=True)] = 10
+    session_hours: Annotated[
+        float, key("How long a browser stays signed in to the dashboard.", 0.001, 8784, reload=True)
+    ] = 168

@@ -24,6 +24,7 @@ from whisperd.events import Events
 from whisperd.keys import KeyRing
 from whisperd.outbox import Outbox
 from whisperd.pace import Pace
+from whisperd.sessions import Sessions
 from whisperd.sources import Sources
 from whisperd.spool import Spool
 from whisperd.task import Task, TaskNotFound, TaskQueue
@@ -97,11 +98,13 @@ class Services:
     sweep: Callable[[], Awaitable[Sequence[Task]]]  # now; the tasks whose chunks had no holder any more
     arrival: Arrival  # what this start found, and did about it
     keys: KeyRing
+    sessions: Sessions
     backup_results: Counter[str] = field(default_factory=Counter)  # since the start: "ok", "failed"
     pulse_trouble: Callable[[], str | None] = lambda: None  # why the last look at database and pool failed
     offsite_trouble: Callable[[], str | None] = lambda: None  # why the last copy elsewhere failed
     attendance: Attendance = field(default_factory=Attendance)
     pace: Pace = field(default_factory=Pace)
+    wrong_keys: Pace = field(default_factory=lambda: Pace(of="wrong keys"))  # at the sign-in, by address
     lately: Lately = field(default_factory=Lately)  # statistics, as WebSockets are told them
     draining: bool = False  # nothing new is accepted
     none_up_since: float | None = None  # monotonic: the first look in a row that found no worker up

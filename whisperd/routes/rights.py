@@ -2,19 +2,38 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from starlette.requests import HTTPConnection
 
-from whisperd.keys import EVERY, Key
+from whisperd.keys import EVERY, Key, Ring
 from whisperd.routes import ANYBODY, NOBODY, Caller, Right
 from whisperd.routes.errors import Refusal
 
 # In the scope of each request: the Key it shows, the Refusal where it shows none that holds, or None where
 # none is asked for. What came past the guard has no such thing, and so no answer either.
 SHOWN = "whisperd.shown"
+SESSION = "whisperd.session"  # likewise: the Session by which it shows its key; not there without one
 
 # Told before it is accepted: the server makes 403 of it. To an answer of our own instead (the extension
 # websocket.http.response) uvicorn 0.54 logs an error each time.
 REFUSED_SOCKET = {"type": "websocket.close", "code": 1008, "reason": "refused"}
+
+
+_CHALLENGE = {"WWW-Authenticate": "Bearer"}
+
+
+def judged(ring: Ring, key: Key | None, now: datetime) -> Key | Refusal:
+    """A key that somebody shows, if it holds."""
+    if ring.trouble:
+        message = "the keys cannot be read, so nobody is served; see `whisperd doctor`, and the log"
+        return Refusal(503, "keys_unusable", message)
+    status = key.status(now) if key else "not known"
+    return key if key and status == "active" else unauthorized(f"this key is {status}")
+
+
+def unauthorized(message: str) -> Refusal:
+    return Refusal(401, "invalid_api_key", message, headers=_CHALLENGE)
 
 
 def admit(connection: HTTPConnection, right: Right) -> Caller:
