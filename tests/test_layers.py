@@ -56,7 +56,7 @@ ALLOWED = {
     "backup": {"durable", "db", "snapshot", "archive", "packer"},
     "offsite": {"durable", "config", "s3", "archive", "backup"},
     "backup_setup": {"config", "backup"},
-    "shown": {"backup"},
+    "shown": {"backup", "keys"},
     "adopt": {"durable", "db", "sqlite_trouble"},
     "restore": {"durable", "scratch", "db", "snapshot", "condition", "archive", "backup", "adopt"},
     "arrival": {"db", "condition", "backup", "restore"},

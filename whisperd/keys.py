@@ -13,11 +13,12 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias, TypeVar
 
 import msgspec
 import structlog
@@ -32,6 +33,7 @@ EVERY = "*"  # in place of a tenant: all of them
 MAX_BYTES = 2**24  # of the file: some 40,000 keys
 LOCK_SECONDS = 10.0  # that another command may take to write
 
+R = TypeVar("R")
 Scope = Literal["submit", "read", "admin"]
 Plan = Literal["FREE", "PRO", "PAYG"]
 Tenant = Annotated[str, Meta(pattern=r"^([\w.@:+-]{1,100}|\*)\Z")]
@@ -45,6 +47,10 @@ class KeysUnusable(Exception):
 
 class NoSuchKey(Exception):
     """No key has this id."""
+
+
+class LastAdmin(Exception):
+    """Without this key nobody could make or revoke another over HTTP."""
 
 
 class Key(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -128,16 +134,27 @@ def add(path: Path, key: Key) -> None:
         _write(path, [*read(path), key])
 
 
-def revoke(path: Path, key_id: str, now: datetime) -> Key:
-    """The key, revoked, now or before. For good when it returns. Raises NoSuchKey, KeysUnusable, OSError."""
+def revoke(path: Path, key_id: str, now: datetime, *, keep_an_admin: bool = False) -> Key:
+    """The key, revoked, now or before. For good when it returns.
+
+    Raises NoSuchKey, KeysUnusable, OSError; LastAdmin, if one is to be kept.
+    """
     with _alone(path):
         keys = {key.id: key for key in read(path)}
         if key_id not in keys:
             raise NoSuchKey(f"there is no key {key_id}; see `whisperd keys list`")
+        if keep_an_admin and _admins(keys.values(), now) == [key_id]:
+            raise LastAdmin(
+                "this is the last key of an admin: make another first, or use `whisperd keys revoke`"
+            )
         if keys[key_id].revoked_at is None:
             keys[key_id] = msgspec.structs.replace(keys[key_id], revoked_at=now)
             _write(path, list(keys.values()))
         return keys[key_id]
+
+
+def _admins(keys: Iterable[Key], now: datetime) -> Sequence[str]:
+    return [key.id for key in keys if "admin" in key.scopes and key.status(now) == "active"]
 
 
 class KeyRing:
@@ -168,6 +185,14 @@ class KeyRing:
                     self._take(*await asyncio.to_thread(_ring, self._path))
         return self._ring
 
+    async def add(self, key: Key) -> None:
+        """As the function. Raises KeysUnusable."""
+        await _written(add, self._path, key)
+
+    async def revoke(self, key_id: str, now: datetime) -> Key:
+        """As the function, keeping an admin. Raises NoSuchKey, LastAdmin, KeysUnusable."""
+        return await _written(partial(revoke, keep_an_admin=True), self._path, key_id, now)
+
     def _is_stale(self) -> bool:
         try:
             signature = _signature(os.stat(self._path))
@@ -186,6 +211,13 @@ class KeyRing:
         elif not ring.trouble:
             log.info("the keys have changed", keys=len(ring.keys), asked_for=ring.is_asked_for)
         self._ring, self._signature = ring, signature
+
+
+async def _written(write: Callable[..., R], *args: object) -> R:
+    try:
+        return await asyncio.to_thread(write, *args)
+    except OSError as error:
+        raise KeysUnusable(f"{FILE} cannot be written: {error.strerror}") from None
 
 
 def _complain(trouble: str) -> None:

@@ -57,14 +57,14 @@ class Sessions:
     def holds(self, session: Session, now: datetime) -> bool:
         return session.sha256 in self._all and now < session.expires_at
 
-    async def begin(self, key_id: str, now: datetime, expires_at: datetime) -> tuple[str, Session]:
-        """A session and its token, which is to be shown once. Safe to cancel."""
+    async def begin(self, key_id: str, now: datetime, expires_at: datetime) -> str:
+        """The token of a session that begins, which is to be shown once. Safe to cancel."""
         self._forget(key_id, now)
         token = secrets.token_urlsafe(32)
         session = Session(sha256=_digest(token), key=key_id, expires_at=expires_at)
         self._all[session.sha256] = session
         await asyncio.to_thread(self._keep)
-        return token, session
+        return token
 
     async def end(self, token: str) -> None:
         """Nothing is done with it from now on. Safe to cancel."""

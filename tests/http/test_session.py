@@ -412,22 +412,22 @@ def test_what_was_signed_out_stays_so_after_a_restart(with_server):
 def test_a_file_that_is_broken_signs_everybody_out_and_nobody_in(tmp_path, content):
     (tmp_path / "sessions.json").write_bytes(content)
     sessions = Sessions(tmp_path / "sessions.json")
-    token, _ = asyncio.run(sessions.begin("key_1", PAST, FUTURE))
+    token = asyncio.run(sessions.begin("key_1", PAST, FUTURE))
     assert sessions.find(token, PAST)
     assert not sessions.find("", PAST)
 
 
 def test_a_file_that_cannot_be_written_keeps_nobody_out(tmp_path):
     sessions = Sessions(tmp_path / "nosuch" / "sessions.json")
-    token, _ = asyncio.run(sessions.begin("key_1", PAST, FUTURE))
+    token = asyncio.run(sessions.begin("key_1", PAST, FUTURE))
     assert sessions.find(token, PAST)
 
 
 def test_the_oldest_of_a_key_makes_room_and_what_is_over_goes(tmp_path):
     async def body():
         sessions = Sessions(tmp_path / "sessions.json")
-        other, _ = await sessions.begin("key_2", PAST, FUTURE)
-        tokens = [(await sessions.begin("key_1", PAST, FUTURE))[0] for _ in range(MOST_OF_A_KEY + 1)]
+        other = await sessions.begin("key_2", PAST, FUTURE)
+        tokens = [await sessions.begin("key_1", PAST, FUTURE) for _ in range(MOST_OF_A_KEY + 1)]
         assert [bool(sessions.find(token, PAST)) for token in tokens] == [False] + [True] * MOST_OF_A_KEY
         assert sessions.find(other, PAST)
 

@@ -162,21 +162,12 @@ def _moment(text: str | None, now: datetime) -> datetime | None:
 
 
 def _view(key: Key, now: datetime) -> dict[str, Any]:
-    return {
-        "id": key.id,
-        "name": key.name,
-        "status": key.status(now),
-        "tenant": key.tenant,
-        "plan": key.plan,
-        "scopes": list(key.scopes),
-        "created_at": _utc(key.created_at),
-        "expires_at": key.expires_at and _utc(key.expires_at),
-        "revoked_at": key.revoked_at and _utc(key.revoked_at),
-    }
+    from msgspec import to_builtins
 
+    from whisperd.shown import key_view
 
-def _utc(moment: datetime) -> str:
-    return moment.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    found: dict[str, Any] = to_builtins(key_view(key, now))
+    return found
 
 
 def _row(view: dict[str, Any]) -> Sequence[str]:

@@ -16,6 +16,7 @@ from starlette.responses import Response
 
 from whisperd.archive import BackupError
 from whisperd.backup import BackupFailed
+from whisperd.keys import KeysUnusable, LastAdmin, NoSuchKey
 from whisperd.routes import Json
 from whisperd.spool import TooLarge
 from whisperd.task import (
@@ -71,6 +72,9 @@ _TABLE: list[tuple[type[Exception], int, str, str | None]] = [
     (StorageFailed, 503, "storage_failed", None),
     (TooLarge, 413, "too_large", "file"),
     (BackupError, 503, "backup_failed", None),
+    (NoSuchKey, 404, "not_found", None),
+    (LastAdmin, 409, "last_admin", None),
+    (KeysUnusable, 503, "keys_unusable", None),
 ]
 # What to do about it, where the message says only what is wrong.
 _ADVICE: dict[type[Exception], str] = {
@@ -256,6 +260,9 @@ HANDLERS = {
     TaskError: failed,
     TooLarge: failed,
     BackupError: failed,
+    NoSuchKey: failed,
+    LastAdmin: failed,
+    KeysUnusable: failed,
     HTTPException: http_failed,
     ClientDisconnect: left,
     Exception: broke,

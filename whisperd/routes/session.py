@@ -48,30 +48,35 @@ async def sign_in(request: Request, shown: SignIn) -> Response:
     here = services(request)
     ring, peer = await here.keys.current(), _peer(request)
     here.wrong_keys.check(peer, WRONG_KEYS)
-    key = judged(ring, ring.find(shown.key), _now(here))
+    key = judged(ring, ring.find(shown.key), now_utc(here))
     if isinstance(key, Refusal):
         here.wrong_keys.take(peer, WRONG_KEYS)
         raise key
-    return await signed_in(request, key)
-
-
-async def signed_in(request: Request, key: Key) -> Response:
-    """The answer that signs its browser in with this key."""
-    here = services(request)
-    now, seconds = _now(here), here.config.http.session_hours * 3600
-    if key.expires_at is not None:
-        seconds = min(seconds, (key.expires_at - now).total_seconds())
-    token, session = await here.sessions.begin(key.id, now, now + timedelta(seconds=seconds))
-    response = Json(_of_key(key, session))
-    cookie.give(response, request, token, seconds)
+    response = Json(_of_key(key, _end(here, key)))
+    await sign_in_by(response, request, key)
     return response
+
+
+async def sign_in_by(response: Response, request: Request, key: Key) -> None:
+    """Have the answer sign its browser in with this key."""
+    here = services(request)
+    now, end = now_utc(here), _end(here, key)
+    token = await here.sessions.begin(key.id, now, end)
+    cookie.give(response, request, token, (end - now).total_seconds())
+
+
+def _end(here: Services, key: Key) -> datetime:
+    """When a session ends that begins now: never after its key."""
+    end = now_utc(here) + timedelta(hours=here.config.http.session_hours)
+    return end if key.expires_at is None else min(end, key.expires_at)
 
 
 async def show_session(request: Request) -> Response:
     """Who is signed in, and whether that is asked for."""
     shown: Key | Refusal | None = request.scope[SHOWN]
     if isinstance(shown, Key):
-        return Json(_of_key(shown, request.scope.get(SESSION)))
+        session: Session | None = request.scope.get(SESSION)
+        return Json(_of_key(shown, session.expires_at if session else shown.expires_at))
     return Json(_NOT_ASKED_FOR if shown is None else _SIGNED_OUT)
 
 
@@ -90,8 +95,7 @@ _SIGNED_OUT = SessionView(required=True, signed_in=False, tenant=None, plan=None
 _NOT_ASKED_FOR = msgspec.structs.replace(_SIGNED_OUT, required=False, scopes=("submit", "read", "admin"))
 
 
-def _of_key(key: Key, session: Session | None) -> SessionView:
-    end = session.expires_at if session else key.expires_at  # it ends no later than its key
+def _of_key(key: Key, end: datetime | None) -> SessionView:
     return SessionView(
         required=True,
         signed_in=True,
@@ -102,7 +106,7 @@ def _of_key(key: Key, session: Session | None) -> SessionView:
     )
 
 
-def _now(here: Services) -> datetime:
+def now_utc(here: Services) -> datetime:
     return datetime.fromtimestamp(here.now(), UTC)
 
 
