@@ -36,6 +36,7 @@ from whisperd.listening import server_of
 from whisperd.model_store import ModelStore
 from whisperd.outbound import Outbound
 from whisperd.outbox import Outbox
+from whisperd.outlook import Outlook
 from whisperd.queue import SqliteQueue
 from whisperd.routes import Services
 from whisperd.sessions import Sessions
@@ -282,6 +283,7 @@ async def a_server(
             spool=spool,
             sources=Sources(config, Outbound(config.outbound, fake_names(NAMES)), Buckets(config.s3)),
             pool=pool,
+            outlook=Outlook(queue, pool, now),
             config=config,
             check_model=store.multilingual,
             installed_models=store.installed,

@@ -26,7 +26,8 @@ ALLOWED = {
     "clock": {"task"},
     "events": {"task"},
     "spool": {"task", "durable"},
-    "sql": {"task", "delivery"},
+    "forecast": {"task"},
+    "sql": {"task", "delivery", "forecast"},
     "delivery": {"task"},
     "engine": {"task"},
     "transcript": {"task"},
@@ -75,7 +76,8 @@ ALLOWED = {
     "holding": {"task", "engine", "children"},
     "slot": {"task", "spool", "engine", "children", "holding", "orders", "restraint"},
     "worker_pool": {"task", "events", "spool", "orders", "restraint", "slot"},
-    "queue": {"task", "db", "events", "sql"},
+    "queue": {"task", "db", "events", "sql", "forecast"},
+    "outlook": {"task", "events", "forecast"},
     # what the outside is told
     "outbox": {"db", "delivery", "sql"},
     "deliveries": {"task", "delivery", "events", "outbox"},
@@ -87,7 +89,7 @@ ALLOWED = {
     "routes": {
         *("task", "config", "events", "spool", "sniff", "transcript", "worker_pool", "metrics"),
         *("archive", "backup", "arrival", "shown", "attendance", "keys", "outbox", "delivery"),
-        *("outbound", "buckets", "sources", "turns", "pace", "sessions"),
+        *("outbound", "buckets", "sources", "outlook", "turns", "pace", "sessions"),
     },
     "guard": {"config", "keys", "routes", "sessions"},
     "http": {"config", "guard", "routes"},
@@ -97,7 +99,7 @@ ALLOWED = {
     "machine": {
         *("task", "config", "clock", "db", "events", "spool", "queue", "worker_pool", "engine"),
         *("malloc", "condition", "archive", "backup", "backup_setup", "offsite", "arrival"),
-        *("housekeeping", "model_store", "outbox", "deliveries"),
+        *("housekeeping", "model_store", "outbox", "outlook", "deliveries"),
     },
     "upkeep": {"task", "archive", "housekeeping", "machine"},
     "connections": {"config", "routes", "http"},

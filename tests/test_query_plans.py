@@ -13,7 +13,7 @@ import pytest
 from tests.conftest import a_task
 from whisperd.db import migrate
 from whisperd.delivery import DeliveryQuery, DeliveryState
-from whisperd.sql import claims, holder, moves, outbox, questions, rescue
+from whisperd.sql import claims, holder, moves, outbox, questions, rescue, standing
 from whisperd.task import Change, Cut, Limits, ListQuery, Mark, Piece, Plan, Problem, Rules, Segment, State
 
 NOW = 1_000_000.0
@@ -188,6 +188,13 @@ def test_the_statistics_look_at_no_more_tasks_than_they_name(conn):
 
 
 # --- moving, cleaning up ---
+
+
+def test_the_line_for_a_forecast_is_searches_only(conn):
+    found = plans(conn, lambda conn: standing.line(conn, Rules(), NOW, (9, "new")))
+
+    assert walks(found) == []
+    assert sorts(found) == []
 
 
 def test_a_life_is_searches_only(conn):

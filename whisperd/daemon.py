@@ -180,6 +180,7 @@ class Daemon:
                 work.cancel()
         with suppress(StorageFull, StorageBusy, StorageFailed):  # else the next start does it
             await parts.queue.release_all()
+            await parts.queue.keep_measured()
 
     def _beside(self) -> dict[str, Coroutine[object, object, None]]:
         """What goes on until the end."""
@@ -193,6 +194,7 @@ class Daemon:
             "deliveries": self._deliveries.run(),
             "reload": self._reload_when_asked(),
             "pulse": self._pulse(),
+            "outlook": parts.outlook.follow(parts.events),
             "attendance": self._services.attendance.cancel_abandoned(parts.queue.cancel),
         }
         return works | ({"offsite": parts.offsite.run()} if parts.offsite else {})
@@ -341,6 +343,7 @@ def _services(
         spool=parts.spool,
         sources=Sources(parts.config, Outbound(parts.config.outbound), buckets),
         pool=parts.pool,
+        outlook=parts.outlook,
         config=parts.config,
         check_model=parts.models.multilingual,
         installed_models=parts.models.installed,

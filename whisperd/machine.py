@@ -29,6 +29,7 @@ from whisperd.events import Events
 from whisperd.housekeeping import clean_spool, prune
 from whisperd.model_store import ModelStore
 from whisperd.outbox import Outbox
+from whisperd.outlook import Outlook
 from whisperd.queue import SqliteQueue
 from whisperd.spool import Spool
 from whisperd.task import Limits, Rules, TaskError
@@ -55,6 +56,7 @@ class Machine:
     spool: Spool
     pool: WorkerPool
     models: ModelStore
+    outlook: Outlook
     backup_results: Counter[str] = field(default_factory=Counter)  # since the start: "ok", "failed"
     ends_at: float = inf  # on the monotonic clock: until then the end may take its time
 
@@ -121,6 +123,7 @@ def _joined(
         max_bytes=config.http.max_upload_bytes,
         min_free_bytes=config.storage.min_free_mb * 2**20,
     )
+    pool = WorkerPool(queue, events, spool, models.find, config.workers.model, settings)
     return Machine(
         config=config,
         arrival=arrival,
@@ -132,8 +135,9 @@ def _joined(
         outbox=Outbox(db, clock.now),
         events=events,
         spool=spool,
-        pool=WorkerPool(queue, events, spool, models.find, config.workers.model, settings),
+        pool=pool,
         models=models,
+        outlook=Outlook(queue, pool, clock.now),
     )
 
 
@@ -161,6 +165,7 @@ def _say(arrival: Arrival) -> None:
 async def _recover(parts: Machine) -> None:
     await parts.outbox.point(parts.config.webhooks.endpoints)  # before any task can end
     await parts.outbox.recover(LONGEST_DELAY_SECONDS)
+    await parts.queue.remember()
     recovered = await parts.queue.recover()
     if recovered:
         log.warning("the last stop was not clean", queued_again=len(recovered))

@@ -15,7 +15,9 @@ from msgspec.structs import replace
 
 from whisperd.db import Database
 from whisperd.events import Event, Events
-from whisperd.sql import claims, holder, moves, questions, rescue
+from whisperd.forecast.line import Line
+from whisperd.forecast.speeds import Measurements
+from whisperd.sql import claims, holder, measured, moves, questions, rescue, standing
 from whisperd.task import (
     START,
     Change,
@@ -63,6 +65,7 @@ class SqliteQueue:
         self._cautious = cautious or now
         self._model_sha256 = model_sha256
         self._ready = asyncio.Event()
+        self.measurements = Measurements()  # of the work, as its holders tell
 
     def reload(self, rules: Rules) -> None:
         """Go by other rules from the next verb on; what runs already goes on, what waits is ordered anew."""
@@ -115,6 +118,19 @@ class SqliteQueue:
         waiting = [task.id for task in tasks if task.state == State.QUEUED]
         found = await self._db.read(questions.positions, waiting, self._rules.order) if waiting else {}
         return [found.get(task.id) for task in tasks]
+
+    async def line(self, also: tuple[int, str] | None = None) -> Line:
+        """What decides whose turn it is, for a forecast; `also`: this priority of this tenant, too."""
+        return await self._db.read(standing.line, self._rules, self._now(), also)
+
+    async def remember(self) -> None:
+        """At start: how long work took until the last stop."""
+        self.measurements = Measurements(await self._db.read(measured.known))
+
+    async def keep_measured(self) -> None:
+        """Write what was measured since this was done last, if anything was."""
+        if unkept := self.measurements.unkept():
+            await self._db.write(measured.keep, unkept, self._now())
 
     async def segments(self, task_id: str, after: Mark = START) -> Sequence[tuple[Mark, Segment]]:
         """The transcript after `after`, up to the first chunk that is not finished."""
@@ -185,7 +201,10 @@ class SqliteQueue:
 
     async def plan(self, chunk: Chunk, plan: Plan, effort: Effort | None = None) -> Task:
         """Finish the plan: its chunks can be claimed. Finished chunks of an equal plan are kept."""
-        return await self._moved(holder.plan, chunk, plan, effort, self._now())
+        task = await self._moved(holder.plan, chunk, plan, effort, self._now())
+        if effort is not None:
+            self.measurements.planned(chunk.task, plan, effort)
+        return task
 
     async def finish(
         self,
@@ -207,6 +226,8 @@ class SqliteQueue:
                 self._told_all(tasks)
 
         tasks = await self._db.write(holder.finish, chunk, segments, warnings, effort, self._now(), then=told)
+        if effort is not None and chunk.cut is not None:
+            self.measurements.transcribed(chunk.task, chunk.cut, effort)
         return tasks[0]
 
     async def fail(

@@ -156,6 +156,10 @@ class Slot:
         return self._shared.restraint.rests(self.number)
 
     @property
+    def takes_chunks(self) -> bool:
+        return not (self.leaving or self.resting or self._state == "stopped")
+
+    @property
     def has_process(self) -> bool:
         return self._has_process and not (self._child is not None and self._child.ended)
 

@@ -23,6 +23,7 @@ WATCH_SECONDS = 1.0
 SWEEP_SECONDS = 30.0
 PRUNE_SECONDS = 300.0
 TEND_SECONDS = 300.0
+MEASURED_SECONDS = 60.0
 CLEAN_SECONDS = 900.0  # a file of no task stays at most twice as long
 _TROUBLES = (StorageFull, StorageBusy, StorageFailed, BackupError, OSError)
 
@@ -69,6 +70,7 @@ class Upkeep:
             "prune": (self._prune, PRUNE_SECONDS),
             "clean": (self._clean, CLEAN_SECONDS),
             "tend": (self._parts.db.tend, TEND_SECONDS),
+            "measured": (self._parts.queue.keep_measured, MEASURED_SECONDS),
             "backup": (self._back_up, self._parts.config.backup.interval_seconds),
         }
 

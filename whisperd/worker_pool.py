@@ -79,6 +79,11 @@ class WorkerPool:
     def workers(self) -> list[WorkerInfo]:
         return [slot.info() for slot in self._slots]
 
+    @property
+    def at_hand(self) -> int:
+        """How many slots take chunks, now or once their child is ready; those that rest or leave do not."""
+        return sum(slot.takes_chunks for slot in self._slots)
+
     def held(self) -> Sequence[Chunk]:
         """The chunks in work, and those whose outcome is not committed yet, however old their leases look."""
         return [slot.chunk for slot in self._slots if slot.chunk is not None]

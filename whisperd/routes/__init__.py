@@ -23,6 +23,7 @@ from whisperd.delivery import Delivery
 from whisperd.events import Events
 from whisperd.keys import KeyRing
 from whisperd.outbox import Outbox
+from whisperd.outlook import Outlook
 from whisperd.pace import Pace
 from whisperd.sessions import Sessions
 from whisperd.sources import Sources
@@ -89,6 +90,7 @@ class Services:
     spool: Spool
     sources: Sources
     pool: Pool
+    outlook: Outlook
     config: Config
     check_model: Callable[[str], Awaitable[bool]]  # is it multilingual? Raises ModelUnusable
     installed_models: Callable[[], Awaitable[Mapping[str, float]]]  # by name: Unix seconds of the file

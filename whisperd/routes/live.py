@@ -70,14 +70,14 @@ async def _frames(here: Services, task: Task, mark: Mark) -> AsyncIterator[str]:
         while True:
             task = await here.queue.get(task.id)  # before its segments: a final state has them all
             if task.state != state and task.state not in FINAL:
-                yield _frame("task", mark, await shown(here.queue, task))
+                yield _frame("task", mark, await shown(here, task))
             state = task.state
             for place, segment in await here.queue.segments(task.id, mark):
                 mark = place
                 yield _frame("segment", mark, segment_view(task, segment))
             yield _frame("progress", mark, progress_view(task))
             if task.state in FINAL:
-                yield _frame("task", f"{mark}.{task.state}", await shown(here.queue, task))
+                yield _frame("task", f"{mark}.{task.state}", await shown(here, task))
                 return
             async for ping in _until_news(subscription):
                 yield ping

@@ -37,7 +37,7 @@ MAX_PAGE = 500
 async def submit(request: Request) -> Response:
     """Queue audio: multipart with the form field `file`, or JSON that names it."""
     task, created = await accepted(request)
-    view = await shown(services(request).queue, task)
+    view = await shown(services(request), task)
     return Json(view, 202 if created else 200, {"Location": f"/tasks/{task.id}"})
 
 
@@ -93,7 +93,7 @@ async def show(request: Request, query: Patience) -> Response:
     if query.wait:
         waiting = finished(here, task.id, min(query.wait, LONGEST_WAIT))
         task = await unless_left(request.receive, waiting)
-    return Json(await shown(here.queue, task))
+    return Json(await shown(here, task))
 
 
 class Written(Struct, frozen=True, kw_only=True):
@@ -182,14 +182,14 @@ async def list_tasks(request: Request, query: Filter) -> Response:
     )
     tasks = await here.queue.list(wanted)
     more = str(tasks[-1].seq) if len(tasks) == wanted.limit else None
-    return Json(Page(tasks=await all_shown(here.queue, tasks), next_cursor=more))
+    return Json(Page(tasks=await all_shown(here, tasks), next_cursor=more))
 
 
 async def cancel(request: Request) -> Response:
     """Cancel the task: a queued one at once, one at work within two seconds."""
     here = services(request)
     task = await task_of(request)
-    return Json(await shown(here.queue, await here.queue.cancel(task.id)))
+    return Json(await shown(here, await here.queue.cancel(task.id)))
 
 
 async def retry(request: Request) -> Response:
@@ -200,7 +200,7 @@ async def retry(request: Request) -> Response:
         if not here.spool.audio(task.id).is_file():
             raise AudioGone("the audio of this task is not kept any more: submit it again")
         await admit_again(request, task)
-    return Json(await shown(here.queue, await here.queue.retry(task.id, caller(request).plan)), 202)
+    return Json(await shown(here, await here.queue.retry(task.id, caller(request).plan)), 202)
 
 
 class Patch(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -218,7 +218,7 @@ async def change(request: Request, patch: Patch) -> Response:
         submission.checked_priority(patch.priority, caller(request), here.config, "priority")
     run_at = submission.unix_seconds(patch.run_at)
     wanted = Change(priority=patch.priority, run_at=run_at, metadata=patch.metadata)
-    return Json(await shown(here.queue, await here.queue.change(task.id, wanted)))
+    return Json(await shown(here, await here.queue.change(task.id, wanted)))
 
 
 _WRITTEN = (

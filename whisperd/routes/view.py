@@ -7,8 +7,9 @@ from typing import Any
 
 from msgspec import UNSET, Struct, UnsetType
 
+from whisperd.routes import Services
 from whisperd.shown import timestamp
-from whisperd.task import Audio, Kind, Problem, Segment, State, Stats, Task, TaskQueue, Word
+from whisperd.task import Audio, Kind, Problem, Segment, State, Stats, Task, Word
 from whisperd.worker_pool import WorkerInfo
 
 
@@ -32,7 +33,7 @@ class TaskView(Struct, frozen=True, kw_only=True):
     audio: Audio
     language: str | None  # ISO 639-1, once known
     language_probability: float | None  # 0 to 1; where the language was detected
-    eta_seconds: float | None
+    eta_seconds: float | None  # until it is over; null where nothing is known, or while nothing runs
     warnings: tuple[str, ...]
     error: Problem | None
     metadata: dict[str, Any]
@@ -86,17 +87,18 @@ class StatsView(Struct, frozen=True, kw_only=True):
     paused: bool
 
 
-async def shown(queue: TaskQueue, task: Task) -> TaskView:
-    """The task resource, its place in line included."""
-    return (await all_shown(queue, [task]))[0]
+async def shown(here: Services, task: Task) -> TaskView:
+    """The task resource, with its place in line and when it is thought to be over."""
+    return (await all_shown(here, [task]))[0]
 
 
-async def all_shown(queue: TaskQueue, tasks: Sequence[Task]) -> list[TaskView]:
-    places = await queue.positions(tasks)
-    return [task_view(task, place) for task, place in zip(tasks, places, strict=True)]
+async def all_shown(here: Services, tasks: Sequence[Task]) -> list[TaskView]:
+    places = await here.queue.positions(tasks)
+    etas = await here.outlook.etas(tasks, places)
+    return [task_view(*shown) for shown in zip(tasks, places, etas, strict=True)]
 
 
-def task_view(task: Task, position: int | None = None) -> TaskView:
+def task_view(task: Task, position: int | None = None, eta_seconds: float | None = None) -> TaskView:
     return TaskView(
         task_id=task.id,
         kind=task.kind,
@@ -115,7 +117,7 @@ def task_view(task: Task, position: int | None = None) -> TaskView:
         audio=task.audio,
         language=task.language,
         language_probability=task.language_probability,
-        eta_seconds=None,
+        eta_seconds=None if eta_seconds is None else round(eta_seconds, 1),
         warnings=task.warnings,
         error=task.error,
         metadata=task.metadata,

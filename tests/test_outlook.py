@@ -1,0 +1,136 @@
+"""When tasks are thought to be over: what is measured, kept and said of it."""
+
+import asyncio
+
+import pytest
+
+from tests.conftest import a_task
+from tests.pool import over, run_beside_a_pool, until
+from tests.test_queue import a_plan, said
+from whisperd.forecast.line import Standing
+from whisperd.forecast.speeds import REMEMBERED, Measurements, Speed
+from whisperd.outlook import Outlook
+from whisperd.task import Audio, Change, Effort
+
+
+def effort(seconds, threads=1):
+    return Effort(worker=1, seconds=seconds, device="cpu", threads=threads)
+
+
+async def eta(queue, outlook, task):
+    task = await queue.get(task.id)
+    return (await outlook.etas([task], await queue.positions([task])))[0]
+
+
+def thought_of(name="a.wav", size=1, seconds=None):
+    return Standing(
+        seq=1,
+        tenant="a",
+        priority=0,
+        started=False,
+        lined_at=0.0,
+        model="tiny.en",
+        name=name,
+        size=size,
+        seconds=seconds,
+    )
+
+
+def test_a_short_chunk_costs_its_window_and_one_that_loads_its_model_counts_for_nothing():
+    pairs = [(audio, 1.0 + audio / 20) for audio in (2.0, 5.0, 11.0, 20.0, 28.0)] * 3
+    speed = Speed([(12.0, 30.0), *pairs])
+
+    assert speed.seconds(3.0) == pytest.approx(1.15)
+    assert speed.seconds(26.0) == pytest.approx(2.3)
+
+
+def test_what_was_measured_survives_a_restart(with_queue):
+    async def work(queue):
+        await queue.submit(a_task())
+        await queue.plan(await queue.claim(), a_plan(1, seconds=10), effort(0.5))
+        await queue.finish(await queue.claim(), said("one"), effort=effort(2.0))
+        await queue.keep_measured()
+
+    async def afterwards(queue):
+        assert not queue.measurements.speeds().known
+        await queue.remember()
+        work = queue.measurements.speeds().work(thought_of(seconds=10.0))
+
+        assert (work.plan, work.chunks, work.each, work.audio) == (0.5, 1, 2.0, 10.0)
+        assert queue.measurements.unkept() == []
+
+    with_queue(work)
+    with_queue(afterwards)
+
+
+def test_only_the_last_measurements_of_a_kind_count_and_only_so_many_kinds_are_kept(with_queue):
+    async def body(queue):
+        for number in range(100):
+            task, _ = await queue.submit(a_task(name=f"a.{number}", model=f"m{number}"))
+            chunk = await queue.claim()
+            for _ in range(3):
+                queue.measurements.planned(chunk.task, a_plan(1), effort(1.0))
+            await queue.cancel(task.id)
+        for _ in range(2 * REMEMBERED):
+            queue.measurements.planned(chunk.task, a_plan(1), effort(1.0))
+        kept = queue.measurements.unkept()
+
+        assert len(kept) == 64
+        assert max(len(one.pairs) for one in kept) == REMEMBERED
+
+    with_queue(body)
+
+
+def test_the_length_of_audio_is_thought_of_by_the_bytes_of_such_files(with_queue):
+    async def body(queue):
+        for name, size in (("a.wav", 320_000), ("b.MP3", 80_000)):
+            await queue.submit(a_task(audio=Audio(name=name, size=size, sha256="0")))
+            queue.measurements.planned((await queue.claim()).task, a_plan(1), effort(1.0))
+        speeds = queue.measurements.speeds()
+
+        assert speeds.length(thought_of("long.mp3", 800_000)) == pytest.approx(100.0)
+        assert speeds.length(thought_of("long.wav", 800_000)) == pytest.approx(25.0)
+        assert Measurements().speeds().length(thought_of("a.xyz", 16_000)) == 1.0
+
+    with_queue(body)
+
+
+def test_an_end_is_foretold_once_a_chunk_was_measured_and_while_work_is_handed_out(tmp_path):
+    async def body(queue, pool):
+        outlook = Outlook(queue, pool)
+        pool.pause()
+        await asyncio.sleep(0)
+        first, _ = await queue.submit(a_task())
+        assert await eta(queue, outlook, first) is None
+        pool.resume()
+        await over(queue, first)
+        assert await eta(queue, outlook, first) is None
+
+        later, _ = await queue.submit(a_task())
+        later = await queue.change(later.id, Change(run_at=later.created_at + 1000))
+        outlook = Outlook(queue, pool)
+        assert 990 < await eta(queue, outlook, later) < 1010
+        pool.pause()
+        assert await eta(queue, Outlook(queue, pool), later) is None
+
+    run_beside_a_pool(tmp_path, body, "")
+
+
+def test_what_was_promised_is_held_against_what_came(tmp_path):
+    async def body(queue, pool):
+        missed = []
+        outlook = Outlook(queue, pool, missed=missed.append)
+        following = asyncio.create_task(outlook.follow(queue._events))
+        for promised in (1000.0, None):
+            pool.pause()
+            task, _ = await queue.submit(a_task())
+            outlook.promise(task.id, promised)
+            pool.resume()
+            task = await over(queue, task)
+        await until(lambda: missed)
+        following.cancel()
+
+        assert len(missed) == 1
+        assert missed[0] > 1
+
+    run_beside_a_pool(tmp_path, body, "")
