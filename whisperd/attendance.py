@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Hashable, Iterator
 from contextlib import contextmanager, suppress
 from time import monotonic
 from typing import TypeAlias
+from weakref import WeakValueDictionary
 
 import structlog
 from msgspec import Struct
@@ -41,8 +42,13 @@ class Attendance:
         self._tasks: dict[str, _Attended] = {}
         self._asked: OrderedDict[Hashable, str] = OrderedDict()  # what was asked for, and its last task
         self._untold: OrderedDict[Hashable, str] = OrderedDict()  # the tasks whose failure nobody heard of
+        self._submitting: WeakValueDictionary[Hashable, asyncio.Lock] = WeakValueDictionary()
         self._left = asyncio.Event()
         self._stopped = False
+
+    def submitting(self, new: NewTask) -> asyncio.Lock:
+        """To hold from the look for the same until it is `submitted`: else two that come at once miss it."""
+        return self._submitting.setdefault(_content(new), asyncio.Lock())  # there while somebody holds it
 
     def submitted(self, new: NewTask, grace_seconds: float) -> None:
         """A client has submitted it; it attends next, or is gone already."""

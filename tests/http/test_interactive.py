@@ -228,6 +228,21 @@ def test_a_failure_that_its_client_has_heard_of_is_tried_anew_when_asked_again(w
 # --- a client that comes back ---
 
 
+def test_the_same_requests_at_the_same_moment_are_one_task(with_waiting_server):
+    async def body(server):
+        clients = [waiting(server) for _ in range(8)]
+        task = await waited_for(server, clients=8)
+
+        assert [path.name for path in server.folder.iterdir()] == [
+            server.services.spool.audio(task["task_id"]).name
+        ]
+        await work(server)
+        assert {(await client).json()["text"] for client in clients} == {task["task_id"]}
+        assert not server.services.attendance._submitting
+
+    with_waiting_server(body)
+
+
 @pytest.mark.parametrize("state", ["queued", "processing", "completed"])
 def test_the_same_request_joins_the_task_and_its_upload_is_dropped(with_waiting_server, state):
     async def body(server):

@@ -46,15 +46,16 @@ async def submit_or_join(here: Services, new: NewTask) -> Task:
     Attend to it next. Raises what queue.submit does; then nothing is left of it.
     """
     try:
-        if task := await _joinable(here, new):
-            here.spool.remove(new.id)
+        async with here.attendance.submitting(new):
+            if task := await _joinable(here, new):
+                here.spool.remove(new.id)
+                return task
+            task, _ = await here.queue.submit(new)
+            here.attendance.submitted(new, here.config.http.abandoned_seconds)
             return task
-        task, _ = await here.queue.submit(new)
     except Exception:  # not a cancellation: the commit may still come, and needs its audio
         here.spool.remove(new.id)
         raise
-    here.attendance.submitted(new, here.config.http.abandoned_seconds)
-    return task
 
 
 async def _joinable(here: Services, new: NewTask) -> Task | None:
