@@ -18,7 +18,8 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 
 from whisperd.config import Http
 from whisperd.http import HEADERS, SafeHeaders
-from whisperd.routes.errors import Refusal, crowded, rendered
+from whisperd.routes.dialects import rendered
+from whisperd.routes.errors import Refusal, crowded
 
 MAX_HEADERS = 100
 SPARE = 64  # connections beyond the limit, so that there is somebody to answer 503 to, and /health

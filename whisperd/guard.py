@@ -21,7 +21,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from whisperd.config import Http
 from whisperd.keys import Key, Ring
 from whisperd.routes import Services, cookie
-from whisperd.routes.errors import Refusal, rendered
+from whisperd.routes.dialects import rendered
+from whisperd.routes.errors import Refusal
 from whisperd.routes.rights import REFUSED_SOCKET, SESSION, SHOWN, judged, unauthorized
 from whisperd.sessions import Session
 

@@ -29,7 +29,8 @@ from whisperd.routes import (
     webhooks,
 )
 from whisperd.routes.call import Call, Socket, mounted
-from whisperd.routes.errors import HANDLERS, rendered, stopping
+from whisperd.routes.dialects import rendered
+from whisperd.routes.errors import HANDLERS, stopping
 from whisperd.routes.interactive import CUT
 
 CALLS: list[Call | Socket] = [

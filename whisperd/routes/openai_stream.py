@@ -16,7 +16,8 @@ from msgspec import Struct
 from starlette.types import Receive, Scope, Send
 
 from whisperd.routes import Services
-from whisperd.routes.errors import Refusal, as_refusal, openai_error, stopping
+from whisperd.routes.dialects import openai_error
+from whisperd.routes.errors import Refusal, as_refusal, stopping
 from whisperd.routes.interactive import Attended, check_completed
 from whisperd.routes.openai_bodies import Usage, diarized_segment, usage
 from whisperd.routes.openai_form import OpenAIForm

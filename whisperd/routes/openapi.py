@@ -19,7 +19,7 @@ from starlette.responses import Response
 from whisperd import __version__
 from whisperd.routes import Json
 from whisperd.routes.call import TAGGED, Answer, Call, Form, Header
-from whisperd.routes.errors import view_of
+from whisperd.routes.dialects import view_of
 from whisperd.routes.web import PAGE, PART, Folder
 
 Schema = dict[str, Any]

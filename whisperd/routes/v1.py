@@ -1,7 +1,7 @@
 """/api/v1: the calls of the older WhisperAPI, in its envelope, on the same queue.
 
 `jobStatus` speaks as the job queue behind the older system did (BullMQ): waiting, delayed, active, completed,
-failed. Everything that goes wrong below this path is written as its envelope, by errors.py.
+failed. Everything that goes wrong below this path is written as its envelope, by dialects.py.
 """
 
 from __future__ import annotations
