@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from whisperd.sql.rows import to_task
 from whisperd.task import Task
 
-MOST_FOLLOWERS = 500  # of a task: they are completed with it, in one transaction that others wait for
+MOST_FOLLOWERS = 100  # of a task: they are completed with it, in one transaction that others wait for
 
 _LEADER = """
     select seq, state, waiting, run_at from task
