@@ -70,6 +70,7 @@ class StandIn:
         self.backup = {"name": "b", "path": "/backups/b", "tasks": 3, "bytes": 4096, "seconds": 0.25}
         self.deliveries = []
         self.cleared = []  # (states, hours)
+        self.joins = None  # the id of the task that every submission comes to
         self.die_on_wait = False  # hang up in the middle of an answer
 
     def add(self, name="talk.mp3", status="queued", **changes):
@@ -143,6 +144,8 @@ class Handlers:
         self.state.submitted.append((file.filename, content, fields, dict(request.headers)))
         if file.filename.startswith("refused"):
             return refusal(415, "unsupported_media", "this is not audio")
+        if self.state.joins is not None:
+            return JSONResponse(self.state.tasks[self.state.joins], 200)
         return JSONResponse(self.state.add(file.filename), 202)
 
     async def show(self, request: Request) -> Response:

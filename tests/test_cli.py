@@ -1,8 +1,11 @@
 import json
+import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime
 from typing import get_args
 
 import pytest
@@ -137,21 +140,83 @@ def test_each_transcript_goes_into_a_file_of_its_own(run, daemon, audio, tmp_pat
     assert "a.mp3 -> out/subs/a.srt" in outcome.err
 
 
+def test_a_folder_is_walked_and_its_folders_are_kept(run, daemon, tmp_path):
+    for name in ("rec/a.mp3", "rec/x/a.MP4", "rec/x/y/b.wav", "rec/notes.txt", "rec/._a.mp3", "rec/.t/c.mp3"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(name.encode())
+    outcome = run("transcribe", "-f", "srt", "-o", "out", "rec")
+
+    assert (outcome.status, outcome.out) == (0, "")
+    written = sorted(str(path.relative_to(tmp_path)) for path in (tmp_path / "out").rglob("*.srt"))
+    assert written == ["out/a.srt", "out/x/a.srt", "out/x/y/b.srt"]
+    assert len(daemon.submitted) == 3
+
+
+def test_what_is_done_is_passed_over_unless_it_is_forced(run, daemon, audio, tmp_path):
+    files = audio("a.mp3", "b.mp3", "c.mp3")
+    for name in ("a.srt", "b.srt"):
+        (tmp_path / "out").mkdir(exist_ok=True)
+        (tmp_path / "out" / name).write_text("done")
+    os.utime(tmp_path / "out/b.srt", (1, 1))  # of an older b.mp3
+    outcome = run("transcribe", "-f", "srt", "-o", "out", *files)
+
+    assert outcome.err.splitlines()[0] == "1 of 3 are done already"
+    assert sorted(name for name, *_ in daemon.submitted) == ["b.mp3", "c.mp3"]
+    assert (tmp_path / "out/a.srt").read_text() == "done"
+    again = run("transcribe", "-f", "srt", "-o", "out", *files)
+    assert (again.status, again.err) == (0, "3 of 3 are done already\n")
+    run("transcribe", "--force", "-f", "srt", "-o", "out", *files)
+    assert len(daemon.submitted) == 5
+
+
+def test_the_same_command_again_comes_to_the_same_tasks(run, daemon, audio, tmp_path):
+    files = audio("a.mp3")
+
+    def keys(*options):
+        daemon.submitted.clear()
+        run("transcribe", *options, *files)
+        return [headers.get("idempotency-key") for *_, headers in daemon.submitted]
+
+    first = keys()
+    assert first == keys() != [None]
+    assert keys("--translate") != first
+    assert keys("--force") == [None]
+    os.utime(tmp_path / "a.mp3", (1, 1))
+    assert keys() != first
+
+
+def test_what_did_not_end_well_before_runs_again(run, daemon, audio):
+    files = audio("a.mp3")
+    daemon.joins = daemon.add("a.mp3", "cancelled")["task_id"]
+    outcome = run("transcribe", *files)
+
+    assert (outcome.status, outcome.out) == (0, "Ask not.\n")
+    assert ("POST", "/tasks/01J001/retry") in daemon.seen
+    assert list(daemon.tasks) == ["01J001"]
+
+
 def test_a_failed_file_does_not_stop_the_others(run, daemon, audio):
     outcome = run("transcribe", *audio("a.mp3", "bad.mp3", "refused.mp3", "b.mp3"))
 
     assert (outcome.status, outcome.out) == (1, "Ask not.\nAsk not.\n")
-    assert sorted(outcome.err.splitlines()) == [
-        "whisperd: bad.mp3: the worker exited with -11",
-        "whisperd: refused.mp3: this is not audio",
-    ]
+    told = [re.sub(r"/\S*/", "", line) for line in outcome.err.splitlines()]
+    causes = {"bad.mp3: the worker exited with -11", "refused.mp3: this is not audio"}
+    assert set(told[:2]) == {f"whisperd: {cause}" for cause in causes}
+    assert told[2] == "whisperd: 2 of 4 files failed:"
+    assert set(told[3:]) == {f"whisperd:   {cause}" for cause in causes}
 
 
 @pytest.mark.parametrize(
     ("args", "said"),
     [
         (["transcribe", "gone.mp3"], "gone.mp3 does not exist"),
-        (["transcribe", "."], ". is a folder"),
+        (["submit", "."], ". is a folder"),
+        (["transcribe", "empty"], "'empty': there is no audio or video in this folder"),
+        (["list", "--since", "yesterday"], "'yesterday' is no time: 30m, 12h and 7d are"),
+        (["list", "--since", "99999999999w"], "is no time"),
+        (["retry"], "give the ids of tasks, or --all-failed"),
+        (["retry", "01J001", "--all-failed"], "give the ids of tasks, or --all-failed"),
+        (["retry", "01J001", "--code", "no_audio"], "give the ids of tasks, or --all-failed"),
         (["submit", "e\x1b[31mvil.mp3"], r"e\x1b[31mvil.mp3 does not exist"),
         (["transcribe", "-f", "docx", "a.mp3"], "docx"),
         (["transcribe", "-f", "srt", "a.mp3", "b.mp3"], "srt of several files needs --output-dir"),
@@ -168,8 +233,9 @@ def test_a_failed_file_does_not_stop_the_others(run, daemon, audio):
         (["serve", "--port", "99999"], "expected a whole number from 0 to 65535"),
     ],
 )
-def test_wrong_usage_is_told_and_exits_with_2(run, daemon, audio, args, said):
+def test_wrong_usage_is_told_and_exits_with_2(run, daemon, audio, tmp_path, args, said):
     audio("a.mp3", "b.mp3", "a.txt")
+    (tmp_path / "empty").mkdir()
     outcome = run(*args)
 
     assert (outcome.status, outcome.out) == (2, "")
@@ -263,6 +329,95 @@ def test_several_tasks_are_cancelled_and_run_again(run, daemon):
     assert cancelled.err == "whisperd: 01J002: the task is completed\n"
     retried = run("retry", "01J001", "--json")
     assert (retried.status, json.loads(retried.out)[0]["status"]) == (0, "queued")
+
+
+def failures(daemon):
+    daemon.add("old.mp3", "failed", finished_at="2020-01-01T00:00:00Z")
+    daemon.add("new.mp3", "failed", finished_at=datetime.now(UTC).isoformat())
+    other = {"code": "no_audio", "message": "there is no audio stream in it"}
+    daemon.add("mute.mp4", "failed", finished_at=datetime.now(UTC).isoformat(), error=other)
+    daemon.add("fine.mp3", "completed")
+
+
+@pytest.mark.parametrize(
+    ("narrowed", "ids"),
+    [
+        ([], ["01J001", "01J002", "01J003"]),
+        (["--since", "1h"], ["01J002", "01J003"]),
+        (["--since", "2019-12-31"], ["01J001", "01J002", "01J003"]),
+        (["--code", "no_audio"], ["01J003"]),
+        (["--since", "1h", "--code", "worker_crashed"], ["01J002"]),
+        (["--code", "nothing"], []),
+    ],
+)
+def test_all_that_failed_or_some_of_it_runs_again(run, daemon, narrowed, ids):
+    failures(daemon)
+    outcome = run("retry", "--all-failed", *narrowed)
+
+    assert (outcome.status, outcome.lines) == (0, [f"{task_id}\tqueued" for task_id in ids])
+
+
+@pytest.mark.parametrize(("answer", "status"), [(b"y\n", 0), (b"n\n", 1)])
+def test_running_all_again_asks_first_on_a_terminal(daemon, answer, status):
+    failures(daemon)
+    steps = [("Run 3 failed tasks again? [y/N]", answer)]
+    drawn, ended = on_a_terminal("retry", "--all-failed", url=daemon.url, steps=steps)
+
+    assert ended == status
+    assert ("01J001\tqueued" in drawn) == (status == 0)
+    assert on_a_terminal("retry", "--all-failed", "--yes", url=daemon.url)[1] == 0
+
+
+def test_a_list_can_be_narrowed(run, daemon):
+    daemon.add("a.mp3", created_at="2020-01-01T00:00:00Z")
+    daemon.add("b.mp3", created_at=datetime.now(UTC).isoformat())
+    run("list", "--status", "queued", "--kind", "transcription", "--tenant", "acme", "--text", "inter view")
+
+    asked = "/tasks?status=queued&kind=transcription&tenant=acme&q=inter+view&limit=100"
+    assert ("GET", asked) in daemon.seen
+    assert [line.split("\t")[0] for line in run("list", "--since", "2h").lines] == ["01J002"]
+
+
+def test_a_list_on_a_terminal_says_when_there_are_more(daemon):
+    for _ in range(3):
+        daemon.add()
+
+    assert "There are more: --limit 20 shows them" in on_a_terminal("list", "-n", "2", url=daemon.url)[0]
+    assert "There are more" not in on_a_terminal("list", "-n", "3", url=daemon.url)[0]
+
+
+def test_a_wide_list_shows_more_columns(daemon):
+    daemon.add(status="failed", priority=7)
+    wide, _ = on_a_terminal("list", url=daemon.url, columns=160)
+
+    assert all(name in wide for name in ("PRIORITY", "TENANT", "ERROR", "worker_crashed"))
+    assert "PRIORITY" not in on_a_terminal("list", url=daemon.url, columns=119)[0]
+
+
+def test_a_task_on_a_terminal_is_laid_out_beside_its_names(daemon):
+    daemon.add("word " * 40, metadata={"episode": 7})
+    drawn, _ = on_a_terminal("show", "01J001", url=daemon.url, environ={"NO_COLOR": "1"}, columns=60)
+    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).rstrip() for line in drawn.splitlines()]
+
+    assert any(re.fullmatch(r"metadata +\{\"episode\": 7\}", line) for line in lines)
+    assert all(len(line) <= 60 for line in lines)
+    assert sum("word word" in line for line in lines) > 1
+    assert "" in lines[:-1]
+
+
+def test_the_shell_completes_ids_and_states(run, daemon, monkeypatch):
+    daemon.add("talk.mp3")
+
+    def completed(line):
+        monkeypatch.setenv("_WHISPERD_COMPLETE", "complete_bash")
+        monkeypatch.setenv("COMP_WORDS", line)
+        monkeypatch.setenv("COMP_CWORD", str(len(line.split(" ")) - 1))
+        return run().lines
+
+    assert completed("whisperd show 01") == ["01J001"]
+    assert "failed" in completed("whisperd list --status ")
+    assert "failed,queued" in completed("whisperd list --status failed,")
+    assert "retry" in completed("whisperd re")
 
 
 def test_stats_are_told_in_words(run, daemon):

@@ -113,7 +113,8 @@ ALLOWED = {
     "unit": set(),
     "service": {"config", "unit"},
     # the commands
-    "batch": {"task", "config", "logs", "client", "terminal", "transcript", "embedded"},
+    "recordings": set(),
+    "batch": {"recordings", "task", "config", "logs", "client", "terminal", "transcript", "embedded"},
     "sheet": {"client", "terminal"},
     "monitor": {"client", "terminal", "sheet"},
     "doctor": {
@@ -136,7 +137,7 @@ ALLOWED = {
             "service",
             "signing",
         ),
-        *("batch", "monitor", "doctor", "daemon"),
+        *("batch", "recordings", "sheet", "monitor", "doctor", "daemon"),
     },
     "cli": {"commands", "terminal"},
     "__main__": {"cli"},

@@ -1,14 +1,19 @@
 """`whisperd transcribe`: files in, transcripts out, by a running daemon or in this process.
 
 Owns the order of the output, the files it writes and the bars it draws. A call that is interrupted cancels
-what it has submitted and not got back: nobody waits for it any more.
+what it has submitted and not got back: nobody waits for it any more. The same call again comes to the same
+tasks, by their Idempotency-Keys, and has those run again that did not end well: their finished chunks stay.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
+import os
 import signal
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -16,7 +21,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, TypeVar
 
-from whisperd.client import Client, DaemonAway, Task
+from whisperd.client import AudioGone, Client, DaemonAway, IdempotencyConflict, Task
+from whisperd.recordings import Recording
 from whisperd.task import Options, State
 from whisperd.terminal import complain, safe, write_file
 from whisperd.transcript import render
@@ -52,19 +58,28 @@ class Service(Protocol):
     async def cancel(self, task_id: str) -> None: ...
 
 
-def jobs_for(files: Sequence[Path], format: str, folder: Path | None) -> list[Job]:
-    """Where the transcript of each file goes. Raises ValueError when it would overwrite another of them."""
+def jobs_for(recordings: Sequence[Recording], format: str, folder: Path | None) -> list[Job]:
+    """Where the transcript of each goes. Raises ValueError when it would overwrite another of them."""
     if folder is None:
-        return [Job(path, None) for path in files]
-    stems = [path.stem for path in files]
-    names = [path.stem if stems.count(path.stem) == 1 else path.name for path in files]
-    targets = [folder / f"{name}.{SUFFIXES[format]}" for name in names]
-    taken = {path.resolve() for path in files}
-    for path, target in zip(files, targets, strict=True):
+        return [Job(path, None) for path, _ in recordings]
+    stems = Counter((below, path.stem) for path, below in recordings)
+    taken = {path.resolve() for path, _ in recordings}
+    jobs = []
+    for path, below in recordings:
+        name = path.stem if stems[below, path.stem] == 1 else path.name
+        target = folder / below / f"{name}.{SUFFIXES[format]}"
         if target.resolve() in taken:
             raise ValueError(f"{safe(str(path))}: its transcript would overwrite {safe(str(target))}")
         taken.add(target.resolve())
-    return [Job(path, target) for path, target in zip(files, targets, strict=True)]
+        jobs.append(Job(path, target))
+    return jobs
+
+
+def is_done(job: Job) -> bool:
+    """Whether there is a transcript that is newer than the audio. It is written whole or not at all."""
+    if job.target is None or not job.target.is_file():
+        return False
+    return job.target.stat().st_mtime >= job.path.stat().st_mtime
 
 
 async def transcribe(service: Service, jobs: Sequence[Job], options: Mapping[str, Any], format: str) -> int:
@@ -76,7 +91,16 @@ async def transcribe(service: Service, jobs: Sequence[Job], options: Mapping[str
             for number, job in enumerate(jobs):
                 group.create_task(batch.run(number, job), name=f"transcribe {job.path.name}")
     batch.output.close()
-    return batch.output.failed
+    _tell_failed(batch.failed, len(jobs))
+    return len(batch.failed)
+
+
+def _tell_failed(failed: Mapping[str, str], jobs: int) -> None:
+    """Once more, behind all that was said of the others."""
+    if failed and jobs > 1:
+        complain(f"{len(failed)} of {jobs} files failed:")
+        for name, cause in failed.items():
+            complain(f"  {name}: {cause}")
 
 
 def _cancel_on_signal() -> None:
@@ -94,6 +118,7 @@ class _Batch:
         self, service: Service, options: Mapping[str, Any], format: str, board: _Board, output: _Output
     ) -> None:
         self.output = output
+        self.failed: dict[str, str] = {}  # why, by path
         self._service = service
         self._options = options
         self._format = format
@@ -107,6 +132,7 @@ class _Batch:
                     text = await self._transcript(job.path, report)
                     await self._deliver(job, text)
                 except Exception as error:  # one file that fails is told, and does not stop the others
+                    self.failed[str(job.path)] = _cause(error)
                     complain(f"{job.path.name}: {_cause(error)}")
                     text = None
         self.output.take(number, text)
@@ -141,7 +167,6 @@ class _Output:
     """Standard output: the transcripts in the order of the arguments, each as soon as it can be."""
 
     def __init__(self, jobs: Sequence[Job]) -> None:
-        self.failed = 0
         self._jobs = jobs
         self._done: dict[int, str | None] = {}
         self._next = 0
@@ -149,7 +174,6 @@ class _Output:
         self._held = sys.stdout.isatty() and sys.stderr.isatty()
 
     def take(self, number: int, text: str | None) -> None:
-        self.failed += text is None
         self._done[number] = text
         if not self._held:
             self._print()
@@ -171,8 +195,10 @@ class _Board:
     def __init__(self, files: int) -> None:
         self._progress = _progress() if sys.stderr.isatty() else None
         self._all: TaskID | None = None
+        self._files, self._done = files, 0
+        self._parts: dict[TaskID, float] = {}  # of the files at work, how far each is
         if self._progress and files > 1:
-            self._all = self._progress.add_task("all files", total=files, state="")
+            self._all = self._progress.add_task("all files", total=files, state=f"0 of {files}")
 
     def __enter__(self) -> Self:
         if self._progress:
@@ -199,13 +225,23 @@ class _Board:
                 progress.reset(row, state=state)
                 before = state
             progress.update(row, completed=fraction)
+            if state == "transcribing":
+                self._parts[row] = fraction
+                self._go_on(progress)
 
         try:
             yield show
         finally:
             progress.remove_task(row)
-            if self._all is not None:
-                progress.advance(self._all)
+            self._parts.pop(row, None)
+            self._done += 1
+            self._go_on(progress)
+
+    def _go_on(self, progress: Progress) -> None:
+        """With the parts of files, so that it knows after a minute of a long one when all will be done."""
+        if self._all is not None:
+            done = self._done + sum(list(self._parts.values()))
+            progress.update(self._all, completed=done, state=f"{self._done} of {self._files}")
 
 
 def _progress() -> Progress:
@@ -226,10 +262,11 @@ def _progress() -> Progress:
 
 
 class Remote:
-    """The daemon at a URL. Its client blocks, so each call has a thread."""
+    """The daemon at a URL. Its client blocks, so each call has a thread. `afresh`: joins no earlier task."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, afresh: bool = False) -> None:
         self._client = client
+        self._afresh = afresh
         self._threads = ThreadPoolExecutor(AT_A_TIME + 1)  # one more for a cancel
         self._stopping = False
 
@@ -248,6 +285,12 @@ class Remote:
             self._go_on()
             on_sent(min(1.0, count / total) if total else 0.0)
 
+        key = None if self._afresh else call_key(path, options)
+        with suppress(IdempotencyConflict, AudioGone):
+            task = self._client.submit(path, on_sent=sent, idempotency_key=key, **options)
+            if task.status in ("failed", "cancelled"):
+                task = self._client.retry(task.task_id)
+            return task.task_id
         return self._client.submit(path, on_sent=sent, **options).task_id
 
     async def reached(self) -> None:
@@ -282,6 +325,14 @@ class Remote:
         return asyncio.get_running_loop().run_in_executor(self._threads, partial(function, *args, **options))
 
 
+def call_key(path: Path, options: Mapping[str, Any]) -> str:
+    """The same for the same file, as it stands there now, and the same options."""
+    seen = path.stat()
+    named = [os.fsdecode(path.resolve()), seen.st_size, seen.st_mtime_ns, sorted(options.items())]
+    said = json.dumps(named).encode()  # ASCII: a name that is no UTF-8 is written out
+    return f"transcribe-{hashlib.sha256(said).hexdigest()}"
+
+
 class Here:
     """The same machinery in this process, for this call."""
 
@@ -305,9 +356,11 @@ class Here:
 
 
 @asynccontextmanager
-async def service(client: Client, config: Callable[[], Config]) -> AsyncIterator[Service]:
+async def service(
+    client: Client, config: Callable[[], Config], afresh: bool = False
+) -> AsyncIterator[Service]:
     """The daemon of `client`; this process, by `config`, when none answers there."""
-    remote = Remote(client)
+    remote = Remote(client, afresh)
     try:
         await remote.reached()
     except DaemonAway:

@@ -12,6 +12,7 @@ from whisperd import __version__
 from whisperd.commands import (
     backups,
     daemon,
+    files,
     keys,
     manual,
     models,
@@ -30,6 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(files.app)
 app.add_typer(tasks.app)
 app.add_typer(daemon.app)
 app.add_typer(backups.app)

@@ -7,10 +7,11 @@ head, for `cut` and `awk`. rich is imported only where something is drawn: it co
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from datetime import UTC, datetime
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,9 @@ STYLES = {
     "warn": "yellow",
     "fail": "bold red",
 }
+
+
+WIDE = 120  # columns
 
 
 def safe(text: str) -> str:
@@ -69,10 +73,45 @@ def rfc3339(moment: datetime | None) -> str | None:
 
 def show_fields(fields: Iterable[tuple[str, object]]) -> None:
     """Names and values, a line each; None is left out."""
-    shown = [(name, safe(str(value))) for name, value in fields if value is not None]
-    width = max((len(name) for name, _ in shown), default=0)
-    for name, value in shown:
-        print(f"{name:<{width}}  {value}")
+    show_sheet([fields])
+
+
+def show_sheet(groups: Iterable[Iterable[tuple[str, object]]]) -> None:
+    """Groups of names and values, a line each; None is left out.
+
+    On a terminal with an empty line between groups, values wrapped beside their names, states in colour.
+    """
+    shown = [[(name, safe(str(value))) for name, value in group if value is not None] for group in groups]
+    shown = [group for group in shown if group]
+    width = max((len(name) for group in shown for name, _ in group), default=0)
+    if sys.stdout.isatty():
+        _draw_sheet(shown, width)
+    else:
+        print("".join(f"{name:<{width}}  {value}\n" for group in shown for name, value in group), end="")
+
+
+def _draw_sheet(groups: Sequence[Sequence[tuple[str, str]]], width: int) -> None:
+    from rich.console import Console
+    from rich.padding import Padding
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True, width=width, style="dim")
+    table.add_column(overflow="fold")
+    for group in groups:
+        for name, value in group:
+            style = "red" if name == "error" else STYLES.get(value, "")
+            last = name == group[-1][0] and group is not groups[-1]
+            table.add_row(name, Padding(Text(value, style), (0, 0, int(last), 0)))
+    Console().print(table)
+
+
+def is_wide() -> bool:
+    """Whether standard output is a terminal with room for more than the necessary."""
+    from shutil import get_terminal_size
+
+    return sys.stdout.isatty() and get_terminal_size().columns >= WIDE
 
 
 def show_table(head: Sequence[str], rows: Sequence[Sequence[str]], flexible: str) -> None:
@@ -175,6 +214,21 @@ def spell(seconds: float) -> str:
         if seconds >= 2 * length:
             return f"{seconds / length:.0f} {unit}"
     return f"{seconds:.0f} s"
+
+
+def moment(text: str) -> datetime:
+    """The time that "12h" was ago, or that is written out; of this machine's zone where none is named.
+
+    Raises ValueError.
+    """
+    if found := re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([smhdw])", text):
+        seconds = float(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}[found[2]]
+        with suppress(OverflowError):
+            return datetime.now(UTC) - timedelta(seconds=seconds)
+    else:
+        with suppress(ValueError, OverflowError):
+            return datetime.fromisoformat(text).astimezone(UTC)
+    raise ValueError(f"{text!a} is no time: 30m, 12h and 7d are, and 2026-11-28T14:00")
 
 
 def age(moment: datetime | None, now: datetime | None = None) -> str:

@@ -6,26 +6,43 @@ The commands import what costs time (HTTP, rich, the daemon itself) when they ru
 from __future__ import annotations
 
 import inspect
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, cast
 
 import typer
 
-if TYPE_CHECKING:
-    from whisperd.client import Client
+from whisperd.terminal import complain, safe, show_json
 
+if TYPE_CHECKING:
+    from whisperd.client import Client, Task
+
+T = TypeVar("T", str, Path)
 F = TypeVar("F", bound=Callable[..., None])
 
 DEFAULT_URL = "http://127.0.0.1:8002"  # as in client.py, which takes too long to import for --help
 
-Files = Annotated[
-    list[Path], typer.Argument(metavar="FILE", help="Audio or video files.", show_default=False)
+
+def _ids(incomplete: str) -> Sequence[tuple[str, str]]:
+    """The newest tasks whose ids begin so, with their names, for the shell; nothing where none can be had."""
+    from whisperd.client import ClientError
+
+    try:
+        with client(os.environ.get("WHISPERD_URL") or DEFAULT_URL, patience=1.0) as daemon:
+            tasks = daemon.list(q=incomplete or None, limit=20)
+    except ClientError:
+        return ()
+    return [(task.task_id, safe(task.audio.name)) for task in tasks if task.task_id.startswith(incomplete)]
+
+
+Ids = Annotated[
+    list[str],
+    typer.Argument(metavar="ID", help="Of tasks.", show_default=False, autocompletion=_ids),
 ]
-Ids = Annotated[list[str], typer.Argument(metavar="ID", show_default=False)]
-Id = Annotated[str, typer.Argument(metavar="ID", show_default=False)]
+Id = Annotated[str, typer.Argument(metavar="ID", help="Of a task.", show_default=False, autocompletion=_ids)]
 Url = Annotated[
     str,
     typer.Option("--url", envvar=["WHISPERD_URL", "QUEUE_SERVICE_URL"], metavar="URL", help="The daemon."),
@@ -143,3 +160,24 @@ def client(url: str, patience: float = 30.0) -> Client:
     from whisperd.client import Client
 
     return Client(url, patience=patience, retries=0)  # who sits before it decides
+
+
+def each(
+    subjects: Sequence[T], verb: Callable[[T], Task], json: bool, row: Callable[[Task], Sequence[str]]
+) -> None:
+    """Does it to each and prints the tasks; what is refused is told and makes the exit status 1."""
+    from whisperd.client import ApiError
+
+    tasks, failed = [], False
+    for subject in subjects:
+        try:
+            tasks.append(verb(subject))
+        except (ApiError, OSError) as error:
+            failed = True
+            complain(f"{subject}: {error}")
+        else:
+            if not json:
+                print("\t".join(row(tasks[-1])), flush=True)
+    if json:
+        show_json(tasks)
+    raise typer.Exit(failed)

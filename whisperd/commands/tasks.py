@@ -1,196 +1,143 @@
-"""The commands about tasks: transcribe, submit, list, show, result, cancel, retry, clear."""
+"""The commands about tasks: list, show, result, cancel, retry, clear."""
 
 from __future__ import annotations
 
-import asyncio
-import os
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from whisperd.commands import (
     DEFAULT_URL,
-    Files,
     Format,
     Id,
     Ids,
     Json,
     JsonFormat,
-    Options,
-    Settings,
     Url,
     client,
     command,
-    with_submission,
+    each,
 )
 from whisperd.terminal import (
     age,
     clock,
-    complain,
-    megabytes,
-    progress_bar,
-    rfc3339,
-    safe,
-    show_fields,
+    is_wide,
+    moment,
     show_json,
+    show_sheet,
     show_table,
     write_file,
 )
 
 if TYPE_CHECKING:
-    from whisperd.batch import Job
-    from whisperd.client import Client, Task
-    from whisperd.config import Config
+    from datetime import datetime
 
-T = TypeVar("T", str, Path)
+    from whisperd.client import Client, Task
 
 app = typer.Typer()
 
 
-OutputDir = Annotated[
-    Path | None,
-    typer.Option("--output-dir", "-o", metavar="DIR", help="A file for each, here.", show_default=False),
-]
-Priority = Annotated[
-    int | None,
-    typer.Option(min=-100, max=100, help="Higher runs first; 0 when not given.", show_default=False),
-]
-Plan = Annotated[
-    Literal["FREE", "PRO", "PAYG"] | None, typer.Option(help="A named priority.", show_default=False)
-]
-Tenant = Annotated[str | None, typer.Option(help="Whose task it is.", show_default=False)]
-CallbackUrl = Annotated[
-    str | None,
-    typer.Option(metavar="URL", help="Is told when it is over: a webhook.", show_default=False),
-]
-ResultUrl = Annotated[
-    str | None,
-    typer.Option(
-        metavar="URL", help="Where the transcript is written to: s3://bucket/key.", show_default=False
-    ),
-]
 Hours = Annotated[float, typer.Option("--hours", min=0, help="Finished so long ago, or earlier.")]
 Ended = Annotated[str, typer.Option(help="completed, failed, cancelled; several with commas.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+Statuses = ("queued", "processing", "completed", "failed", "cancelled")
+Kinds = ("transcription", "risk_detection")
 
 
-@command(app, "transcribe", "Transcripts")
-@with_submission
-def transcribe(
-    files: Files,
-    format: Format = "text",
-    output_dir: OutputDir = None,
-    *,
-    options: Options,
-    url: Url = DEFAULT_URL,
-    config: Settings = None,
-    json: JsonFormat = False,
-) -> None:
-    """Transcribe files and print what was said.
-
-    The running daemon does it; where none answers, this process does, with the same machinery. Ctrl-C
-    cancels what is not finished. A file that fails is told on standard error, and the others go on.
-
-      $ whisperd transcribe talk.mp3 > talk.txt
-      $ whisperd transcribe --format srt --output-dir subtitles *.mp4
-      $ whisperd transcribe --channels split --json call.wav | jq '.segments[]'
-    """
-    wanted = "json" if json else format
-    jobs = _jobs(files, wanted, output_dir)
-    failed = True
-    with suppress(asyncio.CancelledError):  # SIGTERM, SIGHUP
-        failed = asyncio.run(_transcribe(jobs, options, wanted, url, config)) > 0
-    raise typer.Exit(failed)
+def _parsed_moment(text: str | None) -> str | None:
+    """Wrong usage, where it is no time: before anything is asked."""
+    if text is not None:
+        try:
+            moment(text)
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from None
+    return text
 
 
-def _jobs(files: Sequence[Path], format: str, output_dir: Path | None) -> Sequence[Job]:
-    from whisperd.batch import jobs_for
+def _one_of(names: Sequence[str]) -> Callable[[str], Iterable[str]]:
+    """Completes what stands after the last comma."""
 
-    try:
-        jobs = jobs_for(_readable(files), format, output_dir)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from None
-    if len(jobs) > 1 and output_dir is None and format in ("srt", "vtt", "tsv"):
-        raise typer.BadParameter(f"{format} of several files needs --output-dir")
-    return jobs
+    def complete(incomplete: str) -> Iterable[str]:
+        before, comma, _ = incomplete.rpartition(",")
+        return [f"{before}{comma}{name}" for name in names]
+
+    return complete
 
 
-async def _transcribe(
-    jobs: Sequence[Job], options: dict[str, Any], format: str, url: str, file: Path | None
-) -> int:
-    from whisperd import batch
-    from whisperd.config import load
-
-    def settings() -> Config:
-        return load(file, {"WHISPERD_LOG__LEVEL": "warning", **os.environ}, may_be_foreign=True)
-
-    with client(url) as daemon:
-        async with batch.service(daemon, settings) as service:
-            return await batch.transcribe(service, jobs, options, format)
-
-
-@command(app, "submit", "Transcripts")
-@with_submission
-def submit(
-    files: Files,
-    *,
-    options: Options,
-    priority: Priority = None,
-    plan: Plan = None,
-    tenant: Tenant = None,
-    callback_url: CallbackUrl = None,
-    result_url: ResultUrl = None,
-    url: Url = DEFAULT_URL,
-    json: Json = False,
-) -> None:
-    """Leave files with the daemon and print the id of each task.
-
-    Does not wait. The ids come in the order of the files, one a line.
-
-      $ whisperd submit --priority 10 urgent.mp3
-      $ whisperd submit *.mp3 | xargs -n 1 whisperd show
-    """
-    options |= {"priority": priority, "plan": plan, "tenant": tenant}
-    options |= {"callback_url": callback_url, "result_url": result_url}
-    with client(url) as daemon:
-        _each(_readable(files), lambda path: _sent(daemon, path, options), json, lambda task: [task.task_id])
-
-
-def _sent(daemon: Client, path: Path, options: dict[str, Any]) -> Task:
-    with progress_bar(path.name) as report:
-        return daemon.submit(path, on_sent=report, **options)
+Status = Annotated[
+    str | None,
+    typer.Option(
+        help=", ".join(Statuses) + "; several with commas.",
+        show_default=False,
+        autocompletion=_one_of(Statuses),
+    ),
+]
+KindOf = Annotated[
+    str | None,
+    typer.Option(help=" or ".join(Kinds) + ".", show_default=False, autocompletion=_one_of(Kinds)),
+]
+TenantOf = Annotated[str | None, typer.Option(help="Of this tenant only.", show_default=False)]
+Text = Annotated[
+    str | None, typer.Option(help="In the name of the audio, or the beginning of the id.", show_default=False)
+]
+SINCE = "90s, 30m, 12h, 7d ago; or a time: 2026-11-28, 2026-11-28T14:00."
+Since = Annotated[
+    str | None,
+    typer.Option(
+        help=f"Submitted since then: {SINCE}", metavar="WHEN", show_default=False, callback=_parsed_moment
+    ),
+]
 
 
 @command(app, "list", "Transcripts")
 def list_tasks(
-    status: Annotated[
-        str | None,
-        typer.Option(
-            help="queued, processing, completed, failed, cancelled; several with commas.", show_default=False
-        ),
-    ] = None,
-    tenant: Annotated[str | None, typer.Option(show_default=False)] = None,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 20,
+    status: Status = None,
+    kind: KindOf = None,
+    tenant: TenantOf = None,
+    text: Text = None,
+    since: Since = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most so many.")] = 20,
     url: Url = DEFAULT_URL,
     json: Json = False,
 ) -> None:
     """List tasks, newest first.
 
-    Columns: id, status, how far it is, length of the audio, age, name.
+    Columns: id, status, how far it is, length of the audio, age, name; on a terminal of 120 columns or more
+    also priority, tenant and error code. Into a pipe go the first six, whole.
 
       $ whisperd list --status queued,processing
-      $ whisperd list --status failed --limit 1000 | cut -f 1 | xargs whisperd retry
+      $ whisperd list --status failed --since 12h --text interview
+      $ whisperd list --status completed --limit 1000 | cut -f 1 | xargs -n 1 whisperd result
     """
     with client(url) as daemon:
-        tasks = daemon.list(status=status, tenant=tenant, limit=limit)
+        wanted = {"status": status, "kind": kind, "tenant": tenant, "q": text}
+        tasks = _first(daemon.list_all(**wanted), limit + 1, moment(since) if since else None)
+    shown, more = tasks[:limit], len(tasks) > limit
     if json:
-        show_json(tasks)
-    else:
-        show_table(("ID", "STATUS", "DONE", "LENGTH", "AGE", "NAME"), [_row(task) for task in tasks], "NAME")
+        show_json(shown)
+        return
+    head = ("ID", "STATUS", "DONE", "LENGTH", "AGE", "NAME")
+    wide = is_wide()
+    rows = [(*_row(task), *(_more(task) if wide else ())) for task in shown]
+    show_table((*head, "PRIORITY", "TENANT", "ERROR") if wide else head, rows, "NAME")
+    if more and sys.stdout.isatty():
+        print(
+            f"There are more: --limit {10 * limit} shows them, --status, --text, --since fewer.",
+            file=sys.stderr,
+        )
+
+
+def _first(tasks: Iterable[Task], limit: int, since: datetime | None) -> Sequence[Task]:
+    """They come newest first, so that the first one that is too old is the end."""
+    found: list[Task] = []
+    for task in tasks:
+        if len(found) == limit or (since is not None and task.created_at < since):
+            break
+        found.append(task)
+    return found
 
 
 def _row(task: Task) -> Sequence[str]:
@@ -206,39 +153,24 @@ def _row(task: Task) -> Sequence[str]:
     )
 
 
+def _more(task: Task) -> Sequence[str]:
+    return (str(task.priority), task.tenant, task.error.code if task.error else "")
+
+
 @command(app, "show", "Transcripts")
 def show(task_id: Id, url: Url = DEFAULT_URL, json: Json = False) -> None:
-    """Show one task: where it stands, and why it failed if it did."""
+    """Show all of one task: where it stands, and why it failed if it did.
+
+    $ whisperd show 01JD...
+    """
+    from whisperd.sheet import sheet
+
     with client(url) as daemon:
         task = daemon.task(task_id)
     if json:
         show_json(task)
     else:
-        show_fields(_fields(task))
-
-
-def _fields(task: Task) -> Sequence[tuple[str, object]]:
-    audio, error = task.audio, task.error
-    return (
-        ("task", task.task_id),
-        ("status", task.status),
-        ("error", error and f"{error.message} ({error.code})"),
-        ("position", task.position),
-        ("done", f"{task.progress:.0%}"),
-        ("file", audio.name),
-        ("length", clock(audio.duration)),
-        ("size", megabytes(audio.size)),
-        ("language", task.language),
-        ("warnings", ", ".join(task.warnings) or None),
-        ("model", task.model),
-        ("priority", task.priority),
-        ("tenant", task.tenant),
-        ("attempt", f"{task.attempt} of {task.max_retries + 1}"),
-        ("submitted", rfc3339(task.created_at)),
-        ("runs at", rfc3339(task.run_at)),
-        ("started", rfc3339(task.started_at)),
-        ("finished", rfc3339(task.finished_at)),
-    )
+        show_sheet(sheet(task))
 
 
 @command(app, "result", "Transcripts")
@@ -265,16 +197,68 @@ def result(
 
 @command(app, "cancel", "Transcripts")
 def cancel(ids: Ids, url: Url = DEFAULT_URL, json: Json = False) -> None:
-    """Cancel tasks that are not finished."""
+    """Cancel tasks that are not finished.
+
+    Prints the id and the status of each. One at work stops within two seconds.
+
+      $ whisperd cancel 01JD... 01JE...
+      $ whisperd list --status queued --tenant acme -n 1000 | cut -f 1 | xargs whisperd cancel
+    """
     with client(url) as daemon:
-        _each(ids, daemon.cancel, json, lambda task: [task.task_id, task.status])
+        each(ids, daemon.cancel, json, lambda task: [task.task_id, task.status])
 
 
 @command(app, "retry", "Transcripts")
-def retry(ids: Ids, url: Url = DEFAULT_URL, json: Json = False) -> None:
-    """Run failed or cancelled tasks again."""
+def retry(
+    ids: Annotated[list[str] | None, typer.Argument(metavar="ID", show_default=False)] = None,
+    all_failed: Annotated[bool, typer.Option("--all-failed", help="All that failed; see below.")] = False,
+    code: Annotated[
+        str | None, typer.Option(help="With this error code only, as `show` tells it.", show_default=False)
+    ] = None,
+    since: Annotated[
+        str | None,
+        typer.Option(
+            help=f"Failed since then: {SINCE}", metavar="WHEN", show_default=False, callback=_parsed_moment
+        ),
+    ] = None,
+    tenant: TenantOf = None,
+    text: Text = None,
+    yes: Yes = False,
+    url: Url = DEFAULT_URL,
+    json: Json = False,
+) -> None:
+    """Run failed or cancelled tasks again.
+
+    Prints the id and the status of each; one that is refused is told, and the others go on. --all-failed
+    takes all that failed, or those of them that --code, --since, --tenant and --text leave; on a terminal it
+    says how many they are and asks first.
+
+      $ whisperd retry 01JD...
+      $ whisperd retry --all-failed --since 2h --code worker_crashed
+      $ whisperd retry --all-failed --yes
+    """
+    narrowed = code or since or tenant or text
+    if all_failed == bool(ids) or (ids and narrowed):
+        raise typer.BadParameter("give the ids of tasks, or --all-failed and what narrows it")
     with client(url) as daemon:
-        _each(ids, daemon.retry, json, lambda task: [task.task_id, task.status])
+        chosen = ids or _failed(daemon, code, since, tenant, text)
+        if all_failed and not yes and sys.stdin.isatty() and chosen:
+            typer.confirm(f"Run {len(chosen)} failed tasks again?", abort=True, err=True)
+        each(chosen, daemon.retry, json, lambda task: [task.task_id, task.status])
+
+
+def _failed(
+    daemon: Client, code: str | None, since: str | None, tenant: str | None, text: str | None
+) -> Sequence[str]:
+    """The oldest first, so that they come into line as they did before."""
+    after = moment(since) if since else None
+    chosen = [
+        task.task_id
+        for task in daemon.list_all(status="failed", tenant=tenant, q=text)
+        if (code is None or (task.error is not None and task.error.code == code))
+        and (after is None or (task.finished_at or task.created_at) >= after)
+    ]
+    return chosen[::-1]
 
 
 @command(app, "clear", "Transcripts")
@@ -318,33 +302,3 @@ def _final_states(text: str) -> Sequence[str]:
         if name not in FINAL:
             raise typer.BadParameter(f"--status {name!a}: must be one of {', '.join(FINAL)}")
     return states
-
-
-def _readable(files: Sequence[Path]) -> Sequence[Path]:
-    """The files; wrong usage when one of them is none, before anything is done with the others."""
-    for path in files:
-        if not path.is_file() or not os.access(path, os.R_OK):
-            what = "is a folder" if path.is_dir() else "cannot be read" if path.exists() else "does not exist"
-            raise typer.BadParameter(f"{safe(str(path))} {what}")
-    return files
-
-
-def _each(
-    subjects: Sequence[T], verb: Callable[[T], Task], json: bool, row: Callable[[Task], Sequence[str]]
-) -> None:
-    """Does it to each and prints the tasks; what is refused is told and makes the exit status 1."""
-    from whisperd.client import ApiError
-
-    tasks, failed = [], False
-    for subject in subjects:
-        try:
-            tasks.append(verb(subject))
-        except (ApiError, OSError) as error:
-            failed = True
-            complain(f"{subject}: {error}")
-        else:
-            if not json:
-                print("\t".join(row(tasks[-1])), flush=True)
-    if json:
-        show_json(tasks)
-    raise typer.Exit(failed)
