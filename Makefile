@@ -42,6 +42,10 @@ vendor:  ## fetch the dashboard's libraries anew, in the versions of packaging/d
 	cd packaging/dashboard && npm ci --silent --no-audit --no-fund --ignore-scripts
 	node packaging/dashboard/build.mjs whisperd/web/dashboard/vendor
 
+man: $(VENV)/run  ## write the man page anew, from what the commands say of themselves
+	@mkdir -p packaging/man
+	$(BIN)/whisperd --man > packaging/man/whisperd.1
+
 clean:  ## remove what make made
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
 

@@ -10,6 +10,7 @@ from msgspec.structs import fields
 from tests.rules import RULES, ruled
 from whisperd import client
 from whisperd.cli import app
+from whisperd.commands.man_page import man_page
 from whisperd.config import KEYS
 from whisperd.engine.audio import FORMATS
 from whisperd.http import CALLS
@@ -82,3 +83,9 @@ def test_every_kind_of_file_that_is_taken_is_named(demuxer):
 def test_every_command_is_named(name):
     line = next(line for line in README.splitlines() if line.startswith("`whisperd serve |"))
     assert name in line.replace("`", "").split(";")[0].replace("whisperd ", "").split(" | ")
+
+
+def test_the_man_page_is_current():
+    page = (Path(__file__).parents[1] / "packaging/man/whisperd.1").read_text()
+
+    assert page == man_page(typer.main.get_command(app)), "make man"

@@ -74,6 +74,14 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
+def _man(wanted: bool) -> None:
+    if wanted:
+        from whisperd.commands.man_page import man_page
+
+        print(man_page(typer.main.get_command(app)), end="")
+        raise typer.Exit
+
+
 @app.callback(
     help=manual("""Speech to text on this machine: a durable queue in front of whisper.cpp.
 
@@ -96,5 +104,9 @@ def _version(wanted: bool) -> None:
 def root(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+    man: Annotated[
+        bool,
+        typer.Option("--man", callback=_man, is_eager=True, help="Print all of the manual, for `man -l -`."),
     ] = False,
 ) -> None: ...
