@@ -4,6 +4,7 @@ import re
 
 import msgspec
 import pytest
+from jsonschema import Draft202012Validator
 from openapi_spec_validator import validate
 
 from whisperd.http import CALLS
@@ -60,11 +61,29 @@ def test_a_task_is_submitted_as_a_form_or_as_json():
     form, json = content["multipart/form-data"]["schema"], content["application/json"]["schema"]
 
     assert form["properties"].keys() - json["properties"].keys() == {"file"}
-    assert json["properties"].keys() - form["properties"].keys() == set(NAMES_AUDIO)
+    assert json["properties"].keys() - form["properties"].keys() == {"audio_path"}
     assert [way["required"] for way in json["anyOf"]] == [[name] for name in NAMES_AUDIO]
     bounds = {"type": "integer", "minimum": -100, "maximum": 100}
     assert bounds.items() <= form["properties"]["priority"].items()
     assert bounds.items() <= json["properties"]["priority"]["anyOf"][0].items()
+
+
+@pytest.mark.parametrize("path", ["/tasks/transcription", "/api/v1/transcribe"])
+@pytest.mark.parametrize(
+    ("form", "is_right"),
+    [
+        ({"file": "RIFF"}, True),
+        ({"audio_url": "https://example.org/a.wav"}, True),
+        ({"file": "RIFF", "audio_url": "https://example.org/a.wav"}, False),
+        ({"model": "tiny.en"}, False),
+        ({"file": "RIFF", "audio_path": "/a.wav"}, False),
+    ],
+)
+def test_a_form_has_the_file_or_its_url(path, form, is_right):
+    content = DOCUMENT["paths"][path]["post"]["requestBody"]["content"]
+    schema = content["multipart/form-data"]["schema"]
+
+    assert Draft202012Validator(schema).is_valid(form) is is_right
 
 
 def test_json_names_the_audio_just_once():

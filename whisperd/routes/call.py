@@ -53,6 +53,7 @@ class Form(Struct, frozen=True, kw_only=True):
 
     fields: type[Struct]
     file: str = "file"  # the name of the field with the audio
+    or_field: str = ""  # names the audio in place of the file
     without: tuple[str, ...] = ()  # of the fields
     open: bool = False  # others are passed over
     or_json: tuple[str, ...] = ()  # a JSON object of the fields does, too: it names the audio in one of these

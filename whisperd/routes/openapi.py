@@ -185,9 +185,17 @@ def _form(form: Form, schemas: _Schemas) -> Schema:
     return {
         **fields,
         "properties": {form.file: file, **taken},
-        "required": [form.file, *fields.get("required", ())],
+        **_with_audio(form, fields.get("required", [])),
         "additionalProperties": form.open,
     }
+
+
+def _with_audio(form: Form, required: list[str]) -> Schema:
+    """That the file is there, or the field in place of it, and not both."""
+    if not form.or_field:
+        return {"required": [form.file, *required]}
+    names = (form.file, form.or_field), (form.or_field, form.file)
+    return {"anyOf": [{"required": [one, *required], "properties": {no: False}} for one, no in names]}
 
 
 def _named(form: Form, schemas: _Schemas) -> Schema:

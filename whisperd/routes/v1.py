@@ -143,7 +143,10 @@ calls = [
         handler=transcribe,
         right="submit",
         form=Form(
-            fields=submission.Submission, without=submission.NAMES_AUDIO, or_json=submission.NAMES_AUDIO
+            fields=submission.Submission,
+            or_field="audio_url",
+            without=("audio_path",),
+            or_json=submission.NAMES_AUDIO,
         ),
         headers={"Idempotency-Key": IDEMPOTENCY_KEY},
         answers={
