@@ -228,6 +228,31 @@ class Mark(Struct, frozen=True, order=True):
 START = Mark()
 
 
+class PriorityDepth(Struct, frozen=True):
+    priority: int
+    queued: int
+
+
+class TenantDepth(Struct, frozen=True):
+    tenant: str
+    queued: int
+    processing: int
+
+
+class OtherDepth(Struct, frozen=True):
+    tenants: int = 0
+    queued: int = 0
+    processing: int = 0
+
+
+class Depth(Struct, frozen=True, kw_only=True):
+    """What is not over: the most urgent first, and the tenants that have most; `others`: all beyond them."""
+
+    by_priority: tuple[PriorityDepth, ...] = ()
+    by_tenant: tuple[TenantDepth, ...] = ()
+    others: OtherDepth = OtherDepth()
+
+
 class Stats(Struct, frozen=True, kw_only=True):
     """Depths by state (`queued` counts the delayed ones too) and recent waits, oldest first."""
 
@@ -236,6 +261,7 @@ class Stats(Struct, frozen=True, kw_only=True):
     oldest_queued_at: float | None
     waits: tuple[float, ...]  # seconds from submission to start of the last finished tasks
     finished: tuple[tuple[float, float], ...]  # (finished_at, seconds of audio decoded) of the last minute
+    depth: Depth = Depth()
 
 
 class Limits(Struct, frozen=True, kw_only=True):

@@ -31,6 +31,11 @@ def test_statistics_of_nothing(with_idle_server):
             "workers": [],
             "oldest_queued_seconds": None,
             "paused": False,
+            "depth": {
+                "by_priority": [],
+                "by_tenant": [],
+                "others": {"tenants": 0, "queued": 0, "processing": 0},
+            },
         }
 
     with_idle_server(body)
@@ -345,3 +350,39 @@ def test_a_bug_of_ours_tells_the_outside_nothing(with_server, nothing_broke, cap
     with_server(body)
     nothing_broke.clear()  # that was meant
     caplog.clear()
+
+
+def test_the_depth_is_told_by_priority_and_by_tenant(with_server):
+    async def body(server):
+        for tenant, priority in [("b", 1), ("a", 1), ("a", 5), ("c", -3)]:
+            await server.submit(tenant=tenant, priority=priority)
+        await server.submit(tenant="a", priority=5, run_at="2999-01-01T00:00:00Z")
+        await server.plan(1)
+        depth = (await server.get("/stats")).json()["depth"]
+
+        assert depth["by_priority"] == [
+            {"priority": 5, "queued": 1},
+            {"priority": 1, "queued": 2},
+            {"priority": -3, "queued": 1},
+        ]
+        assert depth["by_tenant"] == [
+            {"tenant": "a", "queued": 2, "processing": 1},
+            {"tenant": "b", "queued": 1, "processing": 0},
+            {"tenant": "c", "queued": 1, "processing": 0},
+        ]
+        assert depth["others"] == {"tenants": 0, "queued": 0, "processing": 0}
+
+    with_server(body)
+
+
+def test_beyond_twenty_tenants_the_others_are_told_together(with_server):
+    async def body(server):
+        for n in range(22):
+            await server.submit(tenant=f"t{n:02}")
+        await server.submit(tenant="t21")
+        depth = (await server.get("/stats")).json()["depth"]
+
+        assert [one["tenant"] for one in depth["by_tenant"]] == ["t21", *(f"t{n:02}" for n in range(19))]
+        assert depth["others"] == {"tenants": 2, "queued": 2, "processing": 0}
+
+    with_server(body)

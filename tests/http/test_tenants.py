@@ -226,6 +226,8 @@ def test_statistics_are_of_the_own_tasks(with_server):
         assert before["wait_seconds"] == {"p50": None, "p95": None}
         assert before["oldest_queued_seconds"] is None
         assert (after["total"], after["queued"]) == (1, 1)
+        assert before["depth"]["by_tenant"] == before["depth"]["by_priority"] == []
+        assert after["depth"]["by_tenant"] == [{"tenant": "acme", "queued": 1, "processing": 0}]
         assert (await other.get("/stats"))["throughput"]["tasks_per_minute"] == 1
         assert (await admin.get("/stats"))["total"] == 3
 

@@ -141,6 +141,31 @@ class Worker(Struct, frozen=True, kw_only=True):
     restarts: int = 0
 
 
+class PriorityDepth(Struct, frozen=True, kw_only=True):
+    priority: int = 0
+    queued: int = 0
+
+
+class TenantDepth(Struct, frozen=True, kw_only=True):
+    tenant: str = ""
+    queued: int = 0
+    processing: int = 0
+
+
+class OtherDepth(Struct, frozen=True, kw_only=True):
+    tenants: int = 0
+    queued: int = 0
+    processing: int = 0
+
+
+class Depth(Struct, frozen=True, kw_only=True):
+    """The most urgent first, and the tenants that have most; `others`: those beyond them."""
+
+    by_priority: tuple[PriorityDepth, ...] = ()
+    by_tenant: tuple[TenantDepth, ...] = ()
+    others: OtherDepth = OtherDepth()
+
+
 class Stats(Struct, frozen=True, kw_only=True):
     total: int = 0
     queued: int = 0
@@ -155,6 +180,7 @@ class Stats(Struct, frozen=True, kw_only=True):
     workers: tuple[Worker, ...] = ()
     oldest_queued_seconds: float | None = None
     paused: bool = False
+    depth: Depth = Depth()
 
 
 class Check(Struct, frozen=True, kw_only=True):

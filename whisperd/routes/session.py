@@ -12,7 +12,7 @@ from msgspec import Meta, Struct
 from starlette.requests import Request
 from starlette.responses import Response
 
-from whisperd.keys import Key, Plan, Scope
+from whisperd.keys import EVERY, Key, Plan, Scope
 from whisperd.routes import Json, Services, cookie, services
 from whisperd.routes.call import Answer, Call
 from whisperd.routes.errors import Refusal
@@ -28,7 +28,7 @@ class SessionView(Struct, frozen=True, kw_only=True):
 
     required: bool
     signed_in: bool
-    tenant: str | None
+    tenant: str | None  # null: all
     plan: Plan | None
     scopes: tuple[Scope, ...]
     expires_at: str | None
@@ -99,7 +99,7 @@ def _of_key(key: Key, end: datetime | None) -> SessionView:
     return SessionView(
         required=True,
         signed_in=True,
-        tenant=key.tenant,
+        tenant=None if key.tenant == EVERY else key.tenant,
         plan=key.plan,
         scopes=key.scopes,
         expires_at=timestamp(end.timestamp()) if end else None,

@@ -9,7 +9,7 @@ from msgspec import UNSET, Struct, UnsetType
 
 from whisperd.routes import Services
 from whisperd.shown import timestamp
-from whisperd.task import Audio, Kind, Problem, Segment, State, Stats, Task, Word
+from whisperd.task import Audio, Depth, Kind, Problem, Segment, State, Stats, Task, Word
 from whisperd.worker_pool import WorkerInfo
 
 
@@ -85,6 +85,7 @@ class StatsView(Struct, frozen=True, kw_only=True):
     workers: Sequence[WorkerInfo]
     oldest_queued_seconds: float | None
     paused: bool
+    depth: Depth
 
 
 async def shown(here: Services, task: Task) -> TaskView:
@@ -155,6 +156,7 @@ def stats_view(stats: Stats, workers: Sequence[WorkerInfo], paused: bool, now: f
         workers=workers,
         oldest_queued_seconds=None if oldest is None else round(max(0.0, now - oldest), 3),
         paused=paused,
+        depth=stats.depth,
     )
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from math import inf
 
 import msgspec
@@ -13,9 +14,12 @@ from whisperd.task import (
     NO_LIMITS,
     SAMPLE_RATE,
     Cut,
+    Depth,
     Limits,
     ListQuery,
     Mark,
+    OtherDepth,
+    PriorityDepth,
     QueueFull,
     Rules,
     Segment,
@@ -23,10 +27,12 @@ from whisperd.task import (
     Stats,
     Task,
     TaskNotFound,
+    TenantDepth,
     TenantQueueFull,
 )
 
 RECENT = 200  # tasks; how many past waits the statistics look at,
+TENANTS = 20  # that are told one by one
 RECENT_OF_TENANT = 50  # and how many of one tenant
 
 
@@ -193,6 +199,30 @@ def stats(conn: sqlite3.Connection, now: float, tenant: str | None = None) -> St
         oldest_queued_at=oldest and oldest[0],
         waits=tuple(row[0] for row in waits),
         finished=tuple((row[0], row[1]) for row in finished),
+        depth=_depth(conn, mine, args),
+    )
+
+
+def _depth(conn: sqlite3.Connection, mine: str, args: Mapping[str, object]) -> Depth:
+    """Put together here: SQLite would sort what the tally has for each of these sums."""
+    priorities: Counter[int] = Counter()
+    queued: Counter[str] = Counter()
+    processing: Counter[str] = Counter()
+    sql = f"select state, tenant, priority, n from tally where state in ('queued', 'processing'){mine}"
+    for state, tenant, priority, n in conn.execute(sql, args):
+        if state == State.QUEUED:
+            priorities[priority] += n
+        (queued if state == State.QUEUED else processing)[tenant] += n
+    names = sorted(
+        queued.keys() | processing.keys(), key=lambda name: (-queued[name], -processing[name], name)
+    )
+    others = names[TENANTS:]
+    return Depth(
+        by_priority=tuple(PriorityDepth(*item) for item in sorted(priorities.items(), reverse=True)),
+        by_tenant=tuple(TenantDepth(name, queued[name], processing[name]) for name in names[:TENANTS]),
+        others=OtherDepth(
+            len(others), sum(queued[name] for name in others), sum(processing[name] for name in others)
+        ),
     )
 
 
