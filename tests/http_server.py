@@ -30,6 +30,7 @@ from whisperd.config import S3, Config, Http, Storage
 from whisperd.config import Outbound as OutboundSettings
 from whisperd.db import Database
 from whisperd.events import Events
+from whisperd.history import History
 from whisperd.http import build_app
 from whisperd.keys import KeyRing
 from whisperd.listening import server_of
@@ -278,6 +279,7 @@ async def a_server(
         services = Services(
             queue=queue,
             events=events,
+            history=History(db),
             outbox=outbox,
             resend=outbox.resend,
             spool=spool,

@@ -98,7 +98,10 @@ class Item:
     started_at: float | None = None
     finished_at: float | None = None
     error: str | None = None
-    ends: list[State] = field(default_factory=list)  # each time that it was over
+    ends: list[State] = field(default_factory=list)  # each time that it was over,
+    # when; seconds of audio, and of work
+    bills: list[tuple[float, State, float, float]] = field(default_factory=list)
+    compute: float = 0.0  # seconds of work since it was submitted or retried
     content: str | None = None  # what it shares its transcript by
     leader: Item | None = None  # whose chunks it waits for
 
@@ -167,7 +170,7 @@ class Item:
             return
         if not self.on_offer:
             self.state, self.finished_at, self.progress = State.COMPLETED, now, 1.0
-            self.ends.append(State.COMPLETED)
+            self.note_the_end()
             self.run_at = self.error = None
             self.waits = False
         elif self.run_at is not None:
@@ -195,7 +198,7 @@ class Item:
         self.end(State.CANCELLED, now)
 
     def retry(self, now):
-        self.state, self.attempt, self.progress = State.QUEUED, 1, 0.0
+        self.state, self.attempt, self.progress, self.compute = State.QUEUED, 1, 0.0, 0.0
         self.error = self.finished_at = self.started_at = None
         for part in self.parts.values():
             part.failures = 0
@@ -212,8 +215,13 @@ class Item:
             if part.state == "running":
                 part.let_go("waiting")
         self.state, self.finished_at, self.run_at, self.error = state, now, None, code
-        self.ends.append(state)
+        self.note_the_end()
         self.waits, self.leader = False, None
+
+    def note_the_end(self):
+        self.ends.append(self.state)
+        audio = self.seconds or 0.0 if self.state == State.COMPLETED else 0.0
+        self.bills.append((self.finished_at, self.state, audio, self.compute))
 
     def clock_jumped(self, seconds):
         self.lined_at += seconds

@@ -53,6 +53,16 @@ DELIVERY = {
 }
 
 
+_SUMS = {"audio_seconds": 3723.4, "compute_seconds": 61.2, "completed": 3, "failed": 1, "cancelled": 0}
+USAGE = {
+    "from": "2026-11-01",
+    "to": "2026-11-30",
+    "usage": [{"day": "2026-11-22", "tenant": "acme", "model": "tiny.en", **_SUMS}],
+    "total": _SUMS,
+    "truncated": False,
+}
+
+
 class StandIn:
     """The state behind the server, for tests to look into and to arrange."""
 
@@ -215,6 +225,9 @@ class Handlers:
         more = str(start + limit) if start + limit < len(self.state.deliveries) else None
         return JSONResponse({"deliveries": page, "next_cursor": more})
 
+    async def usage(self, request: Request) -> Response:
+        return JSONResponse(USAGE)
+
     async def resend(self, request: Request) -> Response:
         for delivery in self.state.deliveries:
             if delivery["id"] == request.path_params["delivery_id"]:
@@ -248,6 +261,7 @@ def build_app(stand_in):
         Route("/tasks/{id}/retry", handlers.retry, methods=["POST"]),
         Route("/tasks/{id}/result", handlers.result),
         Route("/stats", handlers.stats),
+        Route("/usage", handlers.usage),
         Route("/workers", handlers.workers),
         Route("/health", handlers.health),
         Route("/admin/backup", handlers.back_up, methods=["POST"]),

@@ -13,8 +13,9 @@ import pytest
 from tests.conftest import a_task
 from whisperd.db import migrate
 from whisperd.delivery import DeliveryQuery, DeliveryState
-from whisperd.sql import claims, holder, moves, outbox, questions, rescue, standing
+from whisperd.sql import claims, holder, moves, outbox, questions, rescue, standing, usage
 from whisperd.task import Change, Cut, Limits, ListQuery, Mark, Piece, Plan, Problem, Rules, Segment, State
+from whisperd.usage import UsageQuery
 
 NOW = 1_000_000.0
 LATER = NOW + Rules().max_wait_seconds
@@ -86,7 +87,7 @@ def plans(conn, verb, *args):
 
 def walks(plans):
     """The steps of the plans that go over a whole table of tasks."""
-    wrong = re.compile(r"SCAN (task|chunk|idempotency|place|outbox)\b")
+    wrong = re.compile(r"SCAN (task|chunk|idempotency|place|outbox|usage)\b")
     return [(sql, step) for sql, plan in plans for step in plan if wrong.match(step)]
 
 
@@ -327,6 +328,17 @@ def test_a_look_at_the_outbox_goes_from_the_first_that_is_due_on(conn):
     (plan,) = [" / ".join(plan) for _, plan in next_due]
     assert "SCAN outbox_place USING COVERING INDEX outbox_place_due" in plan  # is left at the first that fits
     assert "outbox_due (place=?)" in plan
+
+
+def test_the_usage_of_a_tenant_and_of_a_day_is_found(conn):
+    days = {"first": "2026-11-01", "last": "2026-11-30"}
+    own = plans(conn, usage.sums, UsageQuery(**days, tenant="tenant1"))
+    all_of_them = plans(conn, usage.sums, UsageQuery(**days))
+    old = plans(conn, usage.forget, "2025-01-01")
+
+    assert walks(own + all_of_them + old) == []
+    assert "(tenant=? AND day>? AND day<?)" in plan_of(own, "select day")
+    assert "usage_day (day>? AND day<?)" in plan_of(all_of_them, "select day")
 
 
 # --- what it costs, triggers and cascades included ---

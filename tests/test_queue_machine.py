@@ -6,7 +6,9 @@ After every step each number that the queue keeps is compared with what the mode
 import asyncio
 import os
 import sqlite3
+from collections import Counter
 from contextlib import suppress
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,12 +25,14 @@ from whisperd.delivery import DeliveryQuery
 from whisperd.events import Events
 from whisperd.queue import SqliteQueue
 from whisperd.sql import outbox, questions
+from whisperd.sql.usage import sums
 from whisperd.task import (
     FINAL,
     PLAN,
     Change,
     Chunk,
     Cut,
+    Effort,
     IdempotencyConflict,
     Limits,
     ListQuery,
@@ -46,6 +50,7 @@ from whisperd.task import (
     WrongState,
     content_of,
 )
+from whisperd.usage import UsageQuery
 
 MEMORY = "/dev/shm"  # thousands of commits, and what a disk does to them is not the point here
 MAX_WAITING = 6
@@ -65,6 +70,7 @@ LATE = ("beat", "finish", "fail", "fail for good", "release", "replan")
 PICK = st.integers(0, 7)  # one of what there is, modulo how many there are
 CONTENTS = {content_of("0" * 64, MODEL, Options(prompt=name)): name for name in ("a", "b")} | {None: None}
 BOOM = Problem("worker_crashed", "boom")
+EFFORT = Effort(worker=1, seconds=0.25, device="cpu", threads=1)  # of each chunk: exact in a float
 
 
 class QueueMachine(RuleBasedStateMachine):
@@ -91,6 +97,7 @@ class QueueMachine(RuleBasedStateMachine):
             heaviest=max(WEIGHTS.values()),
         )
         self.items = Items(cache_seconds)
+        self.bills = []  # (tenant, bill) of tasks that are gone
         self.plans = {}  # tenant -> the plan that it named last
         self.shares = Shares(self.rules.heaviest)
         self.keys = {}  # (tenant, key) -> body, task id, time
@@ -323,7 +330,8 @@ class QueueMachine(RuleBasedStateMachine):
             self.make_plan(part.holder, plan)
             return
         text = f"claim {part.holder}"
-        self.do(self.queue.finish(chunk, [Segment(start=0, end=1, text=text)]))
+        self.do(self.queue.finish(chunk, [Segment(start=0, end=1, text=text)], effort=EFFORT))
+        item.compute += EFFORT.seconds
         part.let_go("done")
         part.text = text
         item.advance()
@@ -336,7 +344,8 @@ class QueueMachine(RuleBasedStateMachine):
         item = self.held[claim]
         cuts, audio = (item.planned or (3, "f")) if plan == SAME else plan
         made = a_plan(cuts, audio)
-        self.do(self.queue.plan(self.claims[claim], made))
+        self.do(self.queue.plan(self.claims[claim], made, EFFORT))
+        item.compute += EFFORT.seconds
         item.parts[PLAN].let_go("done")
         item.seconds = made.duration
         if made.model_sha256 != MODEL:
@@ -363,7 +372,8 @@ class QueueMachine(RuleBasedStateMachine):
     def fail(self, pick, final):
         chunk, item, part = self.pick(pick)
         delay = self.rules.delay(part.failures)
-        self.do(self.queue.fail(chunk, BOOM, final=final))
+        self.do(self.queue.fail(chunk, BOOM, final=final, effort=EFFORT))
+        item.compute += EFFORT.seconds
         item.fail(chunk.number, BOOM.code, delay, final, self.clock.now)
         self.items.settle(self.clock.now)
 
@@ -371,7 +381,8 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(pick=PICK)
     def release(self, pick):
         chunk, item, part = self.pick(pick)
-        self.do(self.queue.release(chunk))
+        self.do(self.queue.release(chunk, EFFORT))
+        item.compute += EFFORT.seconds
         self.hand_back(item, part)
 
     def hand_back(self, item, part):
@@ -516,7 +527,8 @@ class QueueMachine(RuleBasedStateMachine):
         assert set(gone) <= old.keys()
         assert sorted(old[name] for name in gone) == sorted(old.values())[:limit]  # the oldest first
         for name in gone:
-            del self.items[name]
+            item = self.items.pop(name)
+            self.bills += [(item.tenant, bill) for bill in item.bills]
             with pytest.raises(TaskNotFound):
                 self.do(self.queue.get(name))
         self.keys = {key: kept for key, kept in self.keys.items() if kept[1] in self.items}
@@ -570,8 +582,20 @@ class QueueMachine(RuleBasedStateMachine):
             assert found["ends"][name] == item.ends
         assert found["orphans"] == 0
         assert found["kept"] == found["counted"]
+        assert found["usage"] == self.usage()
         self.compare_stats(questions.stats(self.looking, self.clock.now))
         self.compare_told(self.do(self.news()))
+
+    def usage(self):
+        """By tenant and day: seconds of audio and of work; tasks completed, failed and cancelled."""
+        sums = {}
+        there = [(item.tenant, bill) for item in self.items.values() for bill in item.bills]
+        for tenant, (at, state, audio, compute) in self.bills + there:
+            day = datetime.fromtimestamp(at, UTC).date().isoformat()
+            sums.setdefault((tenant, day), Counter()).update(
+                {"audio_seconds": audio, "compute_seconds": compute, state: 1}
+            )
+        return sums
 
     async def news(self):
         events = []
@@ -674,8 +698,15 @@ def look(conn, order):
         "segments": {task.id: questions.segments(conn, task.id, Mark()) for task in tasks},
         "ends": {task.id: ends(conn, task) for task in tasks},
         "orphans": orphans,
+        "usage": usage(conn),
         **dict(zip(("kept", "counted"), count(conn), strict=True)),
     }
+
+
+def usage(conn):
+    rows = sums(conn, UsageQuery(first="0", last="9", by=("tenant", "day")))
+    values = ("audio_seconds", "compute_seconds", "completed", "failed", "cancelled")
+    return {(row.tenant, row.day): Counter({name: getattr(row, name) for name in values}) for row in rows}
 
 
 def ends(conn, task):

@@ -20,6 +20,7 @@ from whisperd.commands import (
     service,
     settings,
     tasks,
+    usage,
     webhooks,
 )
 from whisperd.terminal import complain
@@ -36,6 +37,7 @@ app.add_typer(tasks.app)
 app.add_typer(daemon.app)
 app.add_typer(backups.app)
 app.add_typer(restore.app)
+app.add_typer(usage.app)
 app.add_typer(models.app, name="models", rich_help_panel="The daemon")
 app.add_typer(webhooks.app, name="webhooks", rich_help_panel="The daemon")
 app.add_typer(keys.app, name="keys", rich_help_panel="The daemon")

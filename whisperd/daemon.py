@@ -338,6 +338,7 @@ def _services(
     return Services(
         queue=parts.queue,
         events=parts.events,
+        history=parts.history,
         outbox=parts.outbox,
         resend=deliveries.resend,
         spool=parts.spool,

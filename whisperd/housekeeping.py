@@ -7,10 +7,12 @@ from collections.abc import Callable
 
 from whisperd.config import Retention
 from whisperd.events import Events
+from whisperd.history import History
 from whisperd.outbox import Outbox
 from whisperd.queue import SqliteQueue
 from whisperd.spool import Spool
 from whisperd.task import FINAL
+from whisperd.usage import day
 
 # What a task failed with when its audio is of no use to anyone: it is not kept for a retry.
 _HOPELESS = frozenset({"unsupported_media", "no_audio", "audio_too_long"})
@@ -33,8 +35,10 @@ async def clean_spool(
     return {task_id for task_id in orphans if not sure(task_id)}
 
 
-async def prune(queue: SqliteQueue, spool: Spool, outbox: Outbox, keep: Retention, now: float) -> None:
-    """Forget the finished tasks that are too old, their audio, and what was told of such tasks.
+async def prune(
+    queue: SqliteQueue, spool: Spool, outbox: Outbox, history: History, keep: Retention, now: float
+) -> None:
+    """Forget the finished tasks that are too old, their audio, what was told of such tasks, and old usage.
 
     `now`: a cautious time, see Clock.
     """
@@ -42,6 +46,7 @@ async def prune(queue: SqliteQueue, spool: Spool, outbox: Outbox, keep: Retentio
     while gone := await queue.prune(done_before, failed_before):
         await asyncio.to_thread(spool.discard, gone)
     await outbox.prune(done_before, failed_before)
+    await history.forget_usage(day(now - keep.usage_days * 86_400))
 
 
 async def tidy(events: Events, spool: Spool) -> None:

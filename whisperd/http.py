@@ -25,6 +25,7 @@ from whisperd.routes import (
     session,
     status,
     tasks,
+    usage,
     v1,
     webhooks,
 )
@@ -37,6 +38,7 @@ CALLS: list[Call | Socket] = [
     *tasks.calls,
     *live.calls,
     *status.calls,
+    *usage.calls,
     *admin.calls,
     *webhooks.calls,
     *keys.calls,

@@ -26,6 +26,7 @@ from whisperd.db import Database, owned
 from whisperd.deliveries import LONGEST_DELAY_SECONDS
 from whisperd.engine.features import gpu_build
 from whisperd.events import Events
+from whisperd.history import History
 from whisperd.housekeeping import clean_spool, prune
 from whisperd.model_store import ModelStore
 from whisperd.outbox import Outbox
@@ -51,6 +52,7 @@ class Machine:
     backups: BackupStore
     offsite: Offsite | None
     queue: SqliteQueue
+    history: History
     outbox: Outbox
     events: Events
     spool: Spool
@@ -132,6 +134,7 @@ def _joined(
         backups=backups,
         offsite=_offsite(config),
         queue=queue,
+        history=History(db),
         outbox=Outbox(db, clock.now),
         events=events,
         spool=spool,
@@ -169,8 +172,14 @@ async def _recover(parts: Machine) -> None:
     recovered = await parts.queue.recover()
     if recovered:
         log.warning("the last stop was not clean", queued_again=len(recovered))
-    await prune(parts.queue, parts.spool, parts.outbox, parts.config.retention, parts.clock.cautious())
+    await prune_all(parts)
     await clean_spool(parts.queue, parts.spool)
+
+
+async def prune_all(parts: Machine) -> None:
+    """Forget what is too old by the settings."""
+    keep, now = parts.config.retention, parts.clock.cautious()
+    await prune(parts.queue, parts.spool, parts.outbox, parts.history, keep, now)
 
 
 def rules(config: Config) -> Rules:

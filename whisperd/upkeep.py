@@ -14,8 +14,8 @@ import structlog
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
 from whisperd.archive import BackupError, Reason
-from whisperd.housekeeping import clean_spool, prune
-from whisperd.machine import Machine
+from whisperd.housekeeping import clean_spool
+from whisperd.machine import Machine, prune_all
 from whisperd.task import StorageBusy, StorageFailed, StorageFull, Task
 
 log = structlog.get_logger(__name__)
@@ -110,8 +110,7 @@ class Upkeep:
         self._backed_up = changes
 
     async def _prune(self) -> None:
-        parts = self._parts
-        await prune(parts.queue, parts.spool, parts.outbox, parts.config.retention, parts.clock.cautious())
+        await prune_all(self._parts)
 
     async def _clean(self) -> None:
         self._suspects = await clean_spool(self._parts.queue, self._parts.spool, self._suspects.__contains__)

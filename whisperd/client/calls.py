@@ -32,7 +32,7 @@ from whisperd.client.errors import (
     WrongState,
     refusal,
 )
-from whisperd.client.results import Backup, Delivery, Health, Stats, Swept, Task, Transcript, Worker
+from whisperd.client.results import Backup, Delivery, Health, Stats, Swept, Task, Transcript, Usage, Worker
 from whisperd.client.sound import Sound
 
 DEFAULT_URL = "http://127.0.0.1:8002"
@@ -227,6 +227,10 @@ class Calls:
         wanted = {"priority": priority, "run_at": run_at, "metadata": metadata}
         body = {name: _plain(value) for name, value in wanted.items() if value is not None}
         return self._read(Request("PATCH", _path(task_id), body=body), Task)
+
+    def usage(self, filters: Mapping[str, str | None]) -> Flow[Usage]:
+        params = {name: value for name, value in filters.items() if value is not None}
+        return self._read(Request("GET", "/usage", params), Usage)
 
     def stats(self) -> Flow[Stats]:
         return self._read(Request("GET", "/stats"), Stats)

@@ -228,6 +228,32 @@ class Delivery(Struct, frozen=True, kw_only=True):
     problem: str | None = None  # of the last attempt
 
 
+class UsageSums(Struct, frozen=True, kw_only=True):
+    """What tasks that are over came to."""
+
+    audio_seconds: float = 0.0  # of completed tasks
+    compute_seconds: float = 0.0  # of workers on all of them, failed attempts included
+    completed: int = 0
+    failed: int = 0
+    cancelled: int = 0
+
+
+class UsageRow(UsageSums, frozen=True, kw_only=True):
+    """Of a day, tenant or model, or of some of these together."""
+
+    day: str | None = None  # "2026-11-28", UTC: when the tasks ended
+    tenant: str | None = None
+    model: str | None = None
+
+
+class Usage(Struct, frozen=True, kw_only=True, rename={"first": "from", "last": "to", "rows": "usage"}):
+    first: str  # day
+    last: str
+    rows: tuple[UsageRow, ...] = ()
+    total: UsageSums = UsageSums()
+    truncated: bool = False  # there are more rows
+
+
 class Swept(Struct, frozen=True, kw_only=True):
     """Tasks that a sweep found without a worker."""
 

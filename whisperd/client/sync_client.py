@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from datetime import datetime
+from datetime import date, datetime
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
@@ -14,7 +14,18 @@ import httpx
 from whisperd.client.calls import PAGE, Calls, Flow, OnProgress, Pause, Request, SubmitOptions
 from whisperd.client.connection import built, settings, timeout
 from whisperd.client.errors import ClientError, TaskFailed
-from whisperd.client.results import Backup, Delivery, Event, Health, Stats, Swept, Task, Transcript, Worker
+from whisperd.client.results import (
+    Backup,
+    Delivery,
+    Event,
+    Health,
+    Stats,
+    Swept,
+    Task,
+    Transcript,
+    Usage,
+    Worker,
+)
 from whisperd.client.sound import OnSent, Sound, Source
 from whisperd.client.stream import SILENCE_SECONDS, Following
 
@@ -201,6 +212,26 @@ class Client:
     ) -> Task:
         """Changes what is given of a task that is queued. Raises WrongState."""
         return self._run(self._calls.change(task_id, priority, run_at, metadata))
+
+    def usage(
+        self,
+        *,
+        first: date | str | None = None,
+        last: date | str | None = None,
+        tenant: str | None = None,
+        group_by: str | None = None,
+    ) -> Usage:
+        """What tenants had done for them in these days (UTC, "2026-11-28"), the last 30 if not given.
+
+        `group_by`: some of day, tenant and model, with commas between.
+        """
+        filters = {
+            "from": str(first) if first else None,
+            "to": str(last) if last else None,
+            "tenant": tenant,
+            "group_by": group_by,
+        }
+        return self._run(self._calls.usage(filters))
 
     def stats(self) -> Stats:
         return self._run(self._calls.stats())

@@ -8,7 +8,8 @@ from msgspec import Meta
 
 DAY_SECONDS = 24 * 3600
 YEAR_SECONDS = 366 * DAY_SECONDS
-DECADE_HOURS = 10 * 366 * 24
+DECADE_DAYS = 10 * 366
+DECADE_HOURS = DECADE_DAYS * 24
 
 NotEmpty = Annotated[str, Meta(min_length=1)]
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 from msgspec.structs import fields
 
-from whisperd.config.declaring import DECADE_HOURS, YEAR_SECONDS, key
+from whisperd.config.declaring import DECADE_DAYS, DECADE_HOURS, YEAR_SECONDS, key
 
 
 class Queue(Struct, frozen=True, kw_only=True):
@@ -135,3 +135,6 @@ class Retention(Struct, frozen=True, kw_only=True):
 
     job_hours: Annotated[float, key("For completed and cancelled tasks.", 0, DECADE_HOURS, reload=True)] = 24
     failed_job_hours: Annotated[float, key("For failed tasks.", 0, DECADE_HOURS, reload=True)] = 168
+    usage_days: Annotated[
+        int, key("For what tenants used by day, without the tasks themselves.", 1, DECADE_DAYS, reload=True)
+    ] = 400

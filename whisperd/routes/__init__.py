@@ -21,6 +21,7 @@ from whisperd.backup import Backup, BackupStore
 from whisperd.config import Config
 from whisperd.delivery import Delivery
 from whisperd.events import Events
+from whisperd.history import History
 from whisperd.keys import KeyRing
 from whisperd.outbox import Outbox
 from whisperd.outlook import Outlook
@@ -85,6 +86,7 @@ class Lately:
 class Services:
     queue: TaskQueue
     events: Events
+    history: History
     outbox: Outbox
     resend: Callable[[str, str | None], Awaitable[Delivery]]  # of this tenant; raises DeliveryNotFound
     spool: Spool

@@ -36,16 +36,17 @@ def queried(request: Request, kind: type[Fields]) -> Fields:
     A field that is a tuple takes its values with commas between, or none; names that are not asked for are
     ignored.
     """
-    hints = get_type_hints(kind, include_extras=True)
+    known = {field.encode_name: field for field in msgspec.structs.fields(kind)}
     fields: dict[str, Any] = {}
     for name, value in request.query_params.multi_items():
         if name in fields:
             raise Refusal(422, "duplicate_field", "stands twice in the query", name)
-        if name in hints:
-            fields[name] = [part for part in value.split(",") if part] if _is_list(hints[name]) else value
+        if name in known:
+            is_list = _is_list(known[name].type)
+            fields[name] = [part for part in value.split(",") if part] if is_list else value
     query = checked(fields, kind, strict=False)
     for name in fields:
-        if getattr(query, name) is None:  # to msgspec the text "null" is one
+        if getattr(query, known[name].name) is None:  # to msgspec the text "null" is one
             raise Refusal(422, "invalid_field", "null stands for no value here", name)
     return query
 

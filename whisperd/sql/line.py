@@ -10,7 +10,7 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from whisperd.sql import outbox, twins
+from whisperd.sql import outbox, twins, usage
 from whisperd.sql.rows import to_task
 from whisperd.task import Problem, Rules, State, Task
 
@@ -105,6 +105,7 @@ def end(
     code, message = (problem.code, problem.message) if problem else (None, None)
     task = move(conn, seq, change, {"state": state, "now": now, "code": code, "message": message})
     outbox.tell(conn, task)
+    usage.count(conn, seq)
     if state is State.COMPLETED:
         return [task, *(twin for other in twins.followers(conn, seq) for twin in copy(conn, other, seq, now))]
     pass_on(conn, seq)

@@ -1,0 +1,24 @@
+"""What is kept of tasks for people to look at: reads what the queue wrote down in its transactions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from whisperd.db import Database
+from whisperd.sql import usage
+from whisperd.usage import Usage, UsageQuery
+
+
+class History:
+    """Every verb is safe to cancel: it is done whole or not at all. They raise what Database does."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    async def usage(self, query: UsageQuery) -> Sequence[Usage]:
+        return await self._db.read(usage.sums, query)
+
+    async def forget_usage(self, before: str) -> None:
+        """The days before that one, each in a transaction of its own."""
+        while await self._db.write(usage.forget, before):
+            pass
