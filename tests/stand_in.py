@@ -53,6 +53,14 @@ DELIVERY = {
 }
 
 
+EVENT = {
+    "at": "2026-11-22T10:00:00.000Z",
+    "attempt": None,
+    "chunk": None,
+    "worker": None,
+    "seconds": None,
+    "message": None,
+}
 _SUMS = {"audio_seconds": 3723.4, "compute_seconds": 61.2, "completed": 3, "failed": 1, "cancelled": 0}
 USAGE = {
     "from": "2026-11-01",
@@ -79,6 +87,7 @@ class StandIn:
         self.paused = False
         self.backup = {"name": "b", "path": "/backups/b", "tasks": 3, "bytes": 4096, "seconds": 0.25}
         self.deliveries = []
+        self.timeline = [{"kind": "submitted"}]
         self.cleared = []  # (states, hours)
         self.joins = None  # the id of the task that every submission comes to
         self.die_on_wait = False  # hang up in the middle of an answer
@@ -225,6 +234,10 @@ class Handlers:
         more = str(start + limit) if start + limit < len(self.state.deliveries) else None
         return JSONResponse({"deliveries": page, "next_cursor": more})
 
+    async def timeline(self, request: Request) -> Response:
+        events = [EVENT | event for event in self.state.timeline]
+        return JSONResponse({"task_id": request.path_params["id"], "events": events, "truncated": False})
+
     async def usage(self, request: Request) -> Response:
         return JSONResponse(USAGE)
 
@@ -260,6 +273,7 @@ def build_app(stand_in):
         Route("/tasks/{id}", handlers.change, methods=["PATCH"]),
         Route("/tasks/{id}/retry", handlers.retry, methods=["POST"]),
         Route("/tasks/{id}/result", handlers.result),
+        Route("/tasks/{id}/timeline", handlers.timeline),
         Route("/stats", handlers.stats),
         Route("/usage", handlers.usage),
         Route("/workers", handlers.workers),

@@ -16,6 +16,7 @@ from whisperd.engine.audio import FORMATS
 from whisperd.http import CALLS
 from whisperd.routes.call import Socket
 from whisperd.routes.submission import Submission
+from whisperd.routes.timeline import MomentView
 from whisperd.routes.view import SegmentView, StatsView, TaskView
 from whisperd.worker_pool import WorkerInfo
 
@@ -63,6 +64,7 @@ def test_the_client_knows_every_submit_option():
         (SegmentView, client.Segment),
         (StatsView, client.Stats),
         (WorkerInfo, client.Worker),
+        (MomentView, client.Moment),
     ],
 )
 def test_the_client_knows_every_field_of_what_it_is_shown(shown, known):

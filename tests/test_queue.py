@@ -809,10 +809,10 @@ def test_a_waiting_claim_does_not_spin(with_queue):
         looks = 0
         look = queue._claim_now
 
-        async def counted():
+        async def counted(left):
             nonlocal looks
             looks += 1
-            return await look()
+            return await look(left)
 
         queue._claim_now = counted
         with pytest.raises(TimeoutError):

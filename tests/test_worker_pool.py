@@ -83,8 +83,8 @@ def test_a_chunk_that_was_claimed_as_the_idle_child_died_goes_to_the_next_one(wi
     async def body(queue, pool):
         claim = queue.claim
 
-        async def claimed_as_it_dies():
-            chunk, queue.claim = await claim(), claim
+        async def claimed_as_it_dies(left):
+            chunk, queue.claim = await claim(left), claim
             os.kill(pool.workers()[0].pid, signal.SIGKILL)
             with contextlib.suppress(asyncio.CancelledError):  # as one that could not give its chunk back
                 await asyncio.Event().wait()

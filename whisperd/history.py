@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from whisperd.db import Database
-from whisperd.sql import usage
+from whisperd.sql import timeline, usage
+from whisperd.timeline import Timeline
 from whisperd.usage import Usage, UsageQuery
 
 
@@ -14,6 +15,10 @@ class History:
 
     def __init__(self, db: Database) -> None:
         self._db = db
+
+    async def timeline(self, task_id: str) -> Timeline:
+        """Raises TaskNotFound."""
+        return await self._db.read(timeline.timeline, task_id)
 
     async def usage(self, query: UsageQuery) -> Sequence[Usage]:
         return await self._db.read(usage.sums, query)

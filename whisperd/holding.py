@@ -18,6 +18,7 @@ from whisperd.task import (
     SAMPLE_RATE,
     Chunk,
     Effort,
+    Left,
     LostClaim,
     Problem,
     StorageBusy,
@@ -44,6 +45,7 @@ class Holding:
         self._queue = queue
         self._worker = worker
         self.chunk: Chunk | None = None
+        self._left: Left | None = None  # the task of the chunk that it finished last, if there is more to do
         self.tasks_done = self.chunks_done = 0
         self._compute_seconds = self._audio_seconds = 0.0
 
@@ -93,10 +95,11 @@ class Holding:
         queue = self._queue
         match outcome:
             case Planned(plan):
-                await self._settle(lambda chunk: queue.plan(chunk, plan, effort))
+                self._leave(await self._settle(lambda chunk: queue.plan(chunk, plan, effort)))
             case Transcribed(segments, seconds, warnings):
                 self._count(seconds)
-                await self._settle(lambda chunk: queue.finish(chunk, segments, warnings, effort))
+                finished = await self._settle(lambda chunk: queue.finish(chunk, segments, warnings, effort))
+                self._leave(finished)
             case Refused():
                 await self._refused(outcome, effort)
             case Aborted():
@@ -138,7 +141,7 @@ class Holding:
 
     async def _permitted_claim(self, resumed: asyncio.Event) -> Chunk:
         await resumed.wait()
-        return await self._queue.claim()
+        return await self._queue.claim(self._left)
 
     async def _refused(self, refused: Refused, effort: Effort) -> None:
         problem = Problem(refused.code, refused.message)
@@ -151,7 +154,9 @@ class Holding:
             case "retry" | "fail":
                 await self.fail(problem, effort, final=refused.then == "fail")
 
-    async def _settle(self, verb: Callable[[Chunk], Awaitable[Task]]) -> None:
+    async def _settle(self, verb: Callable[[Chunk], Awaitable[Task]]) -> Task | None:
+        """The task as it is then; None when its claim was lost."""
+        self._left = None
         while self.chunk is not None:
             try:
                 task = await verb(self.chunk)
@@ -163,6 +168,12 @@ class Holding:
             else:
                 self.chunk = None
                 self.tasks_done += task.state in FINAL
+                return task
+        return None
+
+    def _leave(self, task: Task | None) -> None:
+        if task is not None and task.state not in FINAL:
+            self._left = Left(task.seq, self._worker)
 
     def _count(self, seconds: float) -> None:
         cut = self.chunk.cut if self.chunk else None

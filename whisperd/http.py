@@ -25,6 +25,7 @@ from whisperd.routes import (
     session,
     status,
     tasks,
+    timeline,
     usage,
     v1,
     webhooks,
@@ -36,6 +37,7 @@ from whisperd.routes.interactive import CUT
 
 CALLS: list[Call | Socket] = [
     *tasks.calls,
+    *timeline.calls,
     *live.calls,
     *status.calls,
     *usage.calls,

@@ -23,6 +23,7 @@ from whisperd.task import (
     Change,
     Chunk,
     Effort,
+    Left,
     Limits,
     ListQuery,
     Mark,
@@ -164,14 +165,15 @@ class SqliteQueue:
         """
         return await self._moved(moves.retry, task_id, plan, self._rules, self._now())
 
-    async def claim(self) -> Chunk:
+    async def claim(self, left: Left | None = None) -> Chunk:
         """Wait for a chunk that may run now, and own it. A cancelled claim owns nothing.
 
         Unless what it had just taken cannot be given back: then it returns that and is not cancelled.
+        Of what the claimant `left` it is noted if it is overtaken.
         """
         while True:
             self._ready.clear()  # before looking, never after: else a submission can be missed
-            found = await self._claim_now()
+            found = await self._claim_now(left)
             if isinstance(found, Chunk):
                 self._ready.set()  # pass the word on: there may be more
                 return found
@@ -179,8 +181,8 @@ class SqliteQueue:
                 async with asyncio.timeout(found):
                     await self._ready.wait()
 
-    async def _claim_now(self) -> Chunk | float:
-        claiming = asyncio.ensure_future(self._take())
+    async def _claim_now(self, left: Left | None = None) -> Chunk | float:
+        claiming = asyncio.ensure_future(self._take(left))
         try:
             return await asyncio.shield(claiming)
         except asyncio.CancelledError:
@@ -191,8 +193,8 @@ class SqliteQueue:
                     return chunk  # its owner must know of it: else it counts as lost once its lease is over
             raise
 
-    async def _take(self) -> Chunk | float:
-        found, _ = await self._db.write(claims.take, self._rules, self._now(), then=self._told_of_claim)
+    async def _take(self, left: Left | None) -> Chunk | float:
+        found, _ = await self._db.write(claims.take, self._rules, self._now(), left, then=self._told_of_claim)
         return found
 
     async def beat(self, chunk: Chunk) -> None:
@@ -239,11 +241,11 @@ class SqliteQueue:
 
     async def release(self, chunk: Chunk, effort: Effort | None = None) -> Task:
         """Hand the chunk back unfinished, without blame."""
-        return await self._db.write(holder.release, chunk, effort, then=self._told)
+        return await self._db.write(holder.release, chunk, effort, self._now(), then=self._told)
 
     async def replan(self, chunk: Chunk) -> Task:
         """Hand the chunk back and make the plan again: its decoded audio is gone."""
-        return await self._db.write(holder.replan, chunk, then=self._told)
+        return await self._db.write(holder.replan, chunk, self._now(), then=self._told)
 
     async def sweep(self, older_than: float, held: Sequence[Chunk] = ()) -> Sequence[Task]:
         """Take chunks whose holder has not beaten since `older_than` from it; each counts as a failure.
@@ -259,7 +261,7 @@ class SqliteQueue:
 
         When no worker is at work any more. Where it fails, the next start's `recover` counts an interruption.
         """
-        return await self._db.write(rescue.release_all, then=self._told_all)
+        return await self._db.write(rescue.release_all, self._now(), then=self._told_all)
 
     async def recover(self) -> Sequence[Task]:
         """At start, when no worker can be at work: queue again what a dead daemon was processing.

@@ -27,6 +27,7 @@ from whisperd.restraint import Restraint
 from whisperd.spool import Spool
 from whisperd.task import (
     Chunk,
+    Death,
     Effort,
     ModelUnusable,
     Problem,
@@ -313,7 +314,8 @@ class Slot:
         except ChildDied as died:
             child.kill()  # now: it must not use memory any more when its chunk is tried again
             await child.gone()
-            await self._blame(chunk, died.problem, self._effort(child))
+            effort = self._effort(child, Death(died.problem, child.last_words()))
+            await self._blame(chunk, died.problem, effort)
             raise
         except ModelUnusable as unusable:
             await self._holding.fail(Problem("model_unusable", str(unusable)), final=True)
@@ -324,12 +326,13 @@ class Slot:
             if isinstance(outcome, Refused) and outcome.then == "wait":
                 await self._sleep(STORAGE_RETRY)
 
-    def _effort(self, child: Child) -> Effort:
+    def _effort(self, child: Child, death: Death | None = None) -> Effort:
         return Effort(
             worker=self.number,
             seconds=monotonic() - self._asked_at,
             device=child.device,
             threads=self._shared.settings.threads,
+            death=death,
         )
 
     async def _converse(self, child: Child, chunk: Chunk) -> Outcome:

@@ -206,6 +206,13 @@ class Chunk(Struct, frozen=True, kw_only=True):
         return f"{name} of task {self.task.id}"
 
 
+class Death(Struct, frozen=True):
+    """Of a worker. Its last words, the end of its stderr, may name paths: they are for the operator only."""
+
+    cause: Problem
+    last_words: str = ""
+
+
 class Effort(Struct, frozen=True, kw_only=True):
     """What work on a chunk took, whatever came of it: measured by its holder, from request to last word."""
 
@@ -213,6 +220,14 @@ class Effort(Struct, frozen=True, kw_only=True):
     seconds: float
     device: str  # "cpu" or "gpu"
     threads: int
+    death: Death | None = None  # that ended it
+
+
+class Left(Struct, frozen=True):
+    """A task that a worker has just done a chunk of, and that is not over."""
+
+    seq: int
+    worker: int
 
 
 class Mark(Struct, frozen=True, order=True):
@@ -374,7 +389,7 @@ class TaskQueue(Protocol):
     async def change(self, task_id: str, change: Change) -> Task: ...
     async def cancel(self, task_id: str) -> Task: ...
     async def retry(self, task_id: str, plan: str | None = None) -> Task: ...
-    async def claim(self) -> Chunk: ...  # waits; safe to cancel
+    async def claim(self, left: Left | None = None) -> Chunk: ...  # waits; safe to cancel
     async def beat(self, chunk: Chunk) -> None: ...
     async def plan(self, chunk: Chunk, plan: Plan, effort: Effort | None = None) -> Task: ...
     async def finish(

@@ -26,6 +26,7 @@ from whisperd.client.results import (
     Stats,
     Swept,
     Task,
+    Timeline,
     Transcript,
     Usage,
     Worker,
@@ -112,6 +113,10 @@ class AsyncClient:
 
     async def task(self, task_id: str) -> Task:
         return await self._run(self._calls.task(task_id))
+
+    async def timeline(self, task_id: str) -> Timeline:
+        """What happened to the task: attempts, chunks, overtakings, deaths of workers, its end."""
+        return await self._run(self._calls.timeline(task_id))
 
     async def wait(
         self, task_id: str, *, seconds: float | None = None, on_progress: OnProgress | None = None

@@ -32,7 +32,18 @@ from whisperd.client.errors import (
     WrongState,
     refusal,
 )
-from whisperd.client.results import Backup, Delivery, Health, Stats, Swept, Task, Transcript, Usage, Worker
+from whisperd.client.results import (
+    Backup,
+    Delivery,
+    Health,
+    Stats,
+    Swept,
+    Task,
+    Timeline,
+    Transcript,
+    Usage,
+    Worker,
+)
 from whisperd.client.sound import Sound
 
 DEFAULT_URL = "http://127.0.0.1:8002"
@@ -145,6 +156,9 @@ class Calls:
 
     def task(self, task_id: str) -> Flow[Task]:
         return self._read(Request("GET", _path(task_id)), Task)
+
+    def timeline(self, task_id: str) -> Flow[Timeline]:
+        return self._read(Request("GET", f"{_path(task_id)}/timeline"), Timeline)
 
     def wait(self, task_id: str, seconds: float | None, on_progress: OnProgress | None) -> Flow[Task]:
         deadline = None if seconds is None else monotonic() + seconds

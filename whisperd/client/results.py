@@ -228,6 +228,35 @@ class Delivery(Struct, frozen=True, kw_only=True):
     problem: str | None = None  # of the last attempt
 
 
+class Moment(Struct, frozen=True, kw_only=True):
+    """Something that happened to a task."""
+
+    at: datetime
+    kind: str  # submitted, started, planned, chunk, overtaken, worker_died, released, completed, …
+    attempt: int | None = None
+    chunk: int | None = None  # 0 is the plan
+    worker: int | None = None
+    seconds: float | None = None  # of work
+    message: str | None = None
+    real_time_factor: float | None = None  # seconds of work a second of audio
+    code: str | None = None  # of the cause
+    retry_in_seconds: float | None = None
+    priority: int | None = None  # its new one; of an overtaking that of the other task
+    run_at: datetime | None = None  # its new one
+    twin_id: str | None = None  # the equal task
+    times: int = 1  # it happened so often in a row,
+    last_at: datetime | None = None  # and last at this time
+    stderr: str | None = None  # the dead worker's last words, for those who may see every tenant
+
+
+class Timeline(Struct, frozen=True, kw_only=True):
+    """What happened to a task, the oldest first."""
+
+    task_id: str
+    events: tuple[Moment, ...] = ()
+    truncated: bool = False  # some of the oldest are missing
+
+
 class UsageSums(Struct, frozen=True, kw_only=True):
     """What tasks that are over came to."""
 

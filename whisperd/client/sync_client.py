@@ -22,6 +22,7 @@ from whisperd.client.results import (
     Stats,
     Swept,
     Task,
+    Timeline,
     Transcript,
     Usage,
     Worker,
@@ -124,6 +125,10 @@ class Client:
 
     def task(self, task_id: str) -> Task:
         return self._run(self._calls.task(task_id))
+
+    def timeline(self, task_id: str) -> Timeline:
+        """What happened to the task: attempts, chunks, overtakings, deaths of workers, its end."""
+        return self._run(self._calls.timeline(task_id))
 
     def wait(
         self, task_id: str, *, seconds: float | None = None, on_progress: OnProgress | None = None

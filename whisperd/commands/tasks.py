@@ -159,18 +159,22 @@ def _more(task: Task) -> Sequence[str]:
 
 @command(app, "show", "Transcripts")
 def show(task_id: Id, url: Url = DEFAULT_URL, json: Json = False) -> None:
-    """Show all of one task: where it stands, and why it failed if it did.
+    """Show all of one task: where it stands, why it failed if it did, and what happened to it.
 
     $ whisperd show 01JD...
     """
+    from whisperd.commands.timeline import show_timeline
     from whisperd.sheet import sheet
 
     with client(url) as daemon:
-        task = daemon.task(task_id)
+        task, timeline = daemon.task(task_id), daemon.timeline(task_id)
     if json:
-        show_json(task)
+        fields = {name: getattr(task, name) for name in task.__struct_fields__}
+        show_json({**fields, "timeline": timeline.events})
     else:
         show_sheet(sheet(task))
+        print()
+        show_timeline(timeline)
 
 
 @command(app, "result", "Transcripts")

@@ -13,9 +13,10 @@ import sqlite3
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from whisperd.sql import line
+from whisperd.sql import line, timeline
 from whisperd.sql.rows import to_chunk
-from whisperd.task import FINAL, SAMPLE_RATE, Chunk, Rules, Task
+from whisperd.task import FINAL, SAMPLE_RATE, Chunk, Left, Rules, State, Task
+from whisperd.timeline import Moment
 
 CLOCK_CHECK = 60.0  # seconds; a claim looks at least this often, since clocks may be set
 MOST_DUE = 500  # tasks whose twins are looked for in one transaction, which others wait for
@@ -30,25 +31,27 @@ class _Turn(NamedTuple):
     weight: float
 
 
-def take(conn: sqlite3.Connection, rules: Rules, now: float) -> tuple[Chunk | float, Sequence[Task]]:
+def take(
+    conn: sqlite3.Connection, rules: Rules, now: float, left: Left | None = None
+) -> tuple[Chunk | float, Sequence[Task]]:
     """What `claim` finds once all that is due has come into line; and the tasks that this completed.
 
     While there is more that is due, 0 seconds: come again at once, in a transaction of its own.
     """
     entered, more = _promote(conn, rules, now)
-    found = 0.0 if more else claim(conn, rules, now)
+    found = 0.0 if more else claim(conn, rules, now, left)
     return found, [task for task in entered if task.state in FINAL]
 
 
-def claim(conn: sqlite3.Connection, rules: Rules, now: float) -> Chunk | float:
+def claim(conn: sqlite3.Connection, rules: Rules, now: float, left: Left | None = None) -> Chunk | float:
     """The next chunk of the task whose turn it is; or the seconds until there may be one."""
     turn = _whose_turn(conn, rules)
     if turn is None:
         (next_at,) = conn.execute("select min(run_at) from task where run_at is not null").fetchone()
         return CLOCK_CHECK if next_at is None else min(CLOCK_CHECK, next_at - now)
-    # Who follows a twin stands in line for it.
-    next_task = (_next_task(conn, turn, rules, now),)
-    (seq,) = conn.execute("select coalesce(leader, seq) from task where seq = ?", next_task).fetchone()
+    seq = _taken_up(conn, _next_task(conn, turn, rules, now), now)
+    if left is not None and left.seq != seq:
+        _note_overtaking(conn, left, turn.priority, now)
     chunk = conn.execute(
         f"""
         update chunk set
@@ -72,6 +75,28 @@ def claim(conn: sqlite3.Connection, rules: Rules, now: float) -> Chunk | float:
     ).fetchone()
     _charge(conn, turn, chunk["charge"], rules)
     return to_chunk(task, chunk)
+
+
+def _taken_up(conn: sqlite3.Connection, next_task: int, now: float) -> int:
+    """The task that a chunk is taken of: who follows a twin stands in line for it."""
+    seq, state, started_at = conn.execute(
+        """
+        select seq, state, started_at from task
+        where seq = (select coalesce(leader, seq) from task where seq = ?)
+        """,
+        (next_task,),
+    ).fetchone()
+    if state == State.QUEUED and started_at is not None:
+        timeline.note(conn, seq, now, Moment(kind="resumed"))
+    return int(seq)
+
+
+def _note_overtaking(conn: sqlite3.Connection, left: Left, priority: int, now: float) -> None:
+    """Of a task that had more to hand out. By whom is not told: that may be another tenant's."""
+    more = "select 1 from task where seq = ? and waiting > 0 and run_at is null"
+    if conn.execute(more, (left.seq,)).fetchone():
+        overtaken = Moment(kind="overtaken", worker=left.worker, priority=priority)
+        timeline.note(conn, left.seq, now, overtaken)
 
 
 def _promote(conn: sqlite3.Connection, rules: Rules, now: float) -> tuple[Sequence[Task], bool]:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from whisperd.sql import twins
+from whisperd.sql import timeline, twins
 from whisperd.sql.line import end, move
 from whisperd.sql.rows import to_json
 from whisperd.task import (
@@ -25,6 +25,7 @@ from whisperd.task import (
     Task,
     content_of,
 )
+from whisperd.timeline import Moment
 
 
 def beat(conn: sqlite3.Connection, chunk: Chunk, now: float) -> None:
@@ -149,7 +150,9 @@ def fail(
 ) -> Sequence[Task]:
     failures = _own(conn, chunk, "state = 'waiting', beat_at = null, failures = failures + 1", {})["failures"]
     _spent(conn, chunk, effort)
-    if final or failures > chunk.task.max_retries:
+    over = final or failures > chunk.task.max_retries
+    timeline.note(conn, chunk.task.seq, now, _failure(chunk, problem, None if over else delay, effort))
+    if over:
         return end(conn, chunk.task.seq, State.FAILED, problem, now)
     change = f"""
         {_BACK}, attempt = max(attempt, :attempt),
@@ -168,7 +171,39 @@ def _spent(conn: sqlite3.Connection, chunk: Chunk, effort: Effort | None) -> Non
         conn.execute(change, (effort.seconds, chunk.task.seq))
 
 
-def release(conn: sqlite3.Connection, chunk: Chunk, effort: Effort | None = None) -> Task:
+def _failure(chunk: Chunk, problem: Problem, delay: float | None, effort: Effort | None) -> Moment:
+    death = effort and effort.death
+    return Moment(
+        kind="worker_died" if death else "attempt_failed",
+        attempt=chunk.failures + 1,
+        chunk=chunk.number,
+        worker=effort.worker if effort else None,
+        seconds=effort.seconds if effort else None,
+        code=problem.code,
+        message=problem.message,
+        retry_seconds=delay,
+        last_words=(death and death.last_words) or None,
+    )
+
+
+def release(conn: sqlite3.Connection, chunk: Chunk, effort: Effort | None, now: float) -> Task:
+    timeline.note(conn, chunk.task.seq, now, _release(chunk, effort))
+    return _released(conn, chunk, effort)
+
+
+def _release(chunk: Chunk, effort: Effort | None) -> Moment:
+    """Also without blame its worker may have died: of memory that others used."""
+    if effort is not None and effort.death is not None:
+        return _failure(chunk, effort.death.cause, None, effort)
+    return Moment(
+        kind="released",
+        chunk=chunk.number,
+        worker=effort.worker if effort else None,
+        seconds=effort.seconds if effort else None,
+    )
+
+
+def _released(conn: sqlite3.Connection, chunk: Chunk, effort: Effort | None) -> Task:
     row = _own(conn, chunk, "state = 'waiting', beat_at = null", {})
     _spent(conn, chunk, effort)
     conn.execute(
@@ -184,8 +219,10 @@ def release(conn: sqlite3.Connection, chunk: Chunk, effort: Effort | None = None
     )
 
 
-def replan(conn: sqlite3.Connection, chunk: Chunk) -> Task:
-    release(conn, chunk)
+def replan(conn: sqlite3.Connection, chunk: Chunk, now: float) -> Task:
+    _released(conn, chunk, None)
+    timeline.note_plan(conn, chunk.task.seq)
+    timeline.note(conn, chunk.task.seq, now, Moment(kind="replanned", chunk=chunk.number))
     # Unless the holder of another chunk has asked for it already: then it waits, or is being made.
     conn.execute(
         "update chunk set state = 'waiting' where task = ? and number = 0 and state = 'done'",

@@ -10,9 +10,10 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from whisperd.sql import outbox, twins, usage
+from whisperd.sql import outbox, timeline, twins, usage
 from whisperd.sql.rows import to_task
 from whisperd.task import Problem, Rules, State, Task
+from whisperd.timeline import Moment
 
 
 class Place(NamedTuple):
@@ -53,10 +54,16 @@ def enter(conn: sqlite3.Connection, seq: int, rules: Rules, now: float) -> Seque
         lined_at = :now - (select shift from line_clock)
     """
     task = move(conn, seq, change, {**found._asdict(), "now": now})
+    note_leader(conn, seq, found, now)
     return [task] if found.done is None else copy(conn, seq, found.done, now)
 
 
-def delay(conn: sqlite3.Connection, seq: int, run_at: float) -> Task:
+def note_leader(conn: sqlite3.Connection, seq: int, place: Place, now: float) -> None:
+    if place.leader is not None:
+        timeline.note_twin(conn, seq, now, Moment(kind="follows"), place.leader)
+
+
+def delay(conn: sqlite3.Connection, seq: int, run_at: float, now: float) -> Task:
     """By hand: until then it follows nobody, and nobody follows it."""
     conn.execute(
         """
@@ -67,7 +74,7 @@ def delay(conn: sqlite3.Connection, seq: int, run_at: float) -> Task:
     )
     change = "run_at = :run_at, retry_at = null, waiting = iif(leader is null, waiting, 1), leader = null"
     task = move(conn, seq, change, {"run_at": run_at})
-    pass_on(conn, seq)
+    pass_on(conn, seq, now)
     return task
 
 
@@ -80,6 +87,7 @@ def copy(conn: sqlite3.Connection, seq: int, source: int, now: float) -> Sequenc
     conn.execute("update chunk set state = 'done' where task = ? and number = 0", (seq,))
     started = "max(created_at, (select started_at from task where seq = :source))"
     move(conn, seq, f"content = null, started_at = {started}", {"source": source})
+    timeline.note_twin(conn, seq, now, Moment(kind="copied"), source)
     return end(conn, seq, State.COMPLETED, None, now)
 
 
@@ -108,11 +116,11 @@ def end(
     usage.count(conn, seq)
     if state is State.COMPLETED:
         return [task, *(twin for other in twins.followers(conn, seq) for twin in copy(conn, other, seq, now))]
-    pass_on(conn, seq)
+    pass_on(conn, seq, now)
     return [task]
 
 
-def pass_on(conn: sqlite3.Connection, seq: int) -> None:
+def pass_on(conn: sqlite3.Connection, seq: int, now: float) -> None:
     """A task leads no more: the oldest of its followers does, with all that is finished, unless another does.
 
     That there is another happens once the model file was replaced: see `plan` in holder.py.
@@ -120,15 +128,16 @@ def pass_on(conn: sqlite3.Connection, seq: int) -> None:
     if not (followers := twins.followers(conn, seq)):
         return
     heir = conn.execute("select * from task where seq = ?", (followers[0],)).fetchone()
-    leader = twins.leader(conn, heir["tenant"], heir["content"]) or _heir(conn, heir, seq)
+    leader = twins.leader(conn, heir["tenant"], heir["content"]) or _heir(conn, heir, seq, now)
     conn.execute(
         "update task set leader = ?, waiting = ? where leader = ?", (leader["seq"], _has_more(leader), seq)
     )
 
 
-def _heir(conn: sqlite3.Connection, heir: sqlite3.Row, leader: int) -> sqlite3.Row:
+def _heir(conn: sqlite3.Connection, heir: sqlite3.Row, leader: int, now: float) -> sqlite3.Row:
     """Its plan is made anew, since the decoded audio is not its own; an equal one keeps what is finished."""
     (finished,) = conn.execute("select samples_done from task where seq = ?", (leader,)).fetchone()
+    timeline.note(conn, heir["seq"], now, Moment(kind="leads"))
     if finished > heir["samples_done"]:
         twins.take_over(conn, heir["seq"], leader)
     conn.execute("update chunk set state = 'waiting' where task = ? and number = 0", (heir["seq"],))

@@ -9,7 +9,7 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
-from whisperd.sql import line
+from whisperd.sql import line, timeline
 from whisperd.sql.line import end, move
 from whisperd.sql.questions import check_room, get
 from whisperd.sql.rows import to_json, to_task
@@ -22,6 +22,7 @@ from whisperd.task import (
     Task,
     WrongState,
 )
+from whisperd.timeline import Moment
 
 
 def submit(
@@ -41,6 +42,7 @@ def submit(
         conn.execute("insert or replace into idempotency values (?, ?, ?, ?, ?)", key)
     if place.done is not None:
         return line.copy(conn, row["seq"], place.done, now)[0], True
+    line.note_leader(conn, row["seq"], place, now)
     return to_task(row), True
 
 
@@ -123,10 +125,13 @@ def change(
             "metadata": None if change.metadata is None else to_json(change.metadata),
         },
     )
+    if change.priority is not None or change.run_at is not None:
+        changed = Moment(kind="changed", priority=change.priority, run_at=change.run_at)
+        timeline.note(conn, row["seq"], now, changed)
     if change.run_at is None:
         return [task]
     if change.run_at > now:
-        return [line.delay(conn, row["seq"], change.run_at)]
+        return [line.delay(conn, row["seq"], change.run_at, now)]
     return line.enter(conn, row["seq"], rules, now)
 
 
@@ -150,6 +155,8 @@ def retry(
     place = line.place(conn, row["tenant"], row["content"], rules, now)
     if place.done is None:
         check_room(conn, rules, row["tenant"], plan, now)
+    timeline.note_run(conn, row["seq"])
+    timeline.note(conn, row["seq"], now, Moment(kind="retried"))
     # The plan is made again, since the decoded audio is gone; an equal one keeps the finished chunks.
     conn.execute("update chunk set failures = 0 where task = ?", (row["seq"],))
     conn.execute("update chunk set state = 'waiting' where task = ? and number = 0", (row["seq"],))
@@ -160,6 +167,7 @@ def retry(
         lined_at = :now - (select shift from line_clock)
     """
     task = move(conn, row["seq"], change, {**place._asdict(), "now": now})
+    line.note_leader(conn, row["seq"], place, now)
     return [task] if place.done is None else line.copy(conn, row["seq"], place.done, now)
 
 

@@ -37,8 +37,8 @@ def recover(conn: sqlite3.Connection, rules: Rules, now: float) -> Sequence[Task
     return _back_in_line(conn)
 
 
-def release_all(conn: sqlite3.Connection) -> Sequence[Task]:
-    released = {chunk.task.seq: release(conn, chunk) for chunk in _running(conn, float("inf"))}
+def release_all(conn: sqlite3.Connection, now: float) -> Sequence[Task]:
+    released = {chunk.task.seq: release(conn, chunk, None, now) for chunk in _running(conn, float("inf"))}
     return [*released.values(), *_back_in_line(conn)]
 
 
