@@ -149,6 +149,7 @@ def test_a_folder_is_walked_and_its_folders_are_kept(run, daemon, tmp_path):
     assert (outcome.status, outcome.out) == (0, "")
     written = sorted(str(path.relative_to(tmp_path)) for path in (tmp_path / "out").rglob("*.srt"))
     assert written == ["out/a.srt", "out/x/a.srt", "out/x/y/b.srt"]
+    assert "x/a.MP4 -> out/x/a.srt" in outcome.err
     assert len(daemon.submitted) == 3
 
 

@@ -123,6 +123,16 @@ def test_a_long_name_keeps_its_end(daemon):
     assert any("interview" in line and "t 7.mp3" in line and "…" in line for line in drawn(model_of(daemon)))
 
 
+@pytest.mark.parametrize("name", ["会议记录" * 30, "🎙️" * 60, "e\u0301" * 100, "א" * 100])
+@pytest.mark.parametrize("width", [80, 81, 40])
+def test_wide_letters_fit_too(daemon, name, width):
+    daemon.add(f"{name}.mp3", "processing")
+    lines = screen(model_of(daemon), width, 24)
+
+    assert max(line.cell_len for line in lines) <= width
+    assert any(".mp3" in line.plain for line in lines) or width < 80
+
+
 def test_names_cannot_steer_the_terminal(daemon):
     daemon.add("\x1b[2J[bold]x\n.mp3", "processing")
     text = text_of(model_of(daemon))

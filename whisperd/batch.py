@@ -43,6 +43,7 @@ Report = Callable[[float], None]  # told how far it is, 0 to 1; from any thread
 class Job(NamedTuple):
     path: Path
     target: Path | None  # None: standard output
+    name: str  # to speak of it: with the folders that tell it from others
 
 
 class Failed(Exception):
@@ -61,7 +62,7 @@ class Service(Protocol):
 def jobs_for(recordings: Sequence[Recording], format: str, folder: Path | None) -> list[Job]:
     """Where the transcript of each goes. Raises ValueError when it would overwrite another of them."""
     if folder is None:
-        return [Job(path, None) for path, _ in recordings]
+        return [Job(path, None, str(below / path.name)) for path, below in recordings]
     stems = Counter((below, path.stem) for path, below in recordings)
     taken = {path.resolve() for path, _ in recordings}
     jobs = []
@@ -71,7 +72,7 @@ def jobs_for(recordings: Sequence[Recording], format: str, folder: Path | None) 
         if target.resolve() in taken:
             raise ValueError(f"{safe(str(path))}: its transcript would overwrite {safe(str(target))}")
         taken.add(target.resolve())
-        jobs.append(Job(path, target))
+        jobs.append(Job(path, target, str(below / path.name)))
     return jobs
 
 
@@ -89,7 +90,7 @@ async def transcribe(service: Service, jobs: Sequence[Job], options: Mapping[str
         batch = _Batch(service, options, format, board, _Output(jobs))
         async with asyncio.TaskGroup() as group:
             for number, job in enumerate(jobs):
-                group.create_task(batch.run(number, job), name=f"transcribe {job.path.name}")
+                group.create_task(batch.run(number, job), name=f"transcribe {job.name}")
     batch.output.close()
     _tell_failed(batch.failed, len(jobs))
     return len(batch.failed)
@@ -127,13 +128,13 @@ class _Batch:
 
     async def run(self, number: int, job: Job) -> None:
         async with self._places:
-            with self._board.bar(job.path.name) as report:
+            with self._board.bar(job.name) as report:
                 try:
                     text = await self._transcript(job.path, report)
                     await self._deliver(job, text)
                 except Exception as error:  # one file that fails is told, and does not stop the others
                     self.failed[str(job.path)] = _cause(error)
-                    complain(f"{job.path.name}: {_cause(error)}")
+                    complain(f"{job.name}: {_cause(error)}")
                     text = None
         self.output.take(number, text)
 
@@ -154,7 +155,7 @@ class _Batch:
         if job.target is not None:
             job.target.parent.mkdir(parents=True, exist_ok=True)
             await asyncio.to_thread(write_file, job.target, text)
-            print(f"{safe(job.path.name)} -> {safe(str(job.target))}", file=sys.stderr)
+            print(f"{safe(job.name)} -> {safe(str(job.target))}", file=sys.stderr)
 
 
 def _cause(error: Exception) -> str:

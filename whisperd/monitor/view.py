@@ -196,11 +196,8 @@ def _when(task: Task, now: datetime) -> str:
     if task.finished_at is not None and task.finished:
         return f"{age(task.finished_at, now)} ago"
     if task.eta_seconds is not None:
-        return (
-            f"{spell(task.eta_seconds)} left"
-            if task.status == "processing"
-            else f"in {spell(task.eta_seconds)}"
-        )
+        seconds = spell(max(1.0, task.eta_seconds))
+        return f"{seconds} left" if task.status == "processing" else f"in {seconds}"
     return f"for {age(task.started_at if task.status == 'processing' else task.created_at, now)}"
 
 
