@@ -34,6 +34,7 @@ from whisperd.history import History
 from whisperd.http import build_app
 from whisperd.keys import KeyRing
 from whisperd.listening import server_of
+from whisperd.minutes import Minutes
 from whisperd.model_store import ModelStore
 from whisperd.outbound import Outbound
 from whisperd.outbox import Outbox
@@ -296,6 +297,7 @@ async def a_server(
             arrival=Arrival(Condition.CLEAN, "the database is whole", now()),
             keys=KeyRing(folder / "keys.json"),
             sessions=Sessions(folder / "sessions.json"),
+            minutes=Minutes(db, now),
             now=now,
         )
         stage.app = build_app(services)

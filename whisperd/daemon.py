@@ -30,6 +30,7 @@ from whisperd.deliveries import Deliveries, Sender
 from whisperd.housekeeping import tidy
 from whisperd.listening import announce, bind, http_server
 from whisperd.machine import Machine, machine
+from whisperd.minutes import Minutes
 from whisperd.notify import Notifier
 from whisperd.outbound import Outbound
 from whisperd.reload import changes, merged
@@ -358,6 +359,7 @@ def _services(
         arrival=parts.arrival,
         keys=ring,
         sessions=Sessions(parts.config.data_dir / sessions.FILE),
+        minutes=Minutes(parts.db, parts.clock.now),
         now=parts.clock.now,
     )
 

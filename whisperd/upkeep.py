@@ -14,13 +14,16 @@ import structlog
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
 from whisperd.archive import BackupError, Reason
+from whisperd.engine.memory import own_bytes
 from whisperd.housekeeping import clean_spool
 from whisperd.machine import Machine, prune_all
+from whisperd.minutes import MINUTE, Minutes
 from whisperd.task import StorageBusy, StorageFailed, StorageFull, Task
 
 log = structlog.get_logger(__name__)
 WATCH_SECONDS = 1.0
 SWEEP_SECONDS = 30.0
+RECORD_SECONDS = float(MINUTE)
 PRUNE_SECONDS = 300.0
 TEND_SECONDS = 300.0
 MEASURED_SECONDS = 60.0
@@ -31,6 +34,7 @@ _TROUBLES = (StorageFull, StorageBusy, StorageFailed, BackupError, OSError)
 class Upkeep:
     def __init__(self, parts: Machine) -> None:
         self._parts = parts
+        self._minutes = Minutes(parts.db, parts.clock.now)
         self._suspects: set[str] = set()  # files of no task, seen once
         self._backed_up: int | None = None  # changes to the database that the newest backup holds
         self.rescuing = False  # an emergency backup is under way
@@ -70,6 +74,7 @@ class Upkeep:
             "prune": (self._prune, PRUNE_SECONDS),
             "clean": (self._clean, CLEAN_SECONDS),
             "tend": (self._parts.db.tend, TEND_SECONDS),
+            "record": (self._record, RECORD_SECONDS),
             "measured": (self._parts.queue.keep_measured, MEASURED_SECONDS),
             "backup": (self._back_up, self._parts.config.backup.interval_seconds),
         }
@@ -108,6 +113,17 @@ class Upkeep:
             return
         await self._parts.back_up(reason, seconds)
         self._backed_up = changes
+
+    async def _record(self) -> None:
+        workers = self._parts.pool.workers()
+        sizes = [worker.rss_bytes for worker in workers if worker.rss_bytes]
+        gauges = {
+            "busy": sum(worker.state == "busy" for worker in workers) / max(1, len(workers)),
+            "rss_bytes": sum(sizes) + own_bytes(),
+            "gpu_bytes": None,
+            "free_bytes": self._parts.spool.free_bytes(),
+        }
+        await self._minutes.record(gauges)
 
     async def _prune(self) -> None:
         await prune_all(self._parts)

@@ -386,3 +386,29 @@ def test_beyond_twenty_tenants_the_others_are_told_together(with_server):
         assert depth["others"] == {"tenants": 2, "queued": 2, "processing": 0}
 
     with_server(body)
+
+
+def test_the_history_is_told_in_points(with_server):
+    async def body(server):
+        assert (await server.get("/stats/history")).json() == {"step_seconds": 360, "points": []}
+        await server.submit()
+        await server.services.minutes.record(
+            {"busy": 1.0, "rss_bytes": 1, "gpu_bytes": None, "free_bytes": 2}
+        )
+        told = (await server.get("/stats/history", hours=1, points=60)).json()
+
+        assert told["step_seconds"] == 60
+        (point,) = told["points"]
+        assert (point["queued"], point["done"], point["busy"], point["gpu_bytes"]) == (1, 0, 1, None)
+        assert point["at"].endswith("Z")
+
+    with_server(body)
+
+
+@pytest.mark.parametrize("query", ["hours=0", "hours=169", "hours=nan", "points=0", "points=2001"])
+def test_a_history_that_there_is_not_is_refused(with_idle_server, query):
+    async def body(server):
+        answer = await server.client.get(f"/stats/history?{query}")
+        assert the_error(answer)[:2] == (422, "invalid_field")
+
+    with_idle_server(body)

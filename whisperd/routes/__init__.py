@@ -23,6 +23,7 @@ from whisperd.delivery import Delivery
 from whisperd.events import Events
 from whisperd.history import History
 from whisperd.keys import KeyRing
+from whisperd.minutes import Minutes
 from whisperd.outbox import Outbox
 from whisperd.outlook import Outlook
 from whisperd.pace import Pace
@@ -103,6 +104,7 @@ class Services:
     arrival: Arrival  # what this start found, and did about it
     keys: KeyRing
     sessions: Sessions
+    minutes: Minutes
     backup_results: Counter[str] = field(default_factory=Counter)  # since the start: "ok", "failed"
     pulse_trouble: Callable[[], str | None] = lambda: None  # why the last look at database and pool failed
     offsite_trouble: Callable[[], str | None] = lambda: None  # why the last copy elsewhere failed

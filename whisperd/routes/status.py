@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from time import monotonic
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 
 from whisperd import __version__
+from whisperd.minutes import KEPT_HOURS
 from whisperd.routes import NOBODY, Json, Services, caller, services, visible_task
 from whisperd.routes.call import Answer, Call
 from whisperd.routes.view import StatsView, stats_view
+from whisperd.shown import timestamp
 from whisperd.task import TaskNotFound
 from whisperd.worker_pool import WorkerInfo
 
@@ -36,6 +38,44 @@ async def current_stats(connection: HTTPConnection) -> StatsView:
     return stats_view(
         await here.queue.stats(tenant), await _visible_workers(connection), here.pool.paused, here.now()
     )
+
+
+class Past(Struct, frozen=True, kw_only=True):
+    hours: Annotated[float, Meta(gt=0, le=KEPT_HOURS, description="How far back.")] = 24
+    points: Annotated[int, Meta(ge=1, le=2000, description="So many at most.")] = 240
+
+
+class PointView(Struct, frozen=True, kw_only=True):
+    """The `step_seconds` from `at` on: what waited and ran on average, what ended, the worst of the rest."""
+
+    at: str | None
+    queued: float
+    processing: float
+    done: int
+    failed: int
+    tasks_per_minute: float
+    audio_seconds_per_second: float
+    wait_p50: float | None
+    wait_p95: float | None
+    real_time_factor: float | None  # compute time ÷ audio time
+    busy: float  # of the workers, 0 to 1
+    rss_bytes: int | None  # of the daemon and its workers
+    gpu_bytes: int | None
+    free_bytes: int | None
+
+
+class HistoryView(Struct, frozen=True, kw_only=True):
+    """The oldest first. A time in which nothing waited, ran or ended has no point."""
+
+    step_seconds: int
+    points: list[PointView]
+
+
+async def history(request: Request, past: Past) -> Response:
+    """How it went, of all tenants, for up to a week."""
+    step, rows = await services(request).minutes.points(past.hours, past.points)
+    points = [PointView(**{**row, "at": timestamp(row["at"])}) for row in rows]
+    return Json(HistoryView(step_seconds=step, points=points))
 
 
 class WorkersView(Struct, frozen=True, kw_only=True):
@@ -200,10 +240,12 @@ _HEALTH = {
 }
 _READY = {200: Answer(about="Yes.", body=ReadyView), 503: Answer(about="No.", body=ReadyView)}
 _STATS = {200: Answer(about="The numbers.", body=StatsView)}
+_HISTORY = {200: Answer(about="The points.", body=HistoryView)}
 _WORKERS = {200: Answer(about="The workers.", body=WorkersView)}
 
 calls = [
     Call(method="GET", path="/stats", handler=stats, right="read", answers=_STATS),
+    Call(method="GET", path="/stats/history", handler=history, right="oversee", query=Past, answers=_HISTORY),
     Call(method="GET", path="/workers", handler=workers, right="read", answers=_WORKERS),
     Call(method="GET", path="/health", handler=health, right="public", answers=_HEALTH),
     Call(method="GET", path="/health/live", handler=live, right="public", answers={200: _READY[200]}),
