@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import threading
 import time
+from collections import Counter
 
 import uvicorn
 from starlette.applications import Starlette
@@ -144,6 +145,14 @@ class StandIn:
             "workers": self.workers,
             "oldest_queued_seconds": 61.0,
             "paused": self.paused,
+            "depth": self.depth(),
+        }
+
+    def depth(self):
+        queued = [task for task in self.tasks.values() if task["status"] == "queued"]
+        counts = Counter(task["priority"] for task in queued)
+        return {
+            "by_priority": [{"priority": p, "queued": n} for p, n in sorted(counts.items(), reverse=True)]
         }
 
 

@@ -426,6 +426,7 @@ def test_stats_are_told_in_words(run, daemon):
     lines = run("stats").lines
 
     assert "queued      1" in lines
+    assert "priorities  0: 1" in lines
     assert "success     75.0%" in lines
     assert "speed       21.5 times real time" in lines
     assert "wait        4 ms; 95 % within 2 s" in lines

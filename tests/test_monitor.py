@@ -77,6 +77,13 @@ def test_a_screen_shows_what_is_going_on(daemon):
     assert "the worker exited with -11" in text
 
 
+def test_the_priorities_are_of_all_that_wait_not_of_what_is_seen(daemon):
+    for number in range(60):
+        daemon.add(priority=number // 50)
+
+    assert "by priority   1: 10   0: 50" in text_of(model_of(daemon))
+
+
 def test_a_wide_screen_shows_more_of_each_task(daemon):
     text = text_of(busy(daemon, 3), width=200, height=50)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -116,6 +116,8 @@ def _figures(figures: Stats) -> Sequence[tuple[str, object]]:
             for state in ("queued", "processing", "completed", "failed", "cancelled")
         ),
         ("delayed", figures.delayed or None),
+        ("priorities", _told((depth.priority, depth.queued) for depth in figures.depth.by_priority)),
+        ("tenants", _told((depth.tenant, depth.queued) for depth in figures.depth.by_tenant)),
         ("success", None if rate is None else f"{rate:.1%}"),
         ("finished", f"{throughput.tasks_per_minute:.0f} a minute"),
         ("speed", f"{throughput.audio_seconds_per_second:.1f} times real time"),
@@ -124,6 +126,11 @@ def _figures(figures: Stats) -> Sequence[tuple[str, object]]:
         ("workers", f"{busy} of {len(figures.workers)} busy"),
         ("paused", "yes" if figures.paused else None),
     )
+
+
+def _told(queued: Iterable[tuple[object, int]]) -> str | None:
+    """How many wait of each, where any do."""
+    return ", ".join(f"{name}: {count}" for name, count in queued if count) or None
 
 
 @command(app, "watch", "The daemon")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
 from itertools import chain
@@ -11,7 +10,7 @@ from rich.text import Text
 
 from whisperd.client import Stats, Task, Worker
 from whisperd.monitor.keys import HELP
-from whisperd.monitor.model import AT_MOST, Look, Model, Order
+from whisperd.monitor.model import Look, Model, Order
 from whisperd.sheet import sheet
 from whisperd.terminal import STYLES, age, clock, fitted, megabytes, safe, spell
 
@@ -86,13 +85,9 @@ def sparkline(values: Sequence[float], width: int) -> str:
 
 
 def _priorities(look: Look) -> Lines:
-    """How many wait at each priority, as far as can be seen."""
-    counts = Counter(task.priority for task in look.queued)
-    if not counts:
-        return []
-    more = "" if look.stats.queued <= len(look.queued) else f", of the newest {AT_MOST}"
-    told = "   ".join(f"{priority}: {n}" for priority, n in sorted(counts.items(), reverse=True))
-    return [Text(f"by priority   {told}{more}", "cyan")]
+    """How many are queued at each priority, the most urgent first."""
+    told = "   ".join(f"{depth.priority}: {depth.queued}" for depth in look.stats.depth.by_priority)
+    return [Text(f"by priority   {told}", "cyan")] if told else []
 
 
 def _body(model: Model, width: int, room: int, gaps: bool) -> Lines:
