@@ -28,6 +28,7 @@ from whisperd.buckets import Buckets
 from whisperd.condition import Condition
 from whisperd.config import S3, Config, Http, Storage
 from whisperd.config import Outbound as OutboundSettings
+from whisperd.counts import Counts
 from whisperd.db import Database
 from whisperd.events import Events
 from whisperd.history import History
@@ -263,9 +264,10 @@ async def a_server(
     )
     _models(config.models_dir)
     shutil.copy(stage.empty, folder / "q.db")
-    async with Database(folder / "q.db") as db:
+    counts = Counts()
+    async with Database(folder / "q.db", committed=counts.committed) as db:
         events = Events()
-        queue = SqliteQueue(db, events, Rules(**rules), now)
+        queue = SqliteQueue(db, events, Rules(**rules), now, counts=counts)
         outbox = Outbox(db, now)
         spool = Spool(
             folder / "spool",
@@ -275,7 +277,7 @@ async def a_server(
         store = ModelStore(config)
         backups = BackupStore(folder / "backups", now=now)
         settings = PoolSettings(workers=max(1, workers), threads=1)
-        pool = WorkerPool(queue, events, spool, store.find, config.workers.model, settings)
+        pool = WorkerPool(queue, events, spool, store.find, config.workers.model, settings, counts)
         del pool._slots[workers:]  # a pool has at least one
         services = Services(
             queue=queue,
@@ -299,6 +301,7 @@ async def a_server(
             sessions=Sessions(folder / "sessions.json"),
             minutes=Minutes(db, now),
             now=now,
+            counts=counts,
         )
         stage.app = build_app(services)
         attending = asyncio.create_task(services.attendance.cancel_abandoned(queue.cancel))

@@ -375,6 +375,7 @@ VERBS = {
     "list of a tenant": (questions.list_tasks, ListQuery(tenant="tenant1", limit=10)),
     "list of a tenant that has none": (questions.list_tasks, ListQuery(tenant="nobody", limit=10)),
     "stats": (questions.stats, NOW),
+    "depths": (questions.depths, 10),
     "stats of a tenant": (questions.stats, NOW, "tenant1"),
     "stats of a tenant that has none": (questions.stats, NOW, "nobody"),
     "a life": (live, 1),

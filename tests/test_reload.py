@@ -42,6 +42,7 @@ RELOADABLE = {
     "backup.keep_daily",
     "shutdown.grace_seconds",
     "log.level",
+    "metrics.tenants",
 }
 
 

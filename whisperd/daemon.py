@@ -28,6 +28,7 @@ from whisperd.config import Config, ConfigError
 from whisperd.db import DatabaseInUse, DatabaseTooNew
 from whisperd.deliveries import Deliveries, Sender
 from whisperd.housekeeping import tidy
+from whisperd.lag import Lag
 from whisperd.listening import announce, bind, http_server
 from whisperd.machine import Machine, machine
 from whisperd.minutes import Minutes
@@ -196,6 +197,7 @@ class Daemon:
             "reload": self._reload_when_asked(),
             "pulse": self._pulse(),
             "outlook": parts.outlook.follow(parts.events),
+            "lag": self._services.lag.follow(),
             "attendance": self._services.attendance.cancel_abandoned(parts.queue.cancel),
         }
         return works | ({"offsite": parts.offsite.run()} if parts.offsite else {})
@@ -355,6 +357,8 @@ def _services(
         backups=parts.backups,
         back_up=lambda: parts.back_up("manual"),
         backup_results=parts.backup_results,
+        counts=parts.counts,
+        lag=Lag(parts.counts.lagged),
         sweep=upkeep.sweep,
         arrival=parts.arrival,
         keys=ring,

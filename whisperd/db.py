@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib import resources
 from pathlib import Path
+from time import monotonic
 from typing import Any, TypeVar
 
 import aiosqlite
@@ -69,10 +70,17 @@ class Database:
     no -wal. So a file that is not clean and has no -wal was copied alone, or lost it.
     After trouble nothing is written any more, not even at the end: file and -wal stay for the next start.
     Weakness: functions run in order on one thread, so a slow one holds up all writers.
+    `committed` is told the seconds of each transaction, with the way to its thread and back.
     """
 
-    def __init__(self, path: Path, idle_seconds: float = IDLE_SECONDS) -> None:
+    def __init__(
+        self,
+        path: Path,
+        idle_seconds: float = IDLE_SECONDS,
+        committed: Callable[[float], None] = lambda seconds: None,
+    ) -> None:
         self.path = path
+        self._committed_in = committed
         self._idle_seconds = idle_seconds
         self._jobs: asyncio.Queue[_Job | None] = asyncio.Queue()
         self._broken: str | None = None
@@ -203,7 +211,10 @@ class Database:
         if self._broken:  # asked here and not in `write`: what was waiting then must not be written either
             raise StorageFailed(self._broken)
         self._unmerged = True
-        return await self._on(self._writing, partial(_commit, batch, self._files))
+        began = monotonic()
+        outcomes = await self._on(self._writing, partial(_commit, batch, self._files))
+        self._committed_in(monotonic() - began)
+        return outcomes
 
     async def _next_batch(self) -> list[_Job]:
         batch: list[_Job] = []

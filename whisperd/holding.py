@@ -12,6 +12,7 @@ from typing import Any, assert_never
 import structlog
 
 from whisperd.children import Outcome
+from whisperd.counts import Counts
 from whisperd.engine.protocol import Aborted, Planned, Refused, Transcribed
 from whisperd.task import (
     FINAL,
@@ -41,8 +42,9 @@ class Holding:
     is still held. Safe to cancel, and then it may be still held too.
     """
 
-    def __init__(self, queue: TaskQueue, worker: int) -> None:
+    def __init__(self, queue: TaskQueue, worker: int, counts: Counts) -> None:
         self._queue = queue
+        self._counts = counts
         self._worker = worker
         self.chunk: Chunk | None = None
         self._left: Left | None = None  # the task of the chunk that it finished last, if there is more to do
@@ -177,6 +179,8 @@ class Holding:
 
     def _count(self, seconds: float) -> None:
         cut = self.chunk.cut if self.chunk else None
+        audio_seconds = cut.samples / SAMPLE_RATE if cut else 0.0
         self.chunks_done += 1
         self._compute_seconds += seconds
-        self._audio_seconds += cut.samples / SAMPLE_RATE if cut else 0.0
+        self._audio_seconds += audio_seconds
+        self._counts.transcribed(seconds, audio_seconds)

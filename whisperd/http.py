@@ -11,6 +11,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ulid import ULID
 
+from whisperd.access import Access
 from whisperd.config import Http
 from whisperd.guard import Guard
 from whisperd.routes import (
@@ -20,6 +21,7 @@ from whisperd.routes import (
     dashboard,
     keys,
     live,
+    metrics,
     openai,
     openapi,
     session,
@@ -42,6 +44,7 @@ CALLS: list[Call | Socket] = [
     *status.calls,
     *usage.calls,
     *admin.calls,
+    *metrics.calls,
     *webhooks.calls,
     *keys.calls,
     *v1.calls,
@@ -61,6 +64,7 @@ def build_app(services: Services) -> Starlette:
         exception_handlers={**HANDLERS},
         middleware=[
             Middleware(SafeHeaders),
+            Middleware(Access, services=services),
             Middleware(CutOff, services=services),
             *_for_pages_elsewhere(services.config.http),
             Middleware(Guard, services=services),

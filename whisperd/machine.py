@@ -22,6 +22,7 @@ from whisperd.backup import Backup, BackupStore
 from whisperd.clock import Clock
 from whisperd.condition import seal, unseal
 from whisperd.config import Config, PlanLimits, TenantLimits, cores
+from whisperd.counts import Counts
 from whisperd.db import Database, owned
 from whisperd.deliveries import LONGEST_DELAY_SECONDS
 from whisperd.engine.features import gpu_build
@@ -59,6 +60,7 @@ class Machine:
     pool: WorkerPool
     models: ModelStore
     outlook: Outlook
+    counts: Counts
     backup_results: Counter[str] = field(default_factory=Counter)  # since the start: "ok", "failed"
     ends_at: float = inf  # on the monotonic clock: until then the end may take its time
 
@@ -102,9 +104,10 @@ async def machine(config: Config, *, begin_afresh: bool = False) -> AsyncIterato
         arrival = await asyncio.to_thread(prepare, path, backups, config.spool_dir, begin_afresh=begin_afresh)
         _say(arrival)
         await asyncio.to_thread(unseal, path)
-        async with Database(path) as db:
+        counts = Counts()
+        async with Database(path, committed=counts.committed) as db:
             settings = await asyncio.to_thread(pool_settings, config)  # which asks whisper.cpp's build
-            parts = _joined(config, arrival, models, db, backups, settings)
+            parts = _joined(config, arrival, models, db, backups, settings, counts)
             await _recover(parts)
             yield parts
         await _seal(path, parts.ends_at - monotonic())
@@ -117,15 +120,16 @@ def _joined(
     db: Database,
     backups: BackupStore,
     settings: PoolSettings,
+    counts: Counts,
 ) -> Machine:
     events, clock = Events(), Clock()
-    queue = SqliteQueue(db, events, rules(config), clock.now, clock.cautious, models.known_sha256)
+    queue = SqliteQueue(db, events, rules(config), clock.now, clock.cautious, models.known_sha256, counts)
     spool = Spool(
         config.spool_dir,
         max_bytes=config.http.max_upload_bytes,
         min_free_bytes=config.storage.min_free_mb * 2**20,
     )
-    pool = WorkerPool(queue, events, spool, models.find, config.workers.model, settings)
+    pool = WorkerPool(queue, events, spool, models.find, config.workers.model, settings, counts)
     return Machine(
         config=config,
         arrival=arrival,
@@ -141,6 +145,7 @@ def _joined(
         pool=pool,
         models=models,
         outlook=Outlook(queue, pool, clock.now),
+        counts=counts,
     )
 
 

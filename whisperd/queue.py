@@ -13,15 +13,18 @@ from time import time
 
 from msgspec.structs import replace
 
+from whisperd.counts import Counts
 from whisperd.db import Database
 from whisperd.events import Event, Events
 from whisperd.forecast.line import Line
 from whisperd.forecast.speeds import Measurements
 from whisperd.sql import claims, holder, measured, moves, questions, rescue, standing
 from whisperd.task import (
+    FINAL,
     START,
     Change,
     Chunk,
+    Depths,
     Effort,
     Left,
     Limits,
@@ -48,6 +51,7 @@ class SqliteQueue:
 
     `now` is the time, `cautious` the time by which something may be forgotten; both see Clock.
     `model_sha256` says of a model's name what its file is now: without it no task is the twin of another.
+    What is committed is noted in `counts`.
     """
 
     def __init__(
@@ -58,6 +62,7 @@ class SqliteQueue:
         now: Callable[[], float] = time,
         cautious: Callable[[], float] | None = None,
         model_sha256: Callable[[str], Awaitable[str | None]] | None = None,
+        counts: Counts | None = None,
     ) -> None:
         self._db = db
         self._events = events
@@ -65,6 +70,7 @@ class SqliteQueue:
         self._now = now
         self._cautious = cautious or now
         self._model_sha256 = model_sha256
+        self._counts = counts or Counts()
         self._ready = asyncio.Event()
         self.measurements = Measurements()  # of the work, as its holders tell
 
@@ -148,6 +154,10 @@ class SqliteQueue:
     async def stats(self, tenant: str | None = None) -> Stats:
         """Of a tenant's tasks, or of all. Costs the same at ten tasks and at a million."""
         return await self._db.read(questions.stats, self._now(), tenant)
+
+    async def depths(self, tenants: int = 0) -> Depths:
+        """Costs by the tenants and priorities of what is not over, not by the tasks."""
+        return await self._db.read(questions.depths, tenants)
 
     async def change(self, task_id: str, change: Change) -> Task:
         """Raises WrongState unless it is queued. Brought into line, it may be completed like a twin."""
@@ -237,7 +247,10 @@ class SqliteQueue:
     ) -> Task:
         """Count a failure: the chunk runs again after a growing delay, or the task has failed."""
         delay = self._rules.delay(chunk.failures)
-        return await self._moved(holder.fail, chunk, problem, delay, final, effort, self._now())
+        task = await self._moved(holder.fail, chunk, problem, delay, final, effort, self._now())
+        if task.state not in FINAL:
+            self._counts.retried()
+        return task
 
     async def release(self, chunk: Chunk, effort: Effort | None = None) -> Task:
         """Hand the chunk back unfinished, without blame."""
@@ -314,6 +327,7 @@ class SqliteQueue:
 
     def _told(self, task: Task) -> None:
         self._ready.set()  # whatever changed: a task in line, a tenant under its limit again
+        self._counts.told(task)
         self._events.publish(Event("task", task))
 
     def _told_all(self, tasks: Sequence[Task]) -> None:
@@ -324,4 +338,5 @@ class SqliteQueue:
         found, completed = taken
         self._told_all(completed)
         if isinstance(found, Chunk):  # any: a task that waited for its next attempt goes on with any chunk
+            self._counts.claimed(found)
             self._events.publish(Event("task", found.task))

@@ -20,6 +20,7 @@ from msgspec import Struct
 
 from whisperd import children, orders
 from whisperd.children import OUT_OF_MEMORY, Child, ChildDied, Outcome
+from whisperd.counts import Counts
 from whisperd.engine.protocol import Abort, Aborted, Alive, MakePlan, Refused, Settings, Transcribe
 from whisperd.holding import STORAGE_RETRY, Holding
 from whisperd.orders import Model, PoolSettings
@@ -76,6 +77,7 @@ class Shared:
     default_model: str
     settings: PoolSettings
     restraint: Restraint
+    counts: Counts
     slots: list[Slot] = field(default_factory=list)
     draining: asyncio.Event = field(default_factory=asyncio.Event)  # claim nothing more
     resumed: asyncio.Event = field(default_factory=asyncio.Event)  # not paused
@@ -91,7 +93,7 @@ class Slot:
     def __init__(self, shared: Shared, number: int) -> None:
         self._shared = shared
         self.number = number
-        self._holding = Holding(shared.queue, number)
+        self._holding = Holding(shared.queue, number, shared.counts)
         self.leaving = False  # to end once its chunk is finished
         self._poked = asyncio.Event()  # something changed: look again
         self._child: Child | None = None

@@ -12,8 +12,10 @@ import hashlib
 import os
 import shutil
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
+from math import inf
 from pathlib import Path
+from time import monotonic
 from typing import IO, Any
 
 import structlog
@@ -97,6 +99,7 @@ class Spool:
         self._max_bytes = max_bytes
         self._min_free_bytes = min_free_bytes
         self._arriving: set[str] = set()
+        self._used = (-inf, 0)  # when that was looked at, on the monotonic clock, and the bytes
         durable.make_folder(folder)
 
     def reload(self, max_bytes: int, min_free_bytes: int) -> None:
@@ -111,6 +114,14 @@ class Spool:
 
     def free_bytes(self) -> int:
         return shutil.disk_usage(self._folder).free
+
+    def used_bytes(self, seconds: float = 60.0) -> int:
+        """What its files hold, or held so many seconds ago: to look at 100,000 takes a while. Blocks."""
+        looked_at, used = self._used
+        if monotonic() - looked_at >= seconds:
+            used = sum(_sizes(self._folder))
+            self._used = monotonic(), used
+        return used
 
     def is_read_only(self) -> bool:
         return bool(os.statvfs(self._folder).f_flag & os.ST_RDONLY)
@@ -171,6 +182,17 @@ class Spool:
 
     def _part(self, task_id: str) -> Path:
         return self._folder / f"{task_id}{_PART}"
+
+
+def _sizes(folder: Path | str) -> Iterator[int]:
+    """Of the files in it and below; what goes in the middle of the look is passed over."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            with suppress(FileNotFoundError):
+                if entry.is_dir(follow_symlinks=False):
+                    yield from _sizes(entry.path)
+                else:
+                    yield entry.stat(follow_symlinks=False).st_size
 
 
 @contextmanager

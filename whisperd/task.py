@@ -279,6 +279,13 @@ class Stats(Struct, frozen=True, kw_only=True):
     depth: Depth = Depth()
 
 
+class Depths(Struct, frozen=True, kw_only=True):
+    """How many tasks are not over."""
+
+    lines: tuple[tuple[str, int, int], ...]  # waiting | delayed | processing, at which priority, how many
+    tenants: tuple[tuple[str, int], ...]  # those with the most that are queued, and how many
+
+
 class Limits(Struct, frozen=True, kw_only=True):
     """What one tenant may do; 0 = no limit. Of two that want as much, one of twice the weight gets twice."""
 
@@ -386,6 +393,7 @@ class TaskQueue(Protocol):
     async def segments(self, task_id: str, after: Mark = START) -> Sequence[tuple[Mark, Segment]]: ...
     async def settled(self, task_id: str) -> float: ...
     async def stats(self, tenant: str | None = None) -> Stats: ...  # of one, or of all
+    async def depths(self, tenants: int = 0) -> Depths: ...  # naming so many tenants
     async def change(self, task_id: str, change: Change) -> Task: ...
     async def cancel(self, task_id: str) -> Task: ...
     async def retry(self, task_id: str, plan: str | None = None) -> Task: ...

@@ -14,6 +14,7 @@ from itertools import count
 import structlog
 from msgspec.structs import replace
 
+from whisperd.counts import Counts
 from whisperd.events import Events
 from whisperd.orders import Model, PoolSettings
 from whisperd.restraint import Restraint
@@ -34,9 +35,12 @@ class WorkerPool:
         find_model: Callable[[str], Awaitable[Model]],
         default_model: str,
         settings: PoolSettings,
+        counts: Counts | None = None,
     ) -> None:
         restraint = Restraint(settings.calm_seconds)
-        self._shared = Shared(queue, spool, find_model, default_model, settings, restraint)
+        self._shared = Shared(
+            queue, spool, find_model, default_model, settings, restraint, counts or Counts()
+        )
         self._shared.resumed.set()
         self._events = events
         self._slots = self._shared.slots

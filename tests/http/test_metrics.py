@@ -5,6 +5,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from whisperd import __version__
 from whisperd.arrival import Arrival
 from whisperd.condition import Condition
+from whisperd.config import with_values
+from whisperd.lag import Lag
 from whisperd.task import Problem
 
 
@@ -55,7 +57,11 @@ def test_tasks_and_workers_are_counted_by_their_state(with_server, clock):
         found = await scrape(server)
 
         assert (found["tasks", "completed"], found["tasks", "failed"], found["tasks", "queued"]) == (1, 1, 2)
-        assert (found["tasks_delayed",], found["oldest_queued_seconds",]) == (1, 7)
+        assert found["oldest_queued_seconds",] == 7
+        assert (found["queue_depth", "normal", "waiting"], found["queue_depth", "normal", "delayed"]) == (
+            1,
+            1,
+        )
         assert (found["workers", "starting"], found["workers", "idle"]) == (2, 0)
         assert found["worker_restarts_total", "crashed"] == 2
         assert found["paused",] == 1
@@ -119,6 +125,120 @@ def test_a_database_that_does_not_answer_is_not_up(with_server):
 
         assert found["database_up",] == 0
         assert found["tasks", "queued"] == 1  # reading goes on
+
+    with_server(body)
+
+
+def test_the_line_is_counted_by_three_classes_of_priority(with_server):
+    async def body(server):
+        for priority in (-100, -1, 0, 4, 5, 100):
+            await server.submit(priority=priority)
+        await server.plan()
+        found = await scrape(server)
+
+        assert [found["queue_depth", name, "waiting"] for name in ("low", "normal", "high")] == [2, 2, 1]
+        assert [found["queue_depth", name, "processing"] for name in ("low", "normal", "high")] == [0, 0, 1]
+
+    with_server(body)
+
+
+def test_no_more_tenants_are_named_than_the_operator_asks_for(with_server):
+    async def body(server):
+        for tenant, tasks in (("acme", 3), ("beta", 2), ("gamma", 1), ("delta", 1)):
+            for _ in range(tasks):
+                await server.submit(tenant=tenant)
+        before = await scrape(server)
+        server.services.config = with_values(server.config, {"metrics.tenants": 2})
+        found = await scrape(server)
+
+        assert not [name for name, *_ in before if name == "tenant_depth"]
+        named = {labels[0]: value for (name, *labels), value in found.items() if name == "tenant_depth"}
+        assert named == {"acme": 3, "beta": 2, "": 2}
+
+    with_server(body)
+
+
+def test_a_task_is_counted_from_its_start_to_its_end(with_server, clock):
+    async def body(server):
+        await server.submit(priority=10)
+        clock.now += 4
+        await server.plan(2)
+        await server.finish("Ask")
+        clock.now += 20
+        await server.finish("not.")
+        failed = await server.submit()
+        await server.queue.fail(await server.queue.claim(), Problem("worker_crashed", "boom"))
+        await server.client.delete(f"/tasks/{failed['task_id']}")
+        found = await scrape(server)
+
+        assert (found["task_wait_seconds_count", "high"], found["task_wait_seconds_sum", "high"]) == (1, 4)
+        assert found["task_wait_seconds_count", "normal"] == 1
+        assert (found["task_processing_seconds_count",], found["task_processing_seconds_sum",]) == (1, 20)
+        ended = {state: found["tasks_ended_total", state] for state in ("completed", "failed", "cancelled")}
+        assert ended == {"completed": 1, "failed": 0, "cancelled": 1}
+        assert found["retries_total",] == 1
+        assert found["database_commit_seconds_count",] > 5
+
+    with_server(body, now=clock)
+
+
+def test_a_request_is_counted_by_its_route_and_not_by_its_path(with_server):
+    async def body(server):
+        task = await server.submit()
+        for path in (f"/tasks/{task['task_id']}", "/tasks/other", "/nowhere/at/all"):
+            await server.get(path)
+        await server.client.request("BREW", "/stats")
+        found = await scrape(server)
+
+        assert found["http_requests_total", "POST", "/tasks/transcription", "2xx"] == 1
+        assert found["http_requests_total", "GET", "/tasks/{task_id}", "2xx"] == 1
+        assert found["http_requests_total", "GET", "/tasks/{task_id}", "4xx"] == 1
+        assert found["http_requests_total", "GET", "other", "4xx"] == 1
+        assert found["http_requests_total", "other", "/stats", "4xx"] == 1
+        assert found["http_answer_seconds_count", "/tasks/{task_id}"] == 2
+
+    with_server(body)
+
+
+def test_an_error_of_ours_is_counted_as_one(with_server, nothing_broke, caplog):
+    async def body(server):
+        async def break_it():
+            raise RuntimeError("a bug")
+
+        server.services.sweep = break_it
+        answer = await server.client.post("/admin/cleanup-stuck-tasks")
+        found = await scrape(server)
+
+        assert answer.status_code == 500
+        assert found["http_requests_total", "POST", "/admin/cleanup-stuck-tasks", "5xx"] == 1
+
+    with_server(body)
+    nothing_broke.clear()
+    caplog.clear()
+
+
+def test_the_worst_lag_of_the_loop_is_told_for_a_minute(clock):
+    lag = Lag(now=clock)
+    for seconds in (0.1, 2.0, 0.3):
+        lag.note(seconds)
+        clock.now += 25
+
+    assert lag.worst() == 2.0
+    clock.now += 15
+    assert lag.worst() == 0.3
+    clock.now += 60
+    assert lag.worst() == 0.0
+
+
+def test_what_the_spool_holds_is_weighed_once_a_minute(with_server):
+    async def body(server):
+        task = await server.submit()
+        held = (await scrape(server))["spool_bytes",]
+        (server.folder / f"{task['task_id']}.parts").mkdir()
+        (server.folder / f"{task['task_id']}.parts" / "1").write_bytes(bytes(1000))
+
+        assert (await scrape(server))["spool_bytes",] == held
+        assert server.spool.used_bytes(0) == held + 1000
 
     with_server(body)
 

@@ -26,3 +26,17 @@ class Log(Struct, frozen=True, kw_only=True):
     format: Annotated[
         Literal["auto", "console", "json"], key("auto: console on a terminal, json elsewhere.")
     ] = "auto"
+
+
+class Metrics(Struct, frozen=True, kw_only=True):
+    """What /metrics tells: see docs/metrics.md."""
+
+    tenants: Annotated[
+        int,
+        key(
+            "How many tenants are named, those with the most queued tasks; 0: none, so that names stay here.",
+            0,
+            100,
+            reload=True,
+        ),
+    ] = 0

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 from msgspec import Meta, Struct
 from msgspec.structs import FieldInfo, fields, replace
 
-from whisperd.config.daemon import Log, Shutdown
+from whisperd.config.daemon import Log, Metrics, Shutdown
 from whisperd.config.http import Http
 from whisperd.config.outbound import Outbound, Webhooks
 from whisperd.config.queue import Cache, Plans, Queue, Retention, TenantLimits
@@ -46,6 +46,7 @@ class Config(Struct, frozen=True, kw_only=True):
     webhooks: Webhooks = Webhooks()
     shutdown: Shutdown = Shutdown()
     log: Log = Log()
+    metrics: Metrics = Metrics()
 
     @property
     def data_dir(self) -> Path:

@@ -19,10 +19,12 @@ from whisperd.arrival import Arrival
 from whisperd.attendance import Attendance
 from whisperd.backup import Backup, BackupStore
 from whisperd.config import Config
+from whisperd.counts import Counts
 from whisperd.delivery import Delivery
 from whisperd.events import Events
 from whisperd.history import History
 from whisperd.keys import KeyRing
+from whisperd.lag import Lag
 from whisperd.minutes import Minutes
 from whisperd.outbox import Outbox
 from whisperd.outlook import Outlook
@@ -108,6 +110,8 @@ class Services:
     backup_results: Counter[str] = field(default_factory=Counter)  # since the start: "ok", "failed"
     pulse_trouble: Callable[[], str | None] = lambda: None  # why the last look at database and pool failed
     offsite_trouble: Callable[[], str | None] = lambda: None  # why the last copy elsewhere failed
+    counts: Counts = field(default_factory=Counts)
+    lag: Lag = field(default_factory=Lag)
     attendance: Attendance = field(default_factory=Attendance)
     pace: Pace = field(default_factory=Pace)
     wrong_keys: Pace = field(default_factory=lambda: Pace(of="wrong keys"))  # at the sign-in, by address

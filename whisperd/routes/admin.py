@@ -1,9 +1,8 @@
-"""/admin and /metrics: what an operator asks of the daemon."""
+"""/admin: what an operator asks of the daemon."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from math import inf
 from typing import Annotated, Literal
 
@@ -11,12 +10,11 @@ from msgspec import Meta, Struct
 from starlette.requests import Request
 from starlette.responses import Response
 
-from whisperd import metrics
 from whisperd.backup import BackupFailed
-from whisperd.routes import Json, Services, services, status
+from whisperd.routes import Json, Services, services
 from whisperd.routes.call import Answer, Call
 from whisperd.shown import BackupView, backup_view
-from whisperd.task import State, Stats, StorageFailed
+from whisperd.task import State
 
 LONGEST_HOURS = 87_600.0  # ten years
 BATCH = 500  # tasks deleted in one transaction
@@ -102,54 +100,11 @@ async def resume(request: Request) -> Response:
     return Json(PausedView(paused=pool.paused))
 
 
-async def show_metrics(request: Request) -> Response:
-    """How it goes, for Prometheus."""
-    here = services(request)
-    counts = await _counts(here)
-    return Response(metrics.text(_reading(here, *(counts or (None, {})))), media_type=metrics.MEDIA_TYPE)
-
-
-def _reading(here: Services, stats: Stats | None, webhooks: Mapping[str, int]) -> metrics.Reading:
-    return metrics.Reading(
-        database_up=stats is not None and status.is_writable(here),
-        stats=stats,
-        webhooks=webhooks,
-        now=here.now(),
-        workers=here.pool.workers(),
-        deaths=here.pool.deaths,
-        paused=here.pool.paused,
-        last_backup=here.backups.last,
-        backed_up_until=here.backups.current_at,
-        backups=here.backup_results,
-        condition=here.arrival.condition,
-        recovered=here.arrival.recovered,
-        free_bytes=_free_bytes(here),
-    )
-
-
-def _free_bytes(here: Services) -> int | None:
-    try:
-        return here.spool.free_bytes()
-    except OSError:  # /health says so
-        return None
-
-
-async def _counts(here: Services) -> tuple[Stats, Mapping[str, int]] | None:
-    """None when the database does not answer: then the other numbers matter all the more."""
-    if here.database_trouble():
-        return None
-    try:
-        return await here.queue.stats(), await here.outbox.undelivered()
-    except StorageFailed:
-        return None
-
-
 _BACKUP = {200: Answer(about="The backup, checked.", body=BackupView)}
 _BACKUPS = {200: Answer(about="The backups.", body=BackupsView)}
 _SWEPT = {200: Answer(about="How many tasks.", body=SweptView)}
 _CLEARED = {200: Answer(about="How many tasks.", body=ClearedView)}
 _PAUSED = {200: Answer(about="Whether it is paused now.", body=PausedView)}
-_METRICS = {200: Answer(about="The metrics.", media_types=(metrics.MEDIA_TYPE,))}
 
 calls = [
     Call(method="POST", path="/admin/backup", handler=back_up, right="admin", answers=_BACKUP),
@@ -165,5 +120,4 @@ calls = [
     ),
     Call(method="POST", path="/admin/pause", handler=pause, right="admin", answers=_PAUSED),
     Call(method="POST", path="/admin/resume", handler=resume, right="admin", answers=_PAUSED),
-    Call(method="GET", path="/metrics", handler=show_metrics, right="oversee", answers=_METRICS),
 ]

@@ -119,10 +119,17 @@ def mounted(calls: Iterable[Call | Socket]) -> list[BaseRoute]:
     return [*(Route(path, Endpoint(some)) for path, some in by_path.items()), *routes]
 
 
+def route_of(scope: Scope) -> str | None:
+    """The path of the calls that a request came to, with the names of its parameters; None: there is none."""
+    endpoint = scope.get("endpoint")
+    return endpoint.path if isinstance(endpoint, Endpoint) else None
+
+
 class Endpoint:
     """The calls of one path."""
 
     def __init__(self, calls: Sequence[Call]) -> None:
+        self.path = calls[0].path
         self.calls = {call.method: call for call in calls}
         head = ["HEAD"] if "GET" in self.calls else []
         self._allow = ", ".join(sorted([*self.calls, *head]))

@@ -120,15 +120,15 @@ class HealthView(Struct, frozen=True, kw_only=True):
 async def health(request: Request) -> Response:
     """What the daemon says of itself; why, to those with a key where keys are asked for."""
     here, tells = services(request), caller(request) != NOBODY
-    checks = _checks(here)
-    status = _worst(checks)
+    found = checks(here)
+    status = _worst(found)
     view = HealthView(
         status=status,
         uptime_seconds=round(monotonic() - here.started_at, 1),
         version=__version__,
         checks={
             name: CheckView(status=verdict, message=why if tells else None)
-            for name, (verdict, why) in checks.items()
+            for name, (verdict, why) in found.items()
         },
     )
     return Json(view, 503 if status == "down" else 200)
@@ -146,13 +146,16 @@ async def live(request: Request) -> Response:
 async def ready(request: Request) -> Response:
     """Whether new work is taken, and done. A daemon that was paused takes it all the same."""
     here = services(request)
-    checks = _checks(here)
-    taken = not here.draining and checks["database"][0] == checks["disk"][0] == "ok"
-    down = not taken or _worst(checks) == "down"
+    down = not is_ready(here, checks(here))
     return Json(ReadyView(status="down" if down else "ok"), 503 if down else 200)
 
 
-def _checks(here: Services) -> Mapping[str, Check]:
+def is_ready(here: Services, found: Mapping[str, Check]) -> bool:
+    taken = not here.draining and found["database"][0] == found["disk"][0] == "ok"
+    return taken and _worst(found) != "down"
+
+
+def checks(here: Services) -> Mapping[str, Check]:
     return {
         "database": _database(here),
         "workers": _workers(here),

@@ -15,6 +15,7 @@ from whisperd.task import (
     SAMPLE_RATE,
     Cut,
     Depth,
+    Depths,
     Limits,
     ListQuery,
     Mark,
@@ -224,6 +225,21 @@ def _depth(conn: sqlite3.Connection, mine: str, args: Mapping[str, object]) -> D
             len(others), sum(queued[name] for name in others), sum(processing[name] for name in others)
         ),
     )
+
+
+def depths(conn: sqlite3.Connection, tenants: int) -> Depths:
+    lines = conn.execute(
+        """
+        select case when state = 'processing' then state when delayed = 1 then 'delayed' else 'waiting' end,
+          priority, sum(n)
+        from tally where state in ('queued', 'processing') group by 1, 2
+        """
+    ).fetchall()
+    most = conn.execute(
+        "select tenant, sum(n) from tally where state = 'queued' group by 1 order by 2 desc, 1 limit ?",
+        (tenants,),
+    ).fetchall()
+    return Depths(lines=tuple(map(tuple, lines)), tenants=tuple(map(tuple, most)))
 
 
 # What was completed as a copy of its twin never had its plan handed out.
