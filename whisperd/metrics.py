@@ -25,6 +25,7 @@ from whisperd.worker_pool import WorkerInfo
 
 MEDIA_TYPE = CONTENT_TYPE_LATEST
 WORKER_STATES = ("starting", "idle", "busy", "resting", "stopped")
+CAUSES = ("crashed", "hung", "timeout", "out_of_memory", "model_unusable", "memory")
 LINES = ("waiting", "delayed", "processing")
 OTHER = ""  # the tenant of all that are not named: none can be called so
 Family: TypeAlias = GaugeMetricFamily | CounterMetricFamily | InfoMetricFamily
@@ -116,14 +117,16 @@ def _workers(reading: Reading) -> Iterator[Family]:
     states = Counter(worker.state for worker in reading.workers)
     yield _gauges("workers", "Workers, by state.", "state", {name: states[name] for name in WORKER_STATES})
     died = "Worker processes that died or were replaced since the start, by cause."
-    yield _counter("worker_restarts", died, "cause", reading.deaths)
+    # A rate needs a 0 to begin with.
+    yield _counter("worker_restarts", died, "cause", {**dict.fromkeys(CAUSES, 0), **reading.deaths})
     memory = {str(worker.id): worker.rss_bytes for worker in reading.workers if worker.rss_bytes is not None}
     yield _gauges("worker_memory_bytes", "Resident memory of each worker.", "worker", memory)
     yield _gauge("paused", "1 while nothing is handed out to the workers.", reading.paused)
 
 
 def _backups(reading: Reading) -> Iterator[Family]:
-    yield _counter("backups", "Backups attempted since the start, by result.", "result", reading.backups)
+    tried = {"ok": 0, "failed": 0, **reading.backups}
+    yield _counter("backups", "Backups attempted since the start, by result.", "result", tried)
     if (last := reading.last_backup) and reading.backed_up_until:
         age = max(0.0, reading.now - reading.backed_up_until)
         about = "Age of the newest sound backup, or of the last look that found nothing new for it."
