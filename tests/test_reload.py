@@ -2,7 +2,7 @@ import pytest
 import structlog
 
 from whisperd import logs
-from whisperd.config import KEYS, Config, ConfigError, Log, load, with_values
+from whisperd.config import KEYS, Config, ConfigError, Logging, load, with_values
 from whisperd.reload import Change, changes, merged
 
 # What an operator wants to turn while tasks run. A new key stands here or needs a restart: think about which.
@@ -11,6 +11,7 @@ RELOADABLE = {
     "http.abandoned_seconds",
     "http.heartbeat_after_seconds",
     "http.heartbeat_seconds",
+    "http.session_hours",
     "queue.max_retries",
     "queue.retry_delay_ms",
     "queue.max_retry_delay_seconds",
@@ -30,6 +31,7 @@ RELOADABLE = {
     "cache.hours",
     "retention.job_hours",
     "retention.failed_job_hours",
+    "retention.usage_days",
     "workers.count",
     "workers.max_processing_seconds",
     "workers.silence_seconds",
@@ -41,7 +43,8 @@ RELOADABLE = {
     "backup.keep_hourly",
     "backup.keep_daily",
     "shutdown.grace_seconds",
-    "log.level",
+    "logging.level",
+    "logging.levels",
     "metrics.tenants",
 }
 
@@ -56,18 +59,18 @@ def test_nothing_changed_is_nothing_to_do():
 
 
 def test_what_can_be_changed_is_taken_over_and_the_rest_is_named():
-    new = with_values(Config(), {"log.level": "debug", "http.port": 9000, "workers.count": 3})
+    new = with_values(Config(), {"logging.level": "debug", "http.port": 9000, "workers.count": 3})
 
     assert changes(Config(), new).applied == (
         Change("workers.count", 0, 3),
-        Change("log.level", "info", "debug"),
+        Change("logging.level", "info", "debug"),
     )
     assert changes(Config(), new).needs_restart == (Change("http.port", 8002, 9000),)
     assert merged(Config(), new) == with_values(new, {"http.port": 8002})
 
 
 def test_what_waits_for_a_restart_is_named_again_at_the_next_reload():
-    new = with_values(Config(), {"http.port": 9000, "log.level": "debug"})
+    new = with_values(Config(), {"http.port": 9000, "logging.level": "debug"})
     running = merged(Config(), new)
 
     assert changes(running, new) == ((), (Change("http.port", 8002, 9000),))
@@ -83,7 +86,7 @@ def test_a_new_secret_is_named_but_not_told():
 
 def test_a_broken_file_is_refused_as_a_whole_with_every_problem(tmp_path):
     file = tmp_path / "config.toml"
-    file.write_text("[log]\nlevel = 'debug'\n[http]\nport = -1\nprt = 1")
+    file.write_text("[logging]\nlevel = 'debug'\n[http]\nport = -1\nprt = 1")
 
     with pytest.raises(ConfigError) as refused:
         load(file, {})
@@ -93,11 +96,12 @@ def test_a_broken_file_is_refused_as_a_whole_with_every_problem(tmp_path):
 def test_the_log_level_changes_for_loggers_that_are_there_already(capsys):
     log = structlog.get_logger("whisperd.test")
     try:
-        logs.configure(Log(format="json"))
+        logs.configure(Logging(format="json"))
         log.debug("before")
-        logs.configure(Log(format="json", level="debug"))
+        logs.set_levels(Logging(level="debug"))
         log.debug("after")
     finally:
+        logs.close()
         structlog.reset_defaults()
 
     told = capsys.readouterr().err

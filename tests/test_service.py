@@ -143,7 +143,7 @@ def planned(config="", tmp_path=None, **options):
 
 
 def test_the_command_is_the_running_whisperd_with_its_options(tmp_path):
-    _, said = planned("[log]\nlevel = 'debug'", tmp_path, host="::1", port=9000)
+    _, said = planned("[logging]\nlevel = 'debug'", tmp_path, host="::1", port=9000)
 
     assert (
         said["ExecStart"]

@@ -373,7 +373,7 @@ async def service(
     from whisperd.embedded import embedded
 
     settings = config()
-    logs.configure(settings.log)
+    logs.configure(settings.logging)
     print(f"no daemon at {client.url}: transcribing in this process", file=sys.stderr)
     async with embedded(settings) as here:
         yield Here(here)

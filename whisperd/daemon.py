@@ -82,13 +82,14 @@ async def run(config: Config, reread: Callable[[], Config], *, begin_afresh: boo
     os.umask(0o077)
     malloc.one_arena()
     faulthandler.enable()  # systemd's watchdog kills by SIGABRT: the log then says where the daemon hung
-    logs.configure(config.log)
     notifier, signals = Notifier(), Signals()
     signals.listen()
     reasons: list[BaseException] = []
     try:
         async with AsyncExitStack() as stack:
             with _starting():
+                logs.configure(config.logging, in_files=True)
+                stack.callback(logs.close)
                 ring = keys.KeyRing(config.data_dir / keys.FILE)
                 listening = stack.enter_context(bind(config.http, asks_for_keys=ring.asks))
                 parts = await _opened(stack, machine(config, begin_afresh=begin_afresh), signals)
@@ -121,6 +122,7 @@ async def _opened(
     await _first(entering, signals.stop.wait())
     if not entering.done():
         log.info("stopped during the start")
+        logs.close()
         os._exit(0)
     return await entering
 
@@ -272,7 +274,7 @@ class Daemon:
         self._apply(merged(old, new))
 
     def _apply(self, config: Config) -> None:
-        logs.configure(config.log)
+        logs.set_levels(config.logging)
         self._parts.reload(config)
         self._services.config = config
         self._upkeep.reload()

@@ -158,7 +158,10 @@ class Deliveries:
         except TimeoutError:
             return Reply(problem=f"it took longer than {ATTEMPT_SECONDS:g} seconds", is_of_place=True)
         except Exception as error:  # an edge: what a sender does wrong costs a delivery an attempt, no more
-            log.error("a sender broke", delivery=delivery.id, kind=delivery.kind, exc_info=error)
+            log.error(
+                "a sender broke", delivery=delivery.id, task_id=delivery.task_id, kind=delivery.kind,
+                exc_info=error,
+            )  # fmt: skip
             return Reply(problem="whisperd failed to send it; its log says why")
 
     def _forget(self) -> None:
@@ -185,7 +188,7 @@ class Deliveries:
             await self._outbox.delivered(delivery, reply.status)
             return
         log.info(
-            "a delivery failed", delivery=delivery.id, task=delivery.task_id, to=delivery.place,
+            "a delivery failed", delivery=delivery.id, task_id=delivery.task_id, to=delivery.place,
             status=reply.status, problem=reply.problem,
         )  # fmt: skip
         if reply.status == GONE:

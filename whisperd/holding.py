@@ -147,7 +147,7 @@ class Holding:
 
     async def _refused(self, refused: Refused, effort: Effort) -> None:
         problem = Problem(refused.code, refused.message)
-        log.info("chunk refused", chunk=str(self.chunk), code=refused.code, message=refused.message)
+        log.info("chunk refused", code=refused.code, message=refused.message)
         match refused.then:
             case "replan":
                 await self._settle(self._queue.replan)

@@ -9,6 +9,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from structlog.contextvars import bind_contextvars, clear_contextvars
 from ulid import ULID
 
 from whisperd.access import Access
@@ -100,15 +101,19 @@ def _for_pages_elsewhere(config: Http) -> list[Middleware]:
 
 
 class SafeHeaders:
-    """Headers that every answer carries."""
+    """Headers that every answer carries. What is logged of a request has the id that its answer has."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request_id = f"req_{ULID()}"
+        clear_contextvars()  # and never unbound: each request has a context of its own
+        bind_contextvars(request_id=request_id)
+
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"].append((b"x-request-id", f"req_{ULID()}".encode()))
+                message["headers"].append((b"x-request-id", request_id.encode()))
                 present = {name for name, _ in message["headers"]}
                 message["headers"] += [header for header in HEADERS if header[0] not in present]
             await send(message)

@@ -17,6 +17,7 @@ from time import monotonic
 
 import structlog
 from msgspec import Struct
+from structlog.contextvars import bind_contextvars, unbind_contextvars
 
 from whisperd import children, orders
 from whisperd.children import OUT_OF_MEMORY, Child, ChildDied, Outcome
@@ -43,6 +44,7 @@ log = structlog.get_logger(__name__)
 ABORT_SECONDS = 1.2  # to stop on request, before it is killed; a cancel must be done in 2 s
 LONGEST_RESTART = 30.0  # seconds between two starts of a child that keeps dying; 0.2 after the first death
 DOUBLINGS = 8  # of these 0.2 s, which are past the longest by then; 2 to the deaths of a week fits no float
+_BOUND = ("task_id", "chunk")  # to what is logged from a claim until the next one, or the end of the child
 STUCK_SECONDS = 300.0  # for one start, which ends itself after children.START_SECONDS
 _OUT_OF_TIME = Refused("timeout", "the task took longer than its timeout_seconds")
 
@@ -257,6 +259,7 @@ class Slot:
             return
         self._count_restart(died.problem.code.removeprefix("worker_"))
         log.warning("worker died", worker=self.number, cause=died.problem.code, message=str(died))
+        unbind_contextvars(*_BOUND)
         if died.problem.code == OUT_OF_MEMORY and not self._blamed:
             self._step_down(None)
         if self.resting:
@@ -277,6 +280,7 @@ class Slot:
         """Work until the pool drains or the child has grown too large."""
         while not self._over and not self._outgrown(child):
             self._enter("idle")
+            unbind_contextvars(*_BOUND)
             try:
                 chunk = await self._claim(child)
                 if child.ended:
@@ -284,6 +288,7 @@ class Slot:
                     raise ChildDied(child.cause_of_death())
                 if chunk is not None:
                     self._enter("busy")
+                    bind_contextvars(task_id=chunk.task.id, chunk=chunk.number)
                     await self._work(child, chunk)
             except asyncio.CancelledError:
                 await asyncio.shield(self._holding.hand_back())

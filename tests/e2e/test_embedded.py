@@ -15,7 +15,7 @@ def with_embedded(weights):
     def run(body):
         async def main():
             config = load(
-                None, {}, {"storage.models_dir": str(weights), "log.level": "error"}, may_be_foreign=True
+                None, {}, {"storage.models_dir": str(weights), "logging.level": "error"}, may_be_foreign=True
             )
             async with asyncio.timeout(60), embedded(config) as here:
                 await body(here)

@@ -17,7 +17,7 @@ from whisperd import keys
 @pytest.fixture
 def keyed(new_daemon):
     """A daemon that logs all it can, with a key made before its first start."""
-    daemon = new_daemon(LOG__LEVEL="debug", BACKUP__INTERVAL_SECONDS="1")
+    daemon = new_daemon(LOGGING__LEVEL="debug", BACKUP__INTERVAL_SECONDS="1")
     daemon.key = command(daemon, "keys", "add", "--scope", "admin").stdout.strip()
     return daemon.start()
 

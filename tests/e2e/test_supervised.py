@@ -85,7 +85,7 @@ def test_a_hangup_reads_the_settings_again(supervised, supervisor, tmp_path):
     del supervised.environment["WHISPERD_WORKERS__COUNT"]
     supervised.start()
 
-    settings.write_text('[workers]\ncount = 2\nmodel = "base.en"\n[log]\nlevel = "debug"\n')
+    settings.write_text('[workers]\ncount = 2\nmodel = "base.en"\n[logging]\nlevel = "debug"\n')
     supervised.process.send_signal(signal.SIGHUP)
     supervised.until(lambda: len(supervised.get("/workers")["workers"]) == 2)
 

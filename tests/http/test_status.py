@@ -344,7 +344,7 @@ def test_a_bug_of_ours_tells_the_outside_nothing(with_server, nothing_broke, cap
         answer = await server.get(path)
 
         assert the_error(answer) == (500, "internal_error", None)
-        assert [entry["event"] for entry in nothing_broke] == ["a request broke"]
+        assert [entry["event"] for entry in nothing_broke] == ["request", "a request broke"]
         assert (await server.get("/health/live")).status_code == 200
 
     with_server(body)

@@ -22,7 +22,7 @@ from whisperd.events import Events
 from whisperd.queue import SqliteQueue
 
 pytestmark = pytest.mark.timeout(900)
-QUICK = {"WORKERS__COUNT": 1, "WORKERS__NICE": 0, "LOG__LEVEL": "warning", "SHUTDOWN__GRACE_SECONDS": 3}
+QUICK = {"WORKERS__COUNT": 1, "WORKERS__NICE": 0, "LOGGING__LEVEL": "warning", "SHUTDOWN__GRACE_SECONDS": 3}
 FAR = 4_102_444_800.0  # the year 2100
 
 

@@ -18,7 +18,7 @@ SETTINGS = {
     "WORKERS__SILENCE_SECONDS": 10,
     "QUEUE__RETRY_DELAY_MS": int(DELAY * 1000),
     "QUEUE__MAX_RETRY_DELAY_SECONDS": DELAY,
-    "LOG__LEVEL": "warning",
+    "LOGGING__LEVEL": "warning",
 }
 
 

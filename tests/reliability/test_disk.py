@@ -11,7 +11,7 @@ from tests.reliability.clients import Clients
 from tests.trouble import SmallDisk
 
 pytestmark = pytest.mark.timeout(900)
-QUICK = {"WORKERS__NICE": 0, "WORKERS__COUNT": 1, "LOG__LEVEL": "warning"}
+QUICK = {"WORKERS__NICE": 0, "WORKERS__COUNT": 1, "LOGGING__LEVEL": "warning"}
 RESERVE = 8  # MB, of a disk of 40
 DATA = "data/"  # in the paths of all that a daemon keeps
 

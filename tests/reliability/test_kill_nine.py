@@ -19,7 +19,7 @@ PLENTY = {
     "QUEUE__RETRY_DELAY_MS": 0,
     "WORKERS__SILENCE_SECONDS": 3600,  # no sweep makes up for what a start has missed
     "WORKERS__NICE": 0,
-    "LOG__LEVEL": "warning",
+    "LOGGING__LEVEL": "warning",
 }
 
 

@@ -15,7 +15,12 @@ from tests.reliability.sizes import with_long
 pytestmark = pytest.mark.timeout(1500)
 KILLS = 50
 MOST_SECONDS = 1200
-PATIENT = {"QUEUE__MAX_RETRIES": 100, "QUEUE__RETRY_DELAY_MS": 0, "WORKERS__NICE": 0, "LOG__LEVEL": "warning"}
+PATIENT = {
+    "QUEUE__MAX_RETRIES": 100,
+    "QUEUE__RETRY_DELAY_MS": 0,
+    "WORKERS__NICE": 0,
+    "LOGGING__LEVEL": "warning",
+}
 DONE = """
     select number, claims, segments from chunk join task on task.seq = chunk.task
     where id = '{}' and number > 0 and chunk.state = 'done' order by number

@@ -14,7 +14,7 @@ FROM_OFF = 400  # tasks until caches are full: statements, buffers, arenas of th
 
 
 def test_memory_files_and_spool_are_back_where_they_began(daemons, clips, size, chance, report):
-    daemon = daemons(WORKERS__NICE=0, LOG__LEVEL="warning").start()
+    daemon = daemons(WORKERS__NICE=0, LOGGING__LEVEL="warning").start()
     through(daemon, clips, size(20, FROM_OFF), chance)
     assert daemon.http.post("/admin/backup").status_code == 200  # and what a backup leaves behind once
     before = measured(daemon)

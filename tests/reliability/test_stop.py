@@ -16,7 +16,12 @@ from tests.reliability.clients import Clients
 
 pytestmark = pytest.mark.timeout(600)
 GRACE = 2
-CALM = {"SHUTDOWN__GRACE_SECONDS": GRACE, "WORKERS__NICE": 0, "LOG__LEVEL": "info", "LOG__FORMAT": "json"}
+CALM = {
+    "SHUTDOWN__GRACE_SECONDS": GRACE,
+    "WORKERS__NICE": 0,
+    "LOGGING__LEVEL": "info",
+    "LOGGING__FORMAT": "json",
+}
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ LIMITS = {
     "WORKERS__MAX_MEMORY_MB": 2048,
     "WORKERS__MAX_RSS_MB": 550,  # twice what one needs for tiny.en
     "QUEUE__RETRY_DELAY_MS": 20,
-    "LOG__LEVEL": "warning",
+    "LOGGING__LEVEL": "warning",
 }
 ENDS = {  # kind → the error's code, and what its message says
     "exit 0": ("worker_crashed", "exited with 0"),

@@ -22,9 +22,9 @@ def settings_of(config: Path | None, data_dir: str | None) -> Config:
     from whisperd import logs
     from whisperd.config import load
 
-    variables = {"WHISPERD_LOG__LEVEL": "warning", **os.environ}
+    variables = {"WHISPERD_LOGGING__LEVEL": "warning", **os.environ}
     settings = load(config, variables, {"storage.data_dir": data_dir}, may_be_foreign=True)
-    logs.configure(settings.log)
+    logs.configure(settings.logging)
     return settings
 
 

@@ -132,7 +132,7 @@ async def _transcribe(
     from whisperd.config import load
 
     def settings() -> Config:
-        return load(file, {"WHISPERD_LOG__LEVEL": "warning", **os.environ}, may_be_foreign=True)
+        return load(file, {"WHISPERD_LOGGING__LEVEL": "warning", **os.environ}, may_be_foreign=True)
 
     with client(url) as daemon:
         async with batch.service(daemon, settings, afresh=force) as service:

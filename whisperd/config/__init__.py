@@ -5,7 +5,7 @@
 `printing` shows it. Every key is also the environment variable `WHISPERD_SECTION__KEY`.
 """
 
-from whisperd.config.daemon import Log, Metrics, Shutdown
+from whisperd.config.daemon import Logging, Metrics, Shutdown
 from whisperd.config.http import Http
 from whisperd.config.keys import DATABASE, KEYS, Config, Key, with_values
 from whisperd.config.outbound import Outbound, Webhooks
@@ -26,7 +26,7 @@ __all__ = [
     "ConfigError",
     "Http",
     "Key",
-    "Log",
+    "Logging",
     "Metrics",
     "Outbound",
     "PlanLimits",

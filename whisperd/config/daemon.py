@@ -17,15 +17,26 @@ class Shutdown(Struct, frozen=True, kw_only=True):
     ] = 30
 
 
-class Log(Struct, frozen=True, kw_only=True):
-    """What the daemon says on standard error."""
+Level = Literal["debug", "info", "warning", "error"]
 
-    level: Annotated[
-        Literal["debug", "info", "warning", "error"], key("debug, info, warning or error.", reload=True)
-    ] = "info"
+
+class Logging(Struct, frozen=True, kw_only=True):
+    """What the daemon says on standard error, and in files: see docs/logging.md."""
+
+    level: Annotated[Level, key("debug, info, warning or error.", reload=True)] = "info"
+    levels: Annotated[
+        dict[str, Level],
+        key('Of single parts, as lines name theirs: { slot = "debug", access = "warning" }', reload=True),
+    ] = {}
     format: Annotated[
-        Literal["auto", "console", "json"], key("auto: console on a terminal, json elsewhere.")
+        Literal["auto", "console", "json"],
+        key("auto: console on a terminal, the journal's form where systemd reads it, json elsewhere."),
     ] = "auto"
+    dir: Annotated[str, key('A folder for the same lines as JSON, in whisperd.log. "": no file.')] = ""
+    max_bytes: Annotated[int, key("A larger file is put aside, as whisperd.log.1 (50 MiB).", 4096, 2**40)] = (
+        50 * 2**20
+    )
+    keep: Annotated[int, key("So many of those are kept.", 1, 1000)] = 5
 
 
 class Metrics(Struct, frozen=True, kw_only=True):

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 from msgspec import Meta, Struct
 from msgspec.structs import FieldInfo, fields, replace
 
-from whisperd.config.daemon import Log, Metrics, Shutdown
+from whisperd.config.daemon import Logging, Metrics, Shutdown
 from whisperd.config.http import Http
 from whisperd.config.outbound import Outbound, Webhooks
 from whisperd.config.queue import Cache, Plans, Queue, Retention, TenantLimits
@@ -45,7 +45,7 @@ class Config(Struct, frozen=True, kw_only=True):
     backup: Backup = Backup()
     webhooks: Webhooks = Webhooks()
     shutdown: Shutdown = Shutdown()
-    log: Log = Log()
+    logging: Logging = Logging()
     metrics: Metrics = Metrics()
 
     @property

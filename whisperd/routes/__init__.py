@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Struct
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
+from structlog.contextvars import bind_contextvars
 
 from whisperd.arrival import Arrival
 from whisperd.attendance import Attendance
@@ -135,7 +136,14 @@ def caller(connection: HTTPConnection) -> Caller:
 
 async def task_of(request: Request) -> Task:
     """The task that the path names. Raises TaskNotFound, also for one that the caller may not see."""
-    return await visible_task(request, str(request.path_params["task_id"]))
+    return await task_named(request, str(request.path_params["task_id"]))
+
+
+async def task_named(connection: HTTPConnection, task_id: str) -> Task:
+    """The task that the request is about."""
+    task = await visible_task(connection, task_id)
+    bind_contextvars(task_id=task.id)
+    return task
 
 
 async def visible_task(connection: HTTPConnection, task_id: str) -> Task:

@@ -139,7 +139,7 @@ def left(request: Request, error: Exception) -> Response:
 
 def broke(request: Request, error: Exception) -> Response:
     """A bug of ours. Starlette has logged it; the outside learns nothing of it."""
-    log.error("a request broke", path=request.scope.get("path"), exc_info=error)
+    log.error("a request broke", exc_info=error)
     refusal = Refusal(500, "internal_error", "whisperd failed on this request; its log says why")
     return rendered(refusal, request.scope["path"])
 

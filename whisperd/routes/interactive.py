@@ -19,6 +19,7 @@ import structlog
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
+from structlog.contextvars import bind_contextvars
 
 from whisperd.routes import Services
 from whisperd.routes.errors import Refusal, stopping
@@ -49,13 +50,14 @@ async def submit_or_join(here: Services, new: NewTask) -> Task:
         async with here.attendance.submitting(new):
             if task := await _joinable(here, new):
                 here.spool.remove(new.id)
-                return task
-            task, _ = await here.queue.submit(new)
-            here.attendance.submitted(new, here.config.http.abandoned_seconds)
-            return task
+            else:
+                task, _ = await here.queue.submit(new)
+                here.attendance.submitted(new, here.config.http.abandoned_seconds)
     except Exception:  # not a cancellation: the commit may still come, and needs its audio
         here.spool.remove(new.id)
         raise
+    bind_contextvars(task_id=task.id)
+    return task
 
 
 async def _joinable(here: Services, new: NewTask) -> Task | None:

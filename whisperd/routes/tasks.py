@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta, Struct
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
+from structlog.contextvars import bind_contextvars
 from ulid import ULID
 
 from whisperd.routes import Json, Services, caller, services, submission, task_of
@@ -60,6 +61,7 @@ async def accepted(request: Request) -> tuple[Task, bool]:
         raise
     if not created:
         here.spool.remove(new.id)
+    bind_contextvars(task_id=task.id)
     return task, created
 
 

@@ -13,7 +13,7 @@ from msgspec import UNSET, Struct, UnsetType
 from starlette.requests import Request
 from starlette.responses import Response
 
-from whisperd.routes import Json, services, submission, visible_task
+from whisperd.routes import Json, services, submission, task_named
 from whisperd.routes.call import Answer, Call, Form
 from whisperd.routes.errors import Refusal
 from whisperd.routes.tasks import IDEMPOTENCY_KEY, accepted
@@ -90,7 +90,7 @@ async def cancel(request: Request) -> Response:
 
 async def _transcription(request: Request) -> Task:
     try:
-        return await visible_task(request, str(request.path_params["transcriptionId"]))
+        return await task_named(request, str(request.path_params["transcriptionId"]))
     except TaskNotFound:
         raise Refusal(404, "transcription_not_found", "there is no such transcription") from None
 
