@@ -6,7 +6,7 @@ import { follow, unfollow } from "./live.js";
 import { DropZone } from "./parts/drop.js";
 import { Frame } from "./parts/frame.js";
 import { Shortcuts } from "./parts/shortcuts.js";
-import { route } from "./router.js";
+import { hasMoved, route } from "./router.js";
 import { isOut, look, session, trouble } from "./session.js";
 import { Uploads } from "./parts/uploads.js";
 import { Login } from "./pages/login.js";
@@ -39,13 +39,10 @@ function Page() {
   const key = `${here.page}/${here.id ?? ""}`;
   useEffect(() => {
     document.title = `${title} · whisperd`;
-    if (entered) document.getElementById("heading")?.focus({ preventScroll: true });
-    if (entered) scrollTo(0, 0);
-    entered = true;
+    if (hasMoved()) scrollTo(0, 0);
   }, [key]);
   return html`<${shown} key=${key} id=${here.id} query=${here.query} />`;
 }
-let entered = false; // the first page is not jumped into: its reader starts at the top
 
 function App() {
   if (session.value === null) {

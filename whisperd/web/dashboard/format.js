@@ -11,7 +11,7 @@ const known = (value) => value !== null && value !== undefined && !Number.isNaN(
 export const number = (value) => (known(value) ? plain.format(value) : NONE);
 export const rough = (value) => (!known(value) ? NONE : Math.abs(value) >= 10_000 ? compact.format(value) : short.format(value));
 export const percent = (value) => (known(value) ? `${Math.floor(value * 1000) / 10}`.replace(/\.0$/, "") + " %" : NONE);
-export const speed = (value) => (known(value) && value > 0 ? `${short.format(value)}×` : NONE);
+export const speed = (value) => (known(value) ? `${short.format(value)}×` : NONE);
 
 export function bytes(value) {
   if (!known(value)) return NONE;

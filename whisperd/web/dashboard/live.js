@@ -1,10 +1,13 @@
 // What happens, as it happens: one stream for the whole page, closed while nobody looks at it.
 import { signal } from "./vendor/preact.js";
 import { refusals } from "./api.js";
+import { sample } from "./sample.js";
 
 const AGAIN_MS = 3000;
+const TRAIL = 600; // statistics that are remembered: 20 minutes
 export const connection = signal("connecting"); // live | lost
 export const stats = signal(null);
+export const trail = signal([]); // samples of them, the oldest first
 const onTask = new Set();
 const onBack = new Set(); // after a gap: what was missed has to be asked for
 let source = null;
@@ -63,7 +66,12 @@ function close() {
 }
 
 function tell(message) {
-  if (message.type === "stats") stats.value = message;
+  if (message.type === "stats") note(message);
   else if (message.type === "task") onTask.forEach((heard) => heard(message.task));
   else if (message.type === "progress") onTask.forEach((heard) => heard(message));
+}
+
+function note(message) {
+  stats.value = message;
+  trail.value = [...trail.value.slice(-TRAIL), sample(message, Date.now() / 1000)];
 }

@@ -3,6 +3,9 @@ import { signal } from "./vendor/preact.js";
 import { withQuery } from "./api.js";
 
 export const route = signal(read());
+let moved = false;
+/** Whether this is no longer the first page, which is read from its top and not jumped into. */
+export const hasMoved = () => moved;
 
 function read() {
   const [path, query = ""] = location.hash.replace(/^#\/?/, "").split("?");
@@ -23,5 +26,6 @@ export function go(path, query, { replace = false } = {}) {
 }
 
 addEventListener("hashchange", () => {
+  moved = true;
   route.value = read();
 });

@@ -3,12 +3,13 @@ import { effect, signal } from "./vendor/preact.js";
 import { ask, get, isAbsent, post, refusals } from "./api.js";
 
 const OPEN = { required: false, signed_in: false, tenant: null, plan: null, scopes: ["submit", "read", "admin"] };
+const EVERY = "*"; // the tenant of a key for all of them
 export const session = signal(null); // null: not known yet
 export const trouble = signal(null); // why it is not
 
 export const isOut = () => session.value !== null && session.value.required && !session.value.signed_in;
 /** Whether this is everybody's view: without keys, or with one for all tenants. */
-export const seesAll = () => !session.value?.tenant || session.value.scopes?.includes("admin");
+export const seesAll = () => !session.value?.tenant || session.value.tenant === EVERY || session.value.scopes.includes("admin");
 
 export function may(scope) {
   const known = session.value;

@@ -32,28 +32,29 @@ function Row({ of, done }) {
     done();
     look();
   };
-  const state = of.status ?? (of.revoked_at ? "revoked" : "active");
   return html`<tr>
     <th scope="row">${of.name || html`<code>${of.id}</code>`}</th>
     <td>${of.tenant === "*" ? "all" : of.tenant}</td>
     <td>${of.plan ?? "–"}</td>
     <td>${of.scopes.join(", ")}</td>
-    <td>${state}</td>
+    <td>${of.status}</td>
     <td><${When} at=${of.created_at} /></td>
     <td>${of.expires_at ? html`<${When} at=${of.expires_at} />` : "never"}</td>
-    <td class="end">${state === "active" && html`<${Button} onClick=${revoke}>Revoke<//>`}</td>
+    <td class="end">${of.status === "active" && html`<${Button} onClick=${revoke}>Revoke<//>`}</td>
   </tr>`;
 }
 
 function Maker({ close, made }) {
   const form = useRef();
   const [error, fail] = useState(null);
+  const isFirst = !session.value.required;
   const submit = async (event) => {
     event.preventDefault();
     const data = new FormData(form.current);
     const days = Number(data.get("days"));
-    const wanted = { name: data.get("name").trim(), tenant: data.get("tenant").trim(), plan: data.get("plan"), scopes: data.getAll("scopes") };
-    if (!wanted.scopes.length) return fail("Choose what the key may do.");
+    const scopes = data.getAll("scopes");
+    const wanted = { name: data.get("name").trim(), tenant: data.get("tenant").trim(), plan: data.get("plan"), scopes };
+    if (!scopes.length) return fail("Choose what the key may do.");
     if (days > 0) wanted.expires_at = new Date(Date.now() + days * 86_400_000).toISOString();
     try {
       return made(await post("admin/keys", wanted));
@@ -63,15 +64,15 @@ function Maker({ close, made }) {
   };
   return html`<${Modal} title="New key" close=${close}>
     <form ref=${form} onSubmit=${submit}>
-      ${!session.value.required && html`<p class="notice warn">With the first key everybody needs one, this page too: make one with the scope admin, and keep it.</p>`}
+      ${isFirst && html`<p class="notice warn">With the first key everybody needs one, this page too. So it is an admin’s, and has no end: keep it.</p>`}
       <div class="fields">
         <label class="field"><span>Name</span><input name="name" maxlength="100" placeholder="for whom or what" autocomplete="off" /></label>
         <label class="field"><span>Tenant</span><input name="tenant" value="default" required pattern="[\\w.@:+\\-]{1,100}|\\*" autocomplete="off" /><small>* for all tenants</small></label>
         <label class="field"><span>Plan</span><select name="plan"><option>FREE</option><option>PRO</option><option>PAYG</option></select></label>
-        <label class="field"><span>Days it holds</span><input name="days" type="number" min="1" max="3650" placeholder="for ever" /></label>
+        ${!isFirst && html`<label class="field"><span>Days it holds</span><input name="days" type="number" min="1" max="3650" placeholder="for ever" /></label>`}
       </div>
       <fieldset><legend>It may</legend>
-        ${SCOPES.map(([scope, about]) => html`<label class="check" key=${scope}><input type="checkbox" name="scopes" value=${scope} checked=${scope !== "admin" || !session.value.required} /> ${scope} <small>${about}</small></label>`)}
+        ${SCOPES.map(([scope, about]) => html`<label class="check" key=${scope}><input type="checkbox" name="scopes" value=${scope} checked=${isFirst === (scope === "admin")} /> ${scope} <small>${about}</small></label>`)}
       </fieldset>
       ${error && html`<p class="why" role="alert">${error}</p>`}
       <div class="choices"><${Button} onClick=${close}>Make none<//><${Button} type="submit" kind="primary">Make the key<//></div>
@@ -80,10 +81,9 @@ function Maker({ close, made }) {
 }
 
 function Secret({ of, close }) {
-  const secret = of.key ?? of.secret;
   const copy = async () => {
     try {
-      await navigator.clipboard.writeText(secret);
+      await navigator.clipboard.writeText(of.key);
       say("Copied");
     } catch {
       say("This browser does not let a page copy: select the key and copy it yourself", "bad");
@@ -91,7 +91,7 @@ function Secret({ of, close }) {
   };
   return html`<${Modal} title="Keep this key" close=${close}>
     <p>It is shown this once: the daemon itself keeps only a hash of it.</p>
-    <p class="secret"><code>${secret}</code></p>
+    <p class="secret"><code>${of.key}</code></p>
     <div class="choices"><${Button} icon="copy" onClick=${copy}>Copy<//><${Button} kind="primary" onClick=${close}>I have kept it<//></div>
   <//>`;
 }

@@ -27,7 +27,7 @@ export function Overview() {
       <${Depth} of=${now} />
       <${Crew} of=${now} />
     </div>`}
-    <${Charts} now=${now} />
+    <${Charts} />
     <${Failures} />`;
 }
 

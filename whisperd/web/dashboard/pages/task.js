@@ -22,7 +22,7 @@ export function Task({ id, query }) {
   const audio = useRef(null);
   useChanges((heard) => {
     if (heard.task_id !== id) return;
-    task.change((old) => ({ ...old, ...heard, position: old.position }));
+    task.change((old) => ({ ...old, ...heard, position: old.position, eta_seconds: old.eta_seconds }));
     if (heard.status && heard.status !== task.data?.status) task.reload(); // its place, its estimate
   }, task.reload);
   return html`<${Answered} of=${{ ...task, data: task.error?.status === 404 ? undefined : task.data }} what="This task could not be loaded.">

@@ -55,7 +55,10 @@ export function Tasks({ query }) {
 }
 
 /** Events know neither the place in line nor what was searched for. */
-const changed = (task, heard) => ({ ...task, ...heard, match: task.match, position: heard.status === "queued" ? task.position : null });
+function changed(task, heard) {
+  const { position, eta_seconds: eta } = heard.status === "queued" ? task : {};
+  return { ...task, ...heard, match: task.match, position, eta_seconds: eta };
+}
 
 /** Whether a new task would stand on top of this page. */
 function belongs(task, { status, tenant, q, cursor }) {
@@ -73,6 +76,7 @@ function Filters({ wanted }) {
     timer.current = setTimeout(() => set({ q: text.trim() }), TYPING_MS);
   };
   useEffect(() => type(wanted.q), [wanted.q]);
+  useEffect(() => () => clearTimeout(timer.current), []); // who has gone on is not called back
   return html`<form class="filters" role="search" onSubmit=${(event) => event.preventDefault()}>
     <label class="search"><span class="hidden">Search in names and transcripts</span>${icon("search")}
       <input id="search" type="search" placeholder="Search names and transcripts" value=${typed} onInput=${typing} autocomplete="off" spellcheck="false" />

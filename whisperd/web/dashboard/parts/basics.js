@@ -1,7 +1,8 @@
 // The small parts that every page is made of.
-import { html } from "../vendor/preact.js";
+import { html, useEffect, useRef } from "../vendor/preact.js";
 import { ago, exact } from "../format.js";
 import { now } from "../hooks.js";
+import { hasMoved } from "../router.js";
 import { icon } from "./icons.js";
 
 /** How long ago, with the exact time for who wants to know. */
@@ -25,8 +26,12 @@ export function Button({ icon: name, children, kind = "", busy, type = "button",
 
 /** The heading that a page is entered by: it takes the focus, so that a screen reader says where we are. */
 export function Heading({ children, actions }) {
+  const text = useRef();
+  useEffect(() => {
+    if (hasMoved()) text.current.focus({ preventScroll: true });
+  }, []);
   return html`<div class="heading">
-    <h1 tabindex="-1" id="heading">${children}</h1>
+    <h1 tabindex="-1" ref=${text}>${children}</h1>
     ${actions && html`<div class="actions">${actions}</div>`}
   </div>`;
 }

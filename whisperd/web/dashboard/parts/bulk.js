@@ -51,21 +51,20 @@ export function Sweeping({ wanted, done }) {
   return html`<p class="sweeping"><${Button} icon=${action === "retry" ? "retry" : "cancelled"} busy=${busy} onClick=${sweep}>${label}<//></p>`;
 }
 
-/** The daemon takes so many in one go, and says whether there are more. */
+/** The daemon takes so many in one go, and says where to go on. */
 async function all(action, filter) {
-  const sum = { done: 0, refused: 0 };
-  for (;;) {
-    const went = await post("tasks/bulk", { action, filter });
-    sum.done += size(went.done);
-    sum.refused += size(went.refused);
-    if (!went.more || !size(went.done)) return sum;
-  }
+  const sum = { done: 0, refused_count: 0 };
+  let cursor;
+  do {
+    const went = await post("tasks/bulk", { action, filter, cursor });
+    sum.done += went.done;
+    sum.refused_count += went.refused_count;
+    cursor = went.next_cursor;
+  } while (cursor);
+  return sum;
 }
 
-const size = (part) => (Array.isArray(part) ? part.length : typeof part === "object" && part ? Object.keys(part).length : (part ?? 0));
-
-function outcome(went, action) {
-  const refused = size(went.refused);
+function outcome({ done, refused_count: refused }, action) {
   if (refused) say(`${count(refused, "task")} could not be: in another state, or the audio is gone`, "bad");
-  return size(went.done) ? `${count(size(went.done), "task")} ${DONE[action]}` : "";
+  return done ? `${count(done, "task")} ${DONE[action]}` : "";
 }

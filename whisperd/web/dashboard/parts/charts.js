@@ -1,25 +1,27 @@
-// The last day in small charts. A daemon keeps it over its restarts.
+// The last day in small charts, which the daemon keeps over its restarts; or what this page has seen, from a
+// daemon that keeps none.
 import { html } from "../vendor/preact.js";
 import { get, isAbsent } from "../api.js";
-import { charts } from "./measures.js";
 import { useAnswer, useEvery } from "../hooks.js";
+import { trail } from "../live.js";
 import { Failure } from "./basics.js";
+import { Measures } from "./measures.js";
 
 const HOURS = 24;
 const POINTS = 240;
 const AGAIN_SECONDS = 60;
 
-export function Charts({ now }) {
+export function Charts() {
   const history = useAnswer((signal) => get("stats/history", { hours: HOURS, points: POINTS }, { signal }), []);
-  useEvery(AGAIN_SECONDS, history.reload);
-  if (history.error && !history.data) {
-    return isAbsent(history.error) || history.error.status === 403
-      ? null
-      : html`<${Failure} error=${history.error} retry=${history.reload} what="The last day could not be loaded." />`;
+  useEvery(AGAIN_SECONDS, () => history.data && history.reload());
+  if (history.loading && !history.data) return null;
+  const { error } = history;
+  if (error && !history.data && !isAbsent(error) && error.status !== 403) {
+    return html`<${Failure} error=${error} retry=${history.reload} what="The last day could not be loaded." />`;
   }
-  if (!history.data) return null;
+  const samples = history.data ? history.data.points.map((one) => ({ ...one, at: Date.parse(one.at) / 1000 })) : trail.value;
   return html`<section aria-labelledby="day">
-    <h2 id="day">The last 24 hours</h2>
-    <div class="charts">${charts(history.data, now)}</div>
+    <h2 id="day">${history.data ? "The last 24 hours" : "Since this page was opened"}</h2>
+    <${Measures} samples=${samples} />
   </section>`;
 }

@@ -30,7 +30,8 @@ export function Editor({ task, transcript, audio, close }) {
 
   const save = async () => {
     work(true);
-    const segments = transcript.segments.map(({ start, end, speaker }, n) => ({ start, end, text: texts[n], ...(speaker ? { speaker } : {}) }));
+    const lines = transcript.segments.map(({ start, end, speaker }, n) => ({ start, end, text: texts[n].trim(), speaker }));
+    const segments = lines.filter((line) => line.text); // what is emptied is left out
     const saved = await told(() => ask("PUT", of(task.task_id, "result"), { body: { segments }, headers: { "If-Match": transcript.tag } }), "Saved");
     work(false);
     if (saved) close(true);
@@ -38,7 +39,7 @@ export function Editor({ task, transcript, audio, close }) {
   const restore = async () => {
     const text = "Everything that was put right by hand is thrown away; what the model heard comes back.";
     if (!(await confirmed({ title: "Back to the original?", text, yes: "Back to the original", danger: true }))) return;
-    if (await told(() => ask("DELETE", of(task.task_id, "result")), "It is the original again")) close(true);
+    if (await told(() => ask("DELETE", of(task.task_id, "result"), { headers: { "If-Match": transcript.tag } }), "It is the original again")) close(true);
   };
   const leave = async () => {
     if (!changed || (await confirmed({ title: "Throw the changes away?", text: "They are not saved yet.", yes: "Throw them away", danger: true }))) close(false);

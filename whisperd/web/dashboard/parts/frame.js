@@ -3,7 +3,7 @@ import { html } from "../vendor/preact.js";
 import { connection, stats } from "../live.js";
 import { choose, theme } from "../looks.js";
 import { href, route } from "../router.js";
-import { may, session, signOut } from "../session.js";
+import { may, seesAll, session, signOut } from "../session.js";
 import { rough } from "../format.js";
 import { told } from "./dialogs.js";
 import { icon } from "./icons.js";
@@ -60,7 +60,7 @@ function Account() {
   const known = session.value;
   if (!known.required) return null;
   return html`<p class="account">
-    <span title=${`scopes: ${known.scopes.join(", ")}`}>${known.tenant ?? "all tenants"}${known.plan ? ` · ${known.plan}` : ""}</span>
+    <span title=${`scopes: ${known.scopes.join(", ")}`}>${seesAll() ? "all tenants" : known.tenant}${known.plan ? ` · ${known.plan}` : ""}</span>
     <button type="button" class="bare" onClick=${() => told(signOut)} aria-label="Sign out" title="Sign out">${icon("out")}</button>
   </p>`;
 }

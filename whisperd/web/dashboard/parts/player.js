@@ -14,6 +14,7 @@ export function Player({ task, audio, from }) {
   const [peaks, set] = useState(null);
   const [missing, miss] = useState(false);
   useEffect(() => {
+    if (!task.audio.duration) return; // the wave comes with the plan, as the length does
     get(of(task.task_id, "peaks"), { buckets: BUCKETS }).then((found) => set(found.peaks), () => {});
   }, [task.task_id]);
   const ready = () => {
@@ -46,8 +47,8 @@ function Wave({ peaks, audio, duration }) {
       followed.removeEventListener("seeked", follow);
     };
   }, []);
-  const paint = () => draw(canvas.current, peaks, length ? at / length : 0);
-  useEffect(paint, [peaks, at, length, dark]);
+  const paint = () => canvas.current && draw(canvas.current, peaks, length ? at / length : 0);
+  useEffect(() => void paint(), [peaks, at, length, dark]);
   useEffect(() => {
     const resize = new ResizeObserver(paint);
     resize.observe(canvas.current);

@@ -10,7 +10,7 @@ export function Row({ task, chosen, toggle, searched }) {
   return html`<tr class=${chosen ? "chosen" : ""}>
     ${toggle && html`<td class="pick"><input type="checkbox" checked=${chosen} aria-label=${`Select ${audio.name}`} onChange=${() => toggle(task.task_id)} /></td>`}
     <td class="state"><${Status} task=${task} /><${How} task=${task} /></td>
-    <td class="name"><a data-row href=${taskHref(task.task_id, searched ? { q: searched } : {})}>${audio.name}</a>
+    <td class="name"><a data-row href=${taskHref(task.task_id, { q: searched, t: task.match?.start })}>${audio.name}</a>
       <${Snippet} match=${task.match} />
       ${task.status === "failed" && task.error && html`<p class="why">${task.error.message}</p>`}
       <p class="narrow thin">${[seesAll() && task.tenant, task.model, audio.duration && clock(audio.duration)].filter(Boolean).join(" · ")}</p>

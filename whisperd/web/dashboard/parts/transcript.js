@@ -29,7 +29,7 @@ const NONE = {
 
 async function load(id, signal) {
   const answer = await call("GET", of(id, "result"), { params: { format: "json" }, signal });
-  return { ...(await answer.json()), tag: answer.headers.get("etag"), edited: answer.headers.get("whisperd-edited") === "true" };
+  return { ...(await answer.json()), tag: answer.headers.get("etag") };
 }
 
 function Whole({ task, audio, searched }) {
@@ -41,7 +41,7 @@ function Whole({ task, audio, searched }) {
     show(event.target.checked);
     keep(KEPT, event.target.checked ? null : "off");
   };
-  return html`<div class="heading"><h2 id="said">Transcript</h2>
+  return html`<div class="heading"><h2 id="said">Transcript${result.data?.edited && html` <small>corrected</small>`}</h2>
       <div class="actions">
         ${hasWords && !editing && html`<label class="check"><input type="checkbox" checked=${sure} onChange=${turn} /> Mark uncertain words</label>`}
         ${may("submit") && result.data?.segments.length > 0 && !editing && html`<${Button} icon="edit" onClick=${() => edit(true)}>Edit<//>`}

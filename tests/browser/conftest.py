@@ -1,0 +1,44 @@
+"""A real Chromium on the dashboard of a real daemon. Whatever a test does, the page must not complain."""
+
+import wave
+
+import pytest
+from playwright.sync_api import sync_playwright
+
+from tests.browser.chromium import launched, watched
+from tests.e2e.daemon import Daemon
+
+
+@pytest.fixture(scope="module")  # and no longer: while it is open no other test can run an event loop
+def chromium():
+    with sync_playwright() as playwright:
+        browser = launched(playwright)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory, weights):
+    """Its workers are no less urgent than the rest: what is watched is the page, and not who goes first."""
+    running = Daemon(tmp_path_factory.mktemp("dashboard"), weights, WORKERS__NICE=0).start()
+    yield running
+    assert running.stop() == 0
+
+
+@pytest.fixture
+def page(chromium, daemon):
+    """The dashboard, as it opens."""
+    with watched(chromium, daemon.url, refused=(404,)) as page:
+        page.goto(daemon.url)
+        page.get_by_role("heading", level=1).wait_for()
+        yield page
+
+
+@pytest.fixture(scope="session")
+def clip(jfk, tmp_path_factory):
+    """Two seconds of speech: "And so, my fellow Americans"."""
+    path = tmp_path_factory.mktemp("clip") / "clip.wav"
+    with wave.open(str(jfk)) as whole, wave.open(str(path), "wb") as part:
+        part.setparams(whole.getparams())
+        part.writeframes(whole.readframes(2 * whole.getframerate()))
+    return path

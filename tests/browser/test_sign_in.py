@@ -1,0 +1,40 @@
+"""Keys in the dashboard: from the first one on it has to be signed in to."""
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.browser.chromium import PATIENCE_MS, watched
+from tests.e2e.daemon import Daemon
+
+pytestmark = pytest.mark.timeout(300)
+expect.set_options(timeout=PATIENCE_MS)
+
+
+@pytest.fixture
+def keyless(tmp_path, weights):
+    """A daemon without keys, for a test that makes the first."""
+    running = Daemon(tmp_path / "keyless", weights, WORKERS__COUNT=1).start()
+    yield running
+    assert running.stop() == 0
+
+
+def test_the_first_key_closes_the_door_and_opens_it(chromium, keyless):
+    with watched(chromium, keyless.url, refused=(401, 404)) as page:
+        page.goto(f"{keyless.url}/#/keys")
+        page.get_by_role("button", name="New key").click()
+        page.get_by_label("Name").fill("of the desk")
+        page.get_by_role("button", name="Make the key").click()
+        key = page.get_by_role("dialog", name="Keep this key").locator("code").inner_text()
+        page.get_by_role("button", name="I have kept it").click()
+        expect(page.get_by_role("row").filter(has_text="of the desk")).to_contain_text("active")
+
+        page.get_by_role("button", name="Sign out").click()
+        field = page.get_by_label("Key", exact=True)
+        field.fill("whd_wrong")
+        page.get_by_role("button", name="Sign in").click()
+        expect(page.get_by_role("alert")).to_contain_text("not known")
+
+        field.fill(key)
+        page.get_by_role("button", name="Sign in").click()
+        expect(page.get_by_role("heading", name="Keys")).to_be_visible()
+        expect(page.get_by_text("Live")).to_be_visible()
