@@ -187,6 +187,21 @@ class Handlers:
             await asyncio.sleep(0.02)
         return JSONResponse(task)
 
+    async def explain(self, request: Request) -> Response:
+        task = self.state.tasks[request.path_params["id"]]
+        found = {
+            "task_id": task["task_id"],
+            "status": task["status"],
+            "position": 3,
+            "summary": "3rd in line; 2 PRO tasks ahead; starts in about 4 min",
+            "reasons": [{"code": "ahead", "message": "2 tasks before it in line"}],
+            "ahead": {"tasks": 2, "by_priority": {"5": 2}},
+            "tenant": {"running": 1, "limit": None},
+            "starts_in_seconds": {"p50": 240.0, "p90": 360.0},
+            "eta_seconds": {"p50": 250.0, "p90": 250.0},
+        }
+        return JSONResponse(found)
+
     async def result(self, request: Request) -> Response:
         task = self.state.tasks[request.path_params["id"]]
         if task["status"] != "completed":
@@ -283,6 +298,7 @@ def build_app(stand_in):
         Route("/tasks/{id}/retry", handlers.retry, methods=["POST"]),
         Route("/tasks/{id}/result", handlers.result),
         Route("/tasks/{id}/timeline", handlers.timeline),
+        Route("/tasks/{id}/explain", handlers.explain),
         Route("/stats", handlers.stats),
         Route("/usage", handlers.usage),
         Route("/workers", handlers.workers),

@@ -281,6 +281,19 @@ def test_a_list_on_a_terminal_fits_it_in_colours_unless_told(daemon):
     assert "31m" not in plain
 
 
+def test_a_task_is_explained_in_a_sentence_and_in_numbers(run, daemon):
+    daemon.add()
+    lines = run("explain", "01J001").lines
+
+    assert lines[0] == "3rd in line; 2 PRO tasks ahead; starts in about 4 min"
+    assert "begins in  about 4 min, 6 min if all goes slowly" in lines
+    assert "done in    about 4 min" in lines
+    assert json.loads(run("explain", "01J001", "--json").out)["ahead"] == {
+        "tasks": 2,
+        "by_priority": {"5": 2},
+    }
+
+
 def test_a_task_is_shown_with_its_error(run, daemon):
     daemon.add("talk\x07.mp3", "failed")
     lines = run("show", "01J001").lines

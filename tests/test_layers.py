@@ -96,7 +96,7 @@ ALLOWED = {
     "routes": {
         *("task", "config", "events", "spool", "sniff", "transcript", "worker_pool", "metrics"),
         *("archive", "backup", "arrival", "shown", "attendance", "keys", "outbox", "delivery"),
-        *("outbound", "buckets", "sources", "outlook", "turns", "pace", "sessions"),
+        *("outbound", "buckets", "sources", "outlook", "forecast", "turns", "pace", "sessions"),
         *("history", "timeline", "usage", "minutes"),
         *("counts", "gpu", "lag"),
     },

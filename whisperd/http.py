@@ -25,6 +25,7 @@ from whisperd.routes import (
     metrics,
     openai,
     openapi,
+    prospects,
     session,
     status,
     tasks,
@@ -39,6 +40,7 @@ from whisperd.routes.errors import HANDLERS, stopping
 from whisperd.routes.interactive import CUT
 
 CALLS: list[Call | Socket] = [
+    *prospects.calls,  # before tasks: no task is called "estimate"
     *tasks.calls,
     *timeline.calls,
     *live.calls,

@@ -97,6 +97,10 @@ class Outlook:
         begun = likely.spans.get(NEWEST)
         return _prospect(begun, slow.spans.get(NEWEST)) if begun else None
 
+    def length(self, task: Standing) -> float:
+        """Seconds of audio that it is thought to have."""
+        return self._queue.measurements.speeds().length(task)
+
     def promise(self, task_id: str, seconds: float | None) -> None:
         """What was said when it was submitted is held against what comes."""
         if seconds is not None and len(self._promises) < MOST_PROMISES:

@@ -130,6 +130,14 @@ class SqliteQueue:
         """What decides whose turn it is, for a forecast; `also`: this priority of this tenant, too."""
         return await self._db.read(standing.line, self._rules, self._now(), also)
 
+    async def ahead(self, priority: int) -> Mapping[int, int]:
+        """How many tasks stand in line, by priority, of those with a higher one; the highest first."""
+        return await self._db.read(questions.ahead, priority)
+
+    async def running(self, tenant: str) -> int:
+        """How many of its tasks are at work."""
+        return await self._db.read(questions.running, tenant)
+
     async def remember(self) -> None:
         """At start: how long work took until the last stop."""
         self.measurements = Measurements(await self._db.read(measured.known))

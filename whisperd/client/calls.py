@@ -35,6 +35,7 @@ from whisperd.client.errors import (
 from whisperd.client.results import (
     Backup,
     Delivery,
+    Explanation,
     Health,
     Stats,
     Swept,
@@ -159,6 +160,9 @@ class Calls:
 
     def timeline(self, task_id: str) -> Flow[Timeline]:
         return self._read(Request("GET", f"{_path(task_id)}/timeline"), Timeline)
+
+    def explain(self, task_id: str) -> Flow[Explanation]:
+        return self._read(Request("GET", f"{_path(task_id)}/explain"), Explanation)
 
     def wait(self, task_id: str, seconds: float | None, on_progress: OnProgress | None) -> Flow[Task]:
         deadline = None if seconds is None else monotonic() + seconds

@@ -61,6 +61,44 @@ class Task(Struct, frozen=True, kw_only=True):
         return self.status in FINAL
 
 
+class Likely(Struct, frozen=True, kw_only=True):
+    """Seconds from now: as work mostly goes, and were all of it as slow as the slowest tenth."""
+
+    p50: float
+    p90: float
+
+
+class Reason(Struct, frozen=True, kw_only=True):
+    code: str
+    message: str
+
+
+class Ahead(Struct, frozen=True, kw_only=True):
+    """Of a task in line: those before it, and how many of them have a higher priority."""
+
+    tasks: int
+    by_priority: dict[str, int] = {}
+
+
+class TenantNow(Struct, frozen=True, kw_only=True):
+    running: int
+    limit: int | None = None  # tasks at a time
+
+
+class Explanation(Struct, frozen=True, kw_only=True):
+    """Why a task is where it is. None is what is not known."""
+
+    task_id: str
+    status: str
+    position: int | None = None
+    summary: str = ""
+    reasons: tuple[Reason, ...] = ()
+    ahead: Ahead | None = None
+    tenant: TenantNow | None = None
+    starts_in_seconds: Likely | None = None
+    eta_seconds: Likely | None = None
+
+
 class Word(Struct, frozen=True, kw_only=True):
     word: str
     start: float  # seconds

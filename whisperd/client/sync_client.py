@@ -18,6 +18,7 @@ from whisperd.client.results import (
     Backup,
     Delivery,
     Event,
+    Explanation,
     Health,
     Stats,
     Swept,
@@ -129,6 +130,10 @@ class Client:
     def timeline(self, task_id: str) -> Timeline:
         """What happened to the task: attempts, chunks, overtakings, deaths of workers, its end."""
         return self._run(self._calls.timeline(task_id))
+
+    def explain(self, task_id: str) -> Explanation:
+        """Why it is where it is: what is before it, what keeps it, when it is thought to be its turn."""
+        return self._run(self._calls.explain(task_id))
 
     def wait(
         self, task_id: str, *, seconds: float | None = None, on_progress: OnProgress | None = None

@@ -26,9 +26,12 @@ from whisperd.terminal import (
     clock,
     is_wide,
     moment,
+    safe,
+    show_fields,
     show_json,
     show_sheet,
     show_table,
+    spell,
     write_file,
 )
 
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from whisperd.client import Client, Task
+    from whisperd.client.results import Likely
 
 app = typer.Typer()
 
@@ -175,6 +179,36 @@ def show(task_id: Id, url: Url = DEFAULT_URL, json: Json = False) -> None:
         show_sheet(sheet(task))
         print()
         show_timeline(timeline)
+
+
+@command(app, "explain", "Transcripts")
+def explain(task_id: Id, url: Url = DEFAULT_URL, json: Json = False) -> None:
+    """Say why a task waits, and when it is thought to begin and to be done.
+
+    $ whisperd explain 01JD...
+    3rd in line; 2 PRO tasks ahead; tenant at 1 of 1; starts in about 4 min
+    """
+    with client(url) as daemon:
+        found = daemon.explain(task_id)
+    if json:
+        show_json(found)
+        return
+    print(safe(found.summary))
+    show_fields(
+        [
+            ("status", found.status),
+            *((reason.code, reason.message) for reason in found.reasons),
+            ("begins in", _between(found.starts_in_seconds)),
+            ("done in", _between(found.eta_seconds)),
+        ]
+    )
+
+
+def _between(found: Likely | None) -> str | None:
+    if found is None:
+        return None
+    likely, late = spell(found.p50), spell(found.p90)
+    return f"about {likely}" if likely == late else f"about {likely}, {late} if all goes slowly"
 
 
 @command(app, "result", "Transcripts")

@@ -39,6 +39,8 @@ async def submit(request: Request) -> Response:
     """Queue audio: multipart with the form field `file`, or JSON that names it."""
     task, created = await accepted(request)
     view = await shown(services(request), task)
+    if created:
+        services(request).outlook.promise(task.id, view.eta_seconds)
     return Json(view, 202 if created else 200, {"Location": f"/tasks/{task.id}"})
 
 

@@ -144,6 +144,18 @@ def position(conn: sqlite3.Connection, task_id: str, order: str) -> int | None:
     return int(ahead) + 1
 
 
+def ahead(conn: sqlite3.Connection, priority: int) -> dict[int, int]:
+    sql = """
+        select priority, sum(n) from tally where state = 'queued' and delayed = 0 and priority > ?
+        group by priority order by priority desc
+    """
+    return dict(conn.execute(sql, (priority,)).fetchall())
+
+
+def running(conn: sqlite3.Connection, tenant: str) -> int:
+    return _tasks(conn, "state = 'processing' and delayed = 0 and tenant = ?", tenant)
+
+
 def segments(conn: sqlite3.Connection, task_id: str, after: Mark) -> Sequence[tuple[Mark, Segment]]:
     rows = conn.execute(
         """

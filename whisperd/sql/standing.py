@@ -10,7 +10,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 
 from whisperd.forecast.line import Line, Running, Share, Standing, Tenant
-from whisperd.sql.questions import limits
+from whisperd.sql.questions import limits, running
 from whisperd.sql.rows import to_json
 from whisperd.task import SAMPLE_RATE, Rules
 
@@ -47,7 +47,7 @@ def line(conn: sqlite3.Connection, rules: Rules, now: float, also: tuple[int, st
         tasks=tasks,
         shares=list(shares.values()),
         levels=dict(conn.execute("select priority, vtime from level").fetchall()),
-        tenants={name: tenant(conn, name, rules) for _, name in shares},
+        tenants={name: _tenant(conn, name, rules) for _, name in shares},
         running=running,
     )
 
@@ -109,8 +109,6 @@ def _idle_share(conn: sqlite3.Connection, priority: int, name: str) -> Share:
     return Share(priority=priority, tenant=name, vtime=row["vtime"] if row else 0.0)
 
 
-def tenant(conn: sqlite3.Connection, name: str, rules: Rules) -> Tenant:
-    sql = "select coalesce(sum(n), 0) from tally where state = 'processing' and delayed = 0 and tenant = ?"
-    (processing,) = conn.execute(sql, (name,)).fetchone()
+def _tenant(conn: sqlite3.Connection, name: str, rules: Rules) -> Tenant:
     found = limits(conn, rules, name, None)
-    return Tenant(processing, found.concurrent, found.weight)
+    return Tenant(running(conn, name), found.concurrent, found.weight)

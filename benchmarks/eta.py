@@ -1,0 +1,83 @@
+"""How good eta_seconds is: a mixed queue of tasks against a real daemon, foretold and then waited for.
+
+    python -m benchmarks.eta shared/corpus/speech
+
+Clips of all lengths, in three priorities, of two tenants, sent one after the other without a pause, to a
+daemon that has done a few before. Compared with what came are the eta_seconds of each 202, which knows
+nothing of what is sent after it and may overtake it, and those that the daemon gives once all are sent.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from time import time
+
+from benchmarks.daemon import a_daemon
+from whisperd.client import Client, Task
+
+SOUNDS = {".wav", ".flac", ".mp3", ".m4a", ".opus", ".wma"}
+WARM_UP = 12
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--tasks", type=int, default=100)
+    parser.add_argument("--order", choices=["fifo", "lifo"], default="fifo")
+    given = parser.parse_args()
+    clips = sorted(path for path in given.folder.rglob("*") if path.suffix in SOUNDS)
+    with a_daemon(CACHE__ENABLED="false", QUEUE__ORDER=given.order) as daemon:
+        run(daemon.client, random.Random(7), clips, given.tasks)
+
+
+def run(client: Client, chance: random.Random, clips: Sequence[Path], number: int) -> None:
+    for clip in chance.sample(clips, WARM_UP):
+        client.submit(clip)
+    while client.stats().processing + client.stats().queued:
+        client.wait(client.list(status="queued,processing", limit=1)[0].task_id)
+    at_submit = {}
+    for _ in range(number):
+        priority, tenant = chance.choice((0, 0, 0, 1, 5)), chance.choice(("studio", "desk"))
+        task = client.submit(chance.choice(clips), priority=priority, tenant=tenant)
+        at_submit[task.task_id] = ends(task)
+    asked_again = {
+        task.task_id: ends(task) for task in client.list(limit=number) if task.task_id in at_submit
+    }
+    done = [client.wait(task_id) for task_id in at_submit]
+    report("at submit", at_submit, {task.task_id: (seconds(task.created_at), task) for task in done})
+    sent = max(seconds(task.created_at) for task in done)
+    report("asked again when all were sent", asked_again, {task.task_id: (sent, task) for task in done})
+
+
+def ends(task: Task) -> float | None:
+    return None if task.eta_seconds is None else time() + task.eta_seconds
+
+
+def seconds(moment: datetime | None) -> float:
+    return (moment or datetime.now(UTC)).timestamp()
+
+
+def report(what: str, foretold: Mapping[str, float | None], came: Mapping[str, tuple[float, Task]]) -> None:
+    errors = []
+    for task_id, end in foretold.items():
+        since, task = came[task_id]
+        if end is not None and (took := seconds(task.finished_at) - since) > 0:
+            errors.append((end - since - took) / took)
+    if not errors:
+        print(f"{what}: nothing was foretold")
+        return
+    parts = sorted(abs(error) for error in errors)
+    late = sum(error < 0 for error in errors) / len(errors)
+    print(
+        f"{what}: {len(errors)} tasks, error median {median(parts):.0%}, p90 "
+        f"{parts[int(0.9 * len(parts))]:.0%}, signed {median(errors):+.0%}, {late:.0%} later than foretold"
+    )
+
+
+if __name__ == "__main__":
+    main()
