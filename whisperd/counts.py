@@ -25,6 +25,7 @@ _HTTP = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5, 30)
 _WAITS = (0.01, 0.05, 0.25, 1, 5, 15, 60, 300, 900, 3600, 4 * 3600, 24 * 3600)
 _WORK = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 4 * 3600)
 _FACTORS = (0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.25, 0.5, 1, 2, 4)
+_PARTS = (0.05, 0.1, 0.25, 0.5, 1, 2, 4)
 METHODS = frozenset({"GET", "HEAD", "POST", "PATCH", "DELETE", "OPTIONS", "PUT"})
 HIGH = 5  # the priority, and so the plan PRO, from which on it is called high
 
@@ -72,6 +73,11 @@ class Counts:
         self._lag = self._histogram(
             "loop_lag_seconds", "How much too late the daemon's event loop got round to a timer.", _QUICK
         )
+        self._eta_errors = self._histogram(
+            "eta_error_ratio",
+            "By what part of the time a task took its first eta_seconds was wrong, of those completed.",
+            _PARTS,
+        )
         for state in FINAL:
             self._ended.labels(state)  # a rate needs a 0 to begin with
         for name in ("low", "normal", "high"):
@@ -110,6 +116,9 @@ class Counts:
 
     def committed(self, seconds: float) -> None:
         self._commits.observe(seconds)
+
+    def eta_missed(self, part: float) -> None:
+        self._eta_errors.observe(part)
 
     def lagged(self, seconds: float) -> None:
         self._lag.observe(seconds)

@@ -144,7 +144,7 @@ def _joined(
         spool=spool,
         pool=pool,
         models=models,
-        outlook=Outlook(queue, pool, clock.now),
+        outlook=Outlook(queue, pool, clock.now, counts.eta_missed),
         counts=counts,
     )
 
