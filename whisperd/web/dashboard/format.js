@@ -13,6 +13,9 @@ export const rough = (value) => (!known(value) ? NONE : Math.abs(value) >= 10_00
 export const percent = (value) => (known(value) ? `${Math.floor(value * 1000) / 10}`.replace(/\.0$/, "") + " %" : NONE);
 export const speed = (value) => (known(value) ? `${short.format(value)}×` : NONE);
 
+/** The speed of a real-time factor, which is time of work by time of audio. */
+export const pace = (factor) => (factor > 0 ? speed(1 / factor) : NONE);
+
 export function bytes(value) {
   if (!known(value)) return NONE;
   const units = ["B", "KiB", "MiB", "GiB", "TiB"];

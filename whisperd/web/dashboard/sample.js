@@ -12,7 +12,7 @@ export function sample(stats, at) {
     audio_seconds_per_second: throughput.audio_seconds_per_second,
     wait_p50: wait.p50,
     wait_p95: wait.p95,
-    real_time_factor: factors.length ? factors.reduce((sum, factor) => sum + factor, 0) / factors.length : null,
+    speed: factors.length ? factors.length / factors.reduce((sum, factor) => sum + factor, 0) : null,
     rss_bytes: workers.reduce((sum, worker) => sum + (worker.rss_bytes ?? 0), 0),
     gpu_bytes: stats.gpu?.used_bytes ?? null,
   };

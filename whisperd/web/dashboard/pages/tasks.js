@@ -94,7 +94,7 @@ function Filters({ wanted }) {
 
 function Tenant({ chosen, set }) {
   const depth = stats.value?.depth?.by_tenant ?? [];
-  const names = Array.isArray(depth) ? depth.map((one) => one.tenant) : Object.keys(depth);
+  const names = depth.map((one) => one.tenant);
   return html`<label class="tenant"><span class="hidden">Tenant</span>
     <input list="tenants" placeholder="Any tenant" value=${chosen} onChange=${(event) => set({ tenant: event.target.value.trim() })} autocomplete="off" spellcheck="false" />
     <datalist id="tenants">${names.map((name) => html`<option key=${name} value=${name} />`)}</datalist>

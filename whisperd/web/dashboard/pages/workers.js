@@ -1,7 +1,7 @@
 // The workers now, and the switch that stops handing out tasks.
 import { html } from "../vendor/preact.js";
 import { get, post } from "../api.js";
-import { bytes, number, speed } from "../format.js";
+import { bytes, number, pace } from "../format.js";
 import { useAnswer, useEvery } from "../hooks.js";
 import { stats } from "../live.js";
 import { taskHref } from "../router.js";
@@ -32,7 +32,7 @@ function Worker({ of }) {
     <td>${of.task_id ? html`<a data-row href=${taskHref(of.task_id)}><code>…${of.task_id.slice(-8)}</code></a>` : "–"}</td>
     <td>${of.model ?? "–"}</td>
     <td class="num">${number(of.chunk)}</td>
-    <td class="num">${speed(of.real_time_factor)}</td>
+    <td class="num">${pace(of.real_time_factor)}</td>
     <td class="num">${bytes(of.rss_bytes)}</td>
     <td class="num">${number(of.tasks_done)}</td>
     <td class="num">${number(of.restarts)}</td>

@@ -19,9 +19,16 @@ export function Charts() {
   if (error && !history.data && !isAbsent(error) && error.status !== 403) {
     return html`<${Failure} error=${error} retry=${history.reload} what="The last day could not be loaded." />`;
   }
-  const samples = history.data ? history.data.points.map((one) => ({ ...one, at: Date.parse(one.at) / 1000 })) : trail.value;
+  const day = (history.data?.points ?? []).map(sampled);
+  const isDay = day.length > 1; // one that has just begun has less to show than the page itself
   return html`<section aria-labelledby="day">
-    <h2 id="day">${history.data ? "The last 24 hours" : "Since this page was opened"}</h2>
-    <${Measures} samples=${samples} />
+    <h2 id="day">${isDay ? "The last 24 hours" : "Since this page was opened"}</h2>
+    <${Measures} samples=${isDay ? day : trail.value} />
   </section>`;
+}
+
+/** A point of the history; its real-time factor becomes a speed. */
+function sampled(point) {
+  const { at, real_time_factor: factor } = point;
+  return { ...point, at: Date.parse(at) / 1000, speed: factor ? 1 / factor : null };
 }

@@ -1,6 +1,6 @@
 // Who works on what, now, in one line each.
 import { html } from "../vendor/preact.js";
-import { bytes, speed } from "../format.js";
+import { bytes, pace } from "../format.js";
 import { href, taskHref } from "../router.js";
 
 export function Crew({ of }) {
@@ -11,7 +11,7 @@ export function Crew({ of }) {
       <span class="dot ${worker.state}"></span>
       <span class="who">${worker.id} <span class="thin">${worker.state}</span></span>
       <span class="what">${worker.task_id ? html`<a href=${taskHref(worker.task_id)}>${doing(worker)}</a>` : worker.model ?? ""}</span>
-      <span class="thin num">${speed(worker.real_time_factor)}</span>
+      <span class="thin num">${pace(worker.real_time_factor)}</span>
       <span class="thin num">${bytes(worker.rss_bytes)}</span>
     </li>`)}</ul>
   </section>`;

@@ -16,11 +16,8 @@ export function Depth({ of }) {
   </section>`;
 }
 
-/** As the daemon has them: {name: count}, or a list of {tenant, queued}. */
-function rows(depth, name) {
-  const all = Array.isArray(depth) ? depth.map((one) => [String(one[name]), one.queued ?? one.count]) : Object.entries(depth);
-  return name === "priority" ? all.sort(([a], [b]) => b - a) : all.sort(([, a], [, b]) => b - a);
-}
+/** Only who waits: a tenant may be there for what runs. */
+const rows = (depth, name) => depth.filter((one) => one.queued > 0).map((one) => [String(one[name]), one.queued]);
 
 function Bars({ title, rows: all, link }) {
   if (!all.length) return null;

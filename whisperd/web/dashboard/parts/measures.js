@@ -18,8 +18,8 @@ export function Measures({ samples }) {
     <${Chart} title="Throughput" value=${`${speed(last.audio_seconds_per_second)} real time`} times=${times} write=${rough} top=${1} lines=${[first("audio seconds a second", "audio_seconds_per_second")]} />
     <${Chart} title="Tasks a minute" value=${number(last.tasks_per_minute)} times=${times} write=${rough} top=${4} lines=${[first("tasks a minute", "tasks_per_minute")]} />
     <${Chart} title="Wait until the start" value=${span(last.wait_p50)} times=${times} write=${span} top=${1} lines=${[first("median", "wait_p50"), second("95 %", "wait_p95")]} />
-    <${Chart} title="Speed of a worker" value=${speed(last.real_time_factor)} times=${times} write=${(x) => `${rough(x)}×`} top=${1} lines=${[first("times real time", "real_time_factor")]} />
-    <${Chart} title="Memory of the workers" value=${bytes(last.rss_bytes)} times=${times} write=${bytes} steps=${DOUBLES} top=${2 ** 28} lines=${[first("memory", "rss_bytes")]} />
+    <${Chart} title="Speed of a worker" value=${speed(last.speed)} times=${times} write=${(x) => `${rough(x)}×`} top=${1} lines=${[first("times real time", "speed")]} />
+    <${Chart} title="Memory" value=${bytes(last.rss_bytes)} times=${times} write=${bytes} steps=${DOUBLES} top=${2 ** 28} lines=${[first("memory", "rss_bytes")]} />
     ${hasGpu && html`<${Chart} title="Memory of the GPU" value=${bytes(last.gpu_bytes)} times=${times} write=${bytes} steps=${DOUBLES} top=${2 ** 30} lines=${[first("GPU memory", "gpu_bytes")]} />`}
   </div>`;
 }
