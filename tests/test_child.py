@@ -14,7 +14,7 @@ from whisperd.child import MOST_FILES, OVERHEAD
 from whisperd.engine import memory
 from whisperd.engine.protocol import Aborted, Planned, Transcribed
 from whisperd.spool import Spool
-from whisperd.task import Cut, Options, Piece
+from whisperd.task import MOST_PEAKS, Cut, Options, Piece
 from whisperd.transcript import LANGUAGES
 
 HOURS = 3 * 3600  # of audio: too long to be decoded by the end of any test
@@ -92,6 +92,7 @@ def test_it_plans_and_transcribes(child, spool, jfk):
     assert "ask not what your country can do for you" in " ".join(s.text for s in done.segments)
     assert all(0 <= s.start <= s.end <= 11 for s in done.segments)
     assert 0 < done.seconds < 30
+    assert (len(plan.peaks), max(plan.peaks) > 100, min(plan.peaks) < 10) == (MOST_PEAKS, True, True)
     assert left_in(spool) == ["t1.pcm"]
 
 

@@ -4,7 +4,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from whisperd.sniff import not_media
+from whisperd.sniff import media_type, not_media
 from whisperd.spool import HEAD
 
 
@@ -104,8 +104,8 @@ printable = st.text(st.characters(exclude_categories=("Cc", "Cs")), min_size=5, 
 
 @given(printable, st.integers(0, 3))
 def test_a_text_is_a_text_also_when_a_character_is_cut_off(text, missing):
-    raw = text.encode()
-    assert not_media(raw[: max(4, len(raw) - missing)]) is not None
+    raw = b"text" + text.encode()
+    assert not_media(raw[: len(raw) - missing]) is not None
 
 
 @given(printable, st.integers(0, 2000), st.sampled_from(b"\x00\x01\x1f\x7f"))
@@ -113,3 +113,37 @@ def test_one_control_character_makes_it_no_text(text, place, char):
     raw = text.encode()
     place = min(place, len(raw))
     assert not_media(raw[:place] + bytes([char]) + raw[place:]) != "a text"
+
+
+# --- what to call it ---
+
+
+@pytest.mark.parametrize(
+    ("head", "kind"),
+    [
+        (b"RIFF\x00\x00\x00\x00WAVEfmt ", "audio/wav"),
+        (b"ID3\x04", "audio/mpeg"),
+        (b"\xff\xfb\x90\x64", "audio/mpeg"),
+        (b"\xff\xf1\x50\x80", "audio/aac"),
+        (b"\x00\x00\x00\x20ftypM4A ", "audio/mp4"),
+        (b"\x00\x00\x00\x20ftypisom", "video/mp4"),
+        (b"\x1a\x45\xdf\xa3\x9f\x42\x82\x84webm", "video/webm"),
+        (b"\x1a\x45\xdf\xa3\x9f\x42\x82\x88matroska", "video/x-matroska"),
+        (b"OggS\x00", "audio/ogg"),
+        (b"RIFF", "application/octet-stream"),
+        (b"", "application/octet-stream"),
+    ],
+)
+def test_a_player_is_told_the_media_type_that_the_first_bytes_show(head, kind):
+    assert media_type(head) == kind
+
+
+@given(st.binary(max_size=64))
+def test_nothing_is_called_a_page(head):
+    assert media_type(head).startswith(("audio/", "video/", "application/octet-stream"))
+
+
+def test_all_speech_of_the_corpus_has_a_media_type_of_its_own(corpus):
+    heads = {name: (corpus / "speech" / name).read_bytes()[:64] for name in manifest(corpus / "speech")}
+
+    assert [name for name, head in heads.items() if media_type(head) == "application/octet-stream"] == []

@@ -108,6 +108,20 @@ def test_a_twin_of_a_completed_task_is_completed_at_once_with_its_transcript(wit
     with_twins(body)
 
 
+def test_a_twin_has_the_waveform_of_the_one_it_is_a_copy_of(with_twins):
+    async def body(queue):
+        first = await submitted(queue)
+        follower = await submitted(queue)
+        await queue.plan(await queue.claim(), replace(a_plan(1), peaks=b"\x00\xff"))
+        await queue.finish(await queue.claim(), said("hello"))
+        twin = await submitted(queue)
+
+        for task in (first, follower, twin):
+            assert await queue.peaks(task.id) == b"\x00\xff"
+
+    with_twins(body)
+
+
 def test_a_transcript_serves_no_twin_once_it_is_too_old_however_often_it_was_copied(with_twins, clock):
     async def body(queue):
         await completed(queue)

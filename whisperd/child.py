@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 from whisperd.engine import features, memory
 from whisperd.engine.audio import AudioError, Decoded, Limits, decode
 from whisperd.engine.language import vote
+from whisperd.engine.peaks import peaks
 from whisperd.engine.protocol import (
     Abort,
     Aborted,
@@ -152,6 +153,7 @@ class Worker:
                 language_probability=probability,
                 warnings=tuple(decoded.warnings),
                 model_sha256=request.model_sha256,
+                peaks=peaks(pcm, lambda: self._pulse(request.number)),
             )
         )
 

@@ -27,6 +27,7 @@ from whisperd.routes import (
     openapi,
     prospects,
     session,
+    sound,
     status,
     tasks,
     timeline,
@@ -43,6 +44,7 @@ CALLS: list[Call | Socket] = [
     *prospects.calls,  # before tasks: no task is called "estimate"
     *tasks.calls,
     *timeline.calls,
+    *sound.calls,
     *live.calls,
     *status.calls,
     *usage.calls,

@@ -159,6 +159,10 @@ class SqliteQueue:
         """
         return await self._db.read(questions.settled, task_id)
 
+    async def peaks(self, task_id: str) -> bytes | None:
+        """The waveform of its audio, as engine/peaks.py makes it; None where there is none (yet)."""
+        return await self._db.read(questions.peaks, task_id)
+
     async def stats(self, tenant: str | None = None) -> Stats:
         """Of a tenant's tasks, or of all. Costs the same at ten tasks and at a million."""
         return await self._db.read(questions.stats, self._now(), tenant)

@@ -26,6 +26,7 @@ from msgspec import Struct
 
 SAMPLE_RATE = 16_000  # Hz; of everything past the decoder
 PLAN = 0  # the number of the chunk that makes the others
+MOST_PEAKS = 2000  # of a waveform, a byte each: as many as a wide screen has columns
 
 
 class State(StrEnum):
@@ -121,6 +122,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     language_probability: float | None = None  # 0 to 1; None where none was detected: asked for, or no speech
     warnings: tuple[str, ...] = ()  # "partial_audio", …
     model_sha256: str = ""  # of the model file that it was made for
+    peaks: bytes = b""  # the waveform: see engine/peaks.py
 
 
 class Problem(Struct, frozen=True):
@@ -394,6 +396,7 @@ class TaskQueue(Protocol):
     async def running(self, tenant: str) -> int: ...
     async def segments(self, task_id: str, after: Mark = START) -> Sequence[tuple[Mark, Segment]]: ...
     async def settled(self, task_id: str) -> float: ...
+    async def peaks(self, task_id: str) -> bytes | None: ...
     async def stats(self, tenant: str | None = None) -> Stats: ...  # of one, or of all
     async def depths(self, tenants: int = 0) -> Depths: ...  # naming so many tenants
     async def change(self, task_id: str, change: Change) -> Task: ...

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 from starlette.requests import Request
-from starlette.responses import FileResponse, Response
+from starlette.responses import Response
 from structlog.contextvars import bind_contextvars
 from ulid import ULID
 
@@ -146,15 +146,6 @@ def _check_result(task: Task) -> None:
     if task.state != State.COMPLETED:
         message = task.error.message if task.error else f"the task was {task.state}"
         raise Refusal(410, task.state, message)
-
-
-async def audio(request: Request) -> Response:
-    """The audio as it was sent, while it is kept."""
-    task = await task_of(request)
-    path = services(request).spool.audio(task.id)
-    if not path.is_file():
-        raise Refusal(404, "not_found", "the audio of this task is not kept any more")
-    return FileResponse(path, media_type="application/octet-stream", filename=task.audio.name)
 
 
 class Filter(Struct, frozen=True, kw_only=True):
@@ -306,13 +297,6 @@ calls = [
             304: STILL,
         },
         refusals=(409, 410),
-    ),
-    Call(
-        method="GET",
-        path="/tasks/{task_id}/audio",
-        handler=audio,
-        right="read",
-        answers={200: Answer(about="The audio.", media_types=("application/octet-stream",))},
     ),
     Call(
         method="POST",

@@ -70,6 +70,8 @@ def plan(
             "content": content_of(chunk.task.audio.sha256, plan.model_sha256, chunk.task.options),
         },
     )
+    if plan.peaks:
+        conn.execute("insert or replace into waveform values (?, ?)", (chunk.task.seq, plan.peaks))
     return _settled(conn, chunk.task.seq, now)
 
 

@@ -186,6 +186,14 @@ def settled(conn: sqlite3.Connection, task_id: str) -> float:
     return msgspec.json.decode(row["cut"], type=Cut).pieces[0].start / SAMPLE_RATE if row else inf
 
 
+def peaks(conn: sqlite3.Connection, task_id: str) -> bytes | None:
+    row = conn.execute(
+        "select peaks from waveform where task = (select seq from task where id = ?)",
+        (task_id,),
+    ).fetchone()
+    return row and bytes(row["peaks"])
+
+
 def stats(conn: sqlite3.Connection, now: float, tenant: str | None = None) -> Stats:
     """Of a tenant's tasks, or of all."""
     mine = "" if tenant is None else " and tenant = :tenant"

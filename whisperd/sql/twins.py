@@ -91,3 +91,6 @@ def take_over(conn: sqlite3.Connection, seq: int, source: int) -> None:
         """,
         {"seq": seq, "source": source, "claims": claims},
     )
+    conn.execute(
+        "insert or replace into waveform select ?, peaks from waveform where task = ?", (seq, source)
+    )

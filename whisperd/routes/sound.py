@@ -1,0 +1,120 @@
+"""/tasks/{id}/audio and /tasks/{id}/peaks: what a player needs to play a task's audio, and to draw it.
+
+The audio is only ever handed out as it came: nothing here looks into it, that is for a worker's process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+from msgspec import Meta, Struct
+from starlette.requests import Request
+from starlette.responses import FileResponse, Response
+
+from whisperd.routes import Json, services, task_of
+from whisperd.routes.call import Answer, Call, Header
+from whisperd.routes.errors import Refusal
+from whisperd.sniff import media_type
+from whisperd.task import MOST_PEAKS
+
+# One range: players ask for no more. What is not one is passed over, as RFC 9110 (14.2) has it.
+_RANGE = re.compile(r"bytes=(?:([0-9]{1,18})-([0-9]{0,18})|-([0-9]{1,18}))\Z")
+
+
+class Kept(NamedTuple):
+    size: int
+    media_type: str
+
+
+async def audio(request: Request) -> Response:
+    """The audio as it was sent, while it is kept; or a part of it, for a player that seeks."""
+    task = await task_of(request)
+    path = services(request).spool.audio(task.id)
+    kept = await asyncio.to_thread(_look_at, path)
+    if not _names_a_part(request, kept.size):
+        request.scope["headers"] = [header for header in request.scope["headers"] if header[0] != b"range"]
+    return FileResponse(path, media_type=kept.media_type, filename=task.audio.name)
+
+
+def _look_at(path: Path) -> Kept:
+    try:
+        with open(path, "rb") as file:
+            return Kept(os.fstat(file.fileno()).st_size, media_type(file.read(64)))
+    except FileNotFoundError:
+        raise Refusal(404, "not_found", "the audio of this task is not kept any more") from None
+
+
+def _names_a_part(request: Request, size: int) -> bool:
+    """Whether the request is for a part that can be sent. Raises Refusal where it lies behind the end."""
+    found = _RANGE.match(request.headers.get("range", ""))
+    if found is None:
+        return False
+    first, last, suffix = found.groups()
+    if first is not None and last and int(last) < int(first):
+        return False
+    if int(first or 0) >= size or (suffix is not None and not int(suffix)):
+        message = f"the audio has {size} bytes: ask for some of them"
+        raise Refusal(416, "range_not_satisfiable", message, "Range", {"Content-Range": f"bytes */{size}"})
+    return True
+
+
+class Resolution(Struct, frozen=True, kw_only=True):
+    buckets: Annotated[int, Meta(ge=1, le=MOST_PEAKS, description="How many numbers.")] = 800
+
+
+class PeaksView(Struct, frozen=True, kw_only=True):
+    """A waveform: how loud it gets in each of equal stretches of the audio, from 0 to 1 (full scale)."""
+
+    duration: float  # seconds, of all of them
+    peaks: list[float]
+
+
+async def peaks(request: Request, query: Resolution) -> Response:
+    """The waveform of the audio, once it is decoded; also when the audio is not kept any more."""
+    task = await task_of(request)
+    kept = await services(request).queue.peaks(task.id)
+    if kept is None:
+        raise Refusal(
+            404, "no_peaks", "there is no waveform of this task, or not yet: it comes with its plan"
+        )
+    view = PeaksView(duration=round(task.audio.duration or 0.0, 3), peaks=_spread(kept, query.buckets))
+    return Json(view)
+
+
+def _spread(kept: bytes, buckets: int) -> list[float]:
+    """The kept peaks in so many buckets: the highest of each. Where there are fewer, they are repeated."""
+    edges = [bucket * len(kept) // buckets for bucket in range(buckets + 1)]
+    return [round(max(kept[start : max(end, start + 1)]) / 255, 3) for start, end in pairwise(edges)]
+
+
+_AUDIO = ("audio/*", "video/*", "application/octet-stream")
+
+calls = [
+    Call(
+        method="GET",
+        path="/tasks/{task_id}/audio",
+        handler=audio,
+        right="read",
+        headers={
+            "Range": Header(about="One range of bytes; anything else is passed over.", example="bytes=0-1023")
+        },
+        answers={
+            200: Answer(about="The audio.", media_types=_AUDIO, headers={"Accept-Ranges": "bytes"}),
+            206: Answer(about="The part.", media_types=_AUDIO, headers={"Content-Range": "of all of it"}),
+        },
+        refusals=(416,),
+    ),
+    Call(
+        method="GET",
+        path="/tasks/{task_id}/peaks",
+        handler=peaks,
+        right="read",
+        query=Resolution,
+        answers={200: Answer(about="The waveform.", body=PeaksView)},
+    ),
+]
