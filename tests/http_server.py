@@ -26,7 +26,7 @@ from whisperd.arrival import Arrival
 from whisperd.backup import BackupStore
 from whisperd.buckets import Buckets
 from whisperd.condition import Condition
-from whisperd.config import S3, Config, Http, Storage
+from whisperd.config import S3, Config, Http, Search, Storage
 from whisperd.config import Outbound as OutboundSettings
 from whisperd.counts import Counts
 from whisperd.db import Database
@@ -243,7 +243,17 @@ def said(number, *texts):
 
 @contextlib.asynccontextmanager
 async def a_server(
-    stage, folder, *, http=None, storage=None, outbound=None, s3=None, workers=0, now=time, **rules
+    stage,
+    folder,
+    *,
+    http=None,
+    storage=None,
+    outbound=None,
+    s3=None,
+    search=None,
+    workers=0,
+    now=time,
+    **rules,
 ):
     """An application of its own behind the server, with settings of some sections."""
     allowed = folder / "allowed"
@@ -253,6 +263,7 @@ async def a_server(
         http=Http(**{"max_upload_bytes": 2**20, "allowed_roots": (str(allowed),), **(http or {})}),
         outbound=OutboundSettings(**{"allowed_networks": ("127.0.0.1",), **(outbound or {})}),
         s3=S3(**(s3 or {})),
+        search=Search(**(search or {})),
         storage=Storage(
             **{
                 "data_dir": str(folder),

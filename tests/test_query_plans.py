@@ -373,6 +373,10 @@ VERBS = {
     "list by state": (questions.list_tasks, ListQuery(states=frozenset({State.FAILED}), limit=10)),
     "list by states": (questions.list_tasks, ListQuery(states=frozenset(State), limit=10)),
     "list of a tenant": (questions.list_tasks, ListQuery(tenant="tenant1", limit=10)),
+    "list of some hours": (
+        questions.list_tasks,
+        ListQuery(created_after=500.0, created_before=510.0, limit=10),
+    ),
     "list of a tenant that has none": (questions.list_tasks, ListQuery(tenant="nobody", limit=10)),
     "stats": (questions.stats, NOW),
     "depths": (questions.depths, 10),

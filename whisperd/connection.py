@@ -61,7 +61,7 @@ def _configure(conn: sqlite3.Connection) -> None:
         "foreign_keys = on",
         "trusted_schema = off",
         "cell_size_check = on",
-        "cache_size = -1000",  # KiB; three connections: more is the system's page cache's to hold
+        "cache_size = -1000",  # KiB; four connections: more is the system's page cache's to hold
     ):
         conn.execute(f"pragma {pragma}")
 

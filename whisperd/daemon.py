@@ -27,7 +27,7 @@ from whisperd.buckets import Buckets
 from whisperd.config import Config, ConfigError
 from whisperd.db import DatabaseInUse, DatabaseTooNew
 from whisperd.deliveries import Deliveries, Sender
-from whisperd.housekeeping import tidy
+from whisperd.housekeeping import keep_searchable, tidy
 from whisperd.lag import Lag
 from whisperd.listening import announce, bind, http_server
 from whisperd.machine import Machine, machine
@@ -193,6 +193,7 @@ class Daemon:
             parts.offsite.offer(parts.backups.last)  # the one of the last stop, which had no time for it
         works = {
             "tidy": tidy(parts.events, parts.spool),
+            "search": keep_searchable(parts.queue, lambda: parts.config.search.enabled),
             "clock": self._upkeep.follow_the_clock(),
             "files": self._upkeep.watch_the_files(),
             "deliveries": self._deliveries.run(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from time import monotonic
 
 from whisperd.config import Retention
 from whisperd.events import Events
@@ -11,8 +12,10 @@ from whisperd.history import History
 from whisperd.outbox import Outbox
 from whisperd.queue import SqliteQueue
 from whisperd.spool import Spool
-from whisperd.task import FINAL
+from whisperd.task import FINAL, StorageBusy, StorageFailed, StorageFull
 from whisperd.usage import day
+
+INDEX_SECONDS = 1.0  # between two looks whether there is anything new to index
 
 # What a task failed with when its audio is of no use to anyone: it is not kept for a retry.
 _HOPELESS = frozenset({"unsupported_media", "no_audio", "audio_too_long"})
@@ -47,6 +50,22 @@ async def prune(
         await asyncio.to_thread(spool.discard, gone)
     await outbox.prune(done_before, failed_before)
     await history.forget_usage(day(now - keep.usage_days * 86_400))
+
+
+async def keep_searchable(queue: SqliteQueue, wanted: Callable[[], bool]) -> None:
+    """Have the index of words follow the tasks, or be emptied when it is not wanted; for ever.
+
+    It takes half of the time at most, so that a back-fill of a million tasks holds up nobody.
+    """
+    while True:
+        seconds = INDEX_SECONDS
+        began = monotonic()
+        try:
+            if await queue.index(wanted()):
+                seconds = monotonic() - began
+        except (StorageFull, StorageBusy, StorageFailed):  # said by others; what was noted stays
+            pass
+        await asyncio.sleep(seconds)
 
 
 async def tidy(events: Events, spool: Spool) -> None:

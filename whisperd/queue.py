@@ -18,7 +18,7 @@ from whisperd.db import Database
 from whisperd.events import Event, Events
 from whisperd.forecast.line import Line
 from whisperd.forecast.speeds import Measurements
-from whisperd.sql import claims, holder, measured, moves, questions, rescue, standing
+from whisperd.sql import claims, holder, measured, moves, questions, rescue, search, standing
 from whisperd.task import (
     FINAL,
     START,
@@ -26,6 +26,7 @@ from whisperd.task import (
     Chunk,
     Depths,
     Effort,
+    Found,
     Left,
     Limits,
     ListQuery,
@@ -113,7 +114,21 @@ class SqliteQueue:
         return await self._db.read(questions.get, task_id)
 
     async def list(self, query: ListQuery) -> Sequence[Task]:
+        """Whatever `text` it is about: for that there is `search`."""
         return await self._db.read(questions.list_tasks, query)
+
+    async def search(self, query: ListQuery) -> Found:
+        """A page of the tasks with all words of `text`, as far as they are indexed: see sql/search.py."""
+        return await self._db.search(search.find, query)
+
+    async def index(self, wanted: bool = True) -> bool:
+        """Bring the index of words after the tasks by a step, or empty it by one; False if there is no more.
+
+        A step is a transaction of some 10 ms.
+        """
+        if wanted:
+            return await self._db.read(search.is_behind) and bool(await self._db.write(search.index))
+        return not await self._db.read(search.is_empty) and bool(await self._db.write(search.forget))
 
     async def positions(self, tasks: Sequence[Task]) -> Sequence[int | None]:
         """1 = next to run; None unless the task stands in line. O(log n) each.

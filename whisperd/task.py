@@ -19,7 +19,7 @@ import math
 import random
 from collections.abc import Callable, Collection, Mapping, Sequence
 from enum import StrEnum
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import msgspec
 from msgspec import Struct
@@ -391,6 +391,7 @@ class TaskQueue(Protocol):
     async def check_room(self, tenant: str | None = None, plan: str | None = None) -> Limits: ...
     async def get(self, task_id: str) -> Task: ...
     async def list(self, query: ListQuery) -> Sequence[Task]: ...
+    async def search(self, query: ListQuery) -> Found: ...
     async def positions(self, tasks: Sequence[Task]) -> Sequence[int | None]: ...
     async def ahead(self, priority: int) -> Mapping[int, int]: ...  # tasks in line, by higher priorities
     async def running(self, tenant: str) -> int: ...
@@ -429,9 +430,31 @@ class ListQuery(Struct, frozen=True, kw_only=True):
     states: frozenset[State] = frozenset()
     kind: Kind | None = None
     tenant: str | None = None
-    text: str | None = None  # in the audio's name, or the start of the id
+    text: str | None = None  # words that are said, or in the audio's name; for a search
+    created_after: float | None = None  # Unix seconds: submitted then or later,
+    created_before: float | None = None  # and before; by the order of submission, whatever clocks were set
     before: int | None = None
     limit: int = 50
+
+
+class Match(Struct, frozen=True, kw_only=True):
+    """Where a transcript says what was looked for. Ranges count as JavaScript does: in UTF-16 code units."""
+
+    snippet: str
+    ranges: tuple[tuple[int, int], ...]  # [start, end) of each match in the snippet
+    start: float  # seconds: of the segment with the first of them
+
+
+class Hit(NamedTuple):
+    task: Task
+    match: Match | None  # None: only the name or the id is what was looked for
+
+
+class Found(NamedTuple):
+    """Of a search: some hits, the newest first; the next ones are older than `before`, if there are any."""
+
+    hits: tuple[Hit, ...]
+    before: int | None
 
 
 class Change(Struct, frozen=True, kw_only=True):

@@ -435,7 +435,7 @@ def test_the_list_is_newest_first(with_server):
 
 def test_the_list_is_filtered(with_server):
     async def body(server):
-        done = await server.completed(name="done.wav", tenant="acme")
+        await server.completed(name="done.wav", tenant="acme")
         for name in ("failed.wav", "gone.wav"):
             await server.submit(name=name)
             chunk = await server.queue.claim()
@@ -451,9 +451,6 @@ def test_the_list_is_filtered(with_server):
         assert await listed(server, status="") == ["Waiting.wav", "gone.wav", "failed.wav", "done.wav"]
         assert await listed(server, tenant="acme") == ["Waiting.wav", "done.wav"]
         assert await listed(server, tenant="acme", status="queued") == ["Waiting.wav"]
-        assert await listed(server, q="WAIT") == ["Waiting.wav"]
-        assert await listed(server, q="%") == await listed(server, q="' or 1=1 --") == []
-        assert await listed(server, q=done["task_id"]) == ["done.wav"]
         assert len(await listed(server, kind="transcription")) == 4
         assert await listed(server, kind="risk_detection") == []
 

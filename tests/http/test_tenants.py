@@ -94,7 +94,7 @@ def test_a_list_shows_the_own_tasks_whatever_it_asks_for(with_server):
         async def ids(who, query=""):
             return [task["task_id"] for task in (await who.get(f"/tasks{query}"))["tasks"]]
 
-        assert await ids(acme) == await ids(acme, "?tenant=acme") == await ids(acme, "?q=a.wav") == [mine]
+        assert await ids(acme) == await ids(acme, "?tenant=acme") == [mine]
         for query in ("?tenant=other", f"?q={foreign}", "?cursor=2&tenant=other", "?tenant=*"):
             assert await ids(acme, query) == [], query
         assert await ids(admin) == [foreign, mine]

@@ -10,7 +10,7 @@ from whisperd.config.http import Http
 from whisperd.config.keys import DATABASE, KEYS, Config, Key, with_values
 from whisperd.config.outbound import Outbound, Webhooks
 from whisperd.config.printing import hidden, to_toml
-from whisperd.config.queue import PlanLimits, Plans, Queue, Retention, TenantLimits
+from whisperd.config.queue import PlanLimits, Plans, Queue, Retention, Search, TenantLimits
 from whisperd.config.reading import ConfigError, find, load, read
 from whisperd.config.storage import S3, Backup, BackupS3, S3Service, Storage
 from whisperd.config.workers import Audio, Workers, cores
@@ -34,6 +34,7 @@ __all__ = [
     "Queue",
     "Retention",
     "S3Service",
+    "Search",
     "Shutdown",
     "Storage",
     "TenantLimits",

@@ -19,7 +19,7 @@ from msgspec.structs import FieldInfo, fields, replace
 from whisperd.config.daemon import Logging, Metrics, Shutdown
 from whisperd.config.http import Http
 from whisperd.config.outbound import Outbound, Webhooks
-from whisperd.config.queue import Cache, Plans, Queue, Retention, TenantLimits
+from whisperd.config.queue import Cache, Plans, Queue, Retention, Search, TenantLimits
 from whisperd.config.storage import S3, Backup, Storage
 from whisperd.config.workers import Audio, Workers
 
@@ -34,6 +34,7 @@ class Config(Struct, frozen=True, kw_only=True):
     http: Http = Http()
     queue: Queue = Queue()
     cache: Cache = Cache()
+    search: Search = Search()
     plans: Plans = Plans()
     limits: TenantLimits = TenantLimits()
     retention: Retention = Retention()

@@ -69,6 +69,15 @@ class Cache(Struct, frozen=True, kw_only=True):
     ] = 24
 
 
+class Search(Struct, frozen=True, kw_only=True):
+    """The words of transcripts and file names, found by `q` of `GET /tasks`."""
+
+    enabled: Annotated[
+        bool,
+        key("false: the index of words is emptied; it is about as large as the texts twice.", reload=True),
+    ] = True
+
+
 class Plans(Struct, frozen=True, kw_only=True, rename="upper"):
     """The named priorities that `plan` of a submission stands for, -100 to 100; higher runs first."""
 

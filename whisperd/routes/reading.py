@@ -102,10 +102,10 @@ def _is_list(hint: Any) -> bool:
 
 def _invalid(said: str, kind: type[Struct]) -> Refusal:
     """msgspec says "Expected `int` <= 100 - at `$.priority`", or "… unknown field `x`"."""
-    unknown = re.search(r"unknown field `(.*)`", said)
+    unknown = re.search(rf"unknown field `(.*?)`{_WHERE}", said)
     if unknown:
         return Refusal(422, "unknown_field", "there is no such option", unknown[1])
-    missing = re.search(r"missing required field `(.*)`", said)
+    missing = re.search(rf"missing required field `(.*?)`{_WHERE}", said)
     if missing:
         return Refusal(422, "missing_field", f"{missing[1]} has to be given", missing[1])
     found = re.search(r" - at `\$\.?([\w]*)", said)
@@ -114,6 +114,9 @@ def _invalid(said: str, kind: type[Struct]) -> Refusal:
         allowed = ", ".join(_choices(get_type_hints(kind)[name]))
         return Refusal(422, "invalid_field", f"must be one of {allowed}", name)
     return Refusal(422, "invalid_field", said.split(" - at ")[0].replace("`", ""), name)
+
+
+_WHERE = r"(?: - at `\$[^`]*`)?\Z"  # of what is nested
 
 
 def _choices(hint: Any) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import Annotated, Any, Literal
 
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType, structs
 from starlette.requests import Request
 from starlette.responses import Response
 from structlog.contextvars import bind_contextvars
@@ -25,6 +25,7 @@ from whisperd.task import (
     Change,
     Kind,
     ListQuery,
+    Match,
     NewTask,
     State,
     Task,
@@ -33,6 +34,7 @@ from whisperd.transcript import Transcript, language_refusal, render
 
 LONGEST_WAIT = 300.0  # seconds of a long poll
 MAX_PAGE = 500
+MAX_HITS = 100  # each is looked into for where it is said
 
 
 async def submit(request: Request) -> Response:
@@ -148,22 +150,41 @@ def _check_result(task: Task) -> None:
         raise Refusal(410, task.state, message)
 
 
+Words = Annotated[
+    str,
+    Meta(
+        max_length=200,
+        description=(
+            "All of these words, in the transcript or the audio's name, the last one maybe not to its end; "
+            '"in quotes" they stand one after the other. Or a task\'s id.'
+        ),
+    ),
+]
+
+
 class Filter(Struct, frozen=True, kw_only=True):
     status: Annotated[tuple[State, ...], Meta(description="Some states, with commas between.")] = ()
     kind: Kind | None = None
     tenant: str | None = None
-    q: Annotated[str, Meta(description="In the audio's name, or the start of the id.")] | None = None
+    q: Words | None = None
     cursor: Annotated[str, Meta(pattern=r"^[0-9]{0,18}\Z", description="A `next_cursor`.")] | None = None
-    limit: Annotated[int, Meta(ge=1, description="Of a page; 500 at most.")] = 50
+    limit: Annotated[int, Meta(ge=1, description="Of a page; 500 at most, with `q` 100.")] = 50
+
+
+class Listed(TaskView, frozen=True, kw_only=True):
+    match: Match | UnsetType | None = UNSET  # with `q`: where it is said; null where only the name fits
 
 
 class Page(Struct, frozen=True, kw_only=True):
-    tasks: list[TaskView]
+    tasks: list[Listed]
     next_cursor: str | None
 
 
 async def list_tasks(request: Request, query: Filter) -> Response:
-    """A page of tasks, newest first."""
+    """A page of tasks, newest first; with `q` those that are found by words.
+
+    A page of a search may have fewer tasks than `limit` and still a `next_cursor`.
+    """
     here, own = services(request), caller(request).tenant
     if own is not None and query.tenant not in (None, own):
         return Json(Page(tasks=[], next_cursor=None))
@@ -173,29 +194,63 @@ async def list_tasks(request: Request, query: Filter) -> Response:
         tenant=own or query.tenant,
         text=query.q,
         before=int(query.cursor) if query.cursor else None,
-        limit=min(query.limit, MAX_PAGE),
+        limit=min(query.limit, MAX_PAGE if query.q is None else MAX_HITS),
     )
-    tasks = await here.queue.list(wanted)
-    more = str(tasks[-1].seq) if len(tasks) == wanted.limit else None
-    return Json(Page(tasks=await all_shown(here, tasks), next_cursor=more))
+    return Json(await _listed(here, wanted) if query.q is None else await _found(here, wanted))
+
+
+async def _listed(here: Services, query: ListQuery) -> Page:
+    tasks = await here.queue.list(query)
+    more = str(tasks[-1].seq) if len(tasks) == query.limit else None
+    return Page(
+        tasks=[Listed(**structs.asdict(view)) for view in await all_shown(here, tasks)],
+        next_cursor=more,
+    )
+
+
+def check_search(here: Services) -> None:
+    """Raises Refusal where nothing is indexed."""
+    if not here.config.search.enabled:
+        raise Refusal(409, "search_disabled", "search.enabled is false: tasks are not found by words", "q")
+
+
+async def _found(here: Services, query: ListQuery) -> Page:
+    check_search(here)
+    hits, before = await here.queue.search(query)
+    views = await all_shown(here, [hit.task for hit in hits])
+    return Page(
+        tasks=[
+            Listed(**structs.asdict(view), match=hit.match) for view, hit in zip(views, hits, strict=True)
+        ],
+        next_cursor=None if before is None else str(before),
+    )
 
 
 async def cancel(request: Request) -> Response:
     """Cancel the task: a queued one at once, one at work within two seconds."""
-    here = services(request)
-    task = await task_of(request)
-    return Json(await shown(here, await here.queue.cancel(task.id)))
+    task = await end(request, await task_of(request))
+    return Json(await shown(services(request), task))
+
+
+async def end(request: Request, task: Task) -> Task:
+    """Cancel it. Raises WrongState."""
+    return await services(request).queue.cancel(task.id)
 
 
 async def retry(request: Request) -> Response:
     """Run a failed or cancelled task again, as far as one more may be submitted."""
+    task = await run_again(request, await task_of(request))
+    return Json(await shown(services(request), task), 202)
+
+
+async def run_again(request: Request, task: Task) -> Task:
+    """Raises WrongState, NoRoom; AudioGone, a WrongState, where there is nothing to run."""
     here = services(request)
-    task = await task_of(request)
     if task.state in (State.FAILED, State.CANCELLED):
         if not here.spool.audio(task.id).is_file():
             raise AudioGone("the audio of this task is not kept any more: submit it again")
         await admit_again(request, task)
-    return Json(await shown(here, await here.queue.retry(task.id, caller(request).plan)), 202)
+    return await here.queue.retry(task.id, caller(request).plan)
 
 
 class Patch(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -255,6 +310,7 @@ calls = [
         right="read",
         query=Filter,
         answers={200: Answer(about="A page.", body=Page)},
+        refusals=(409,),
     ),
     Call(
         method="GET",

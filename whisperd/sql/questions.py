@@ -100,14 +100,15 @@ def states(conn: sqlite3.Connection, ids: Sequence[str]) -> dict[str, State]:
 
 
 def list_tasks(conn: sqlite3.Connection, query: ListQuery) -> Sequence[Task]:
+    oldest, before = span(conn, query)
     filters = {
         "kind = :kind": query.kind,
         "tenant = :tenant": query.tenant,
-        "(instr(lower(audio_name), lower(:text)) or instr(id, :text) = 1)": query.text,
-        "seq < :before": query.before,
+        "seq >= :oldest": oldest,
+        "seq < :before": before,
     }
     where = " and ".join(["true", *(clause for clause, value in filters.items() if value is not None)])
-    names = ("kind", "tenant", "text", "before")
+    names = ("kind", "tenant", "oldest", "before")
     args = {**dict(zip(names, filters.values(), strict=True)), "limit": query.limit}
     # A search for each state, merged: `in` would sort all tasks of these states for one page. So are those of
     # a tenant, whose tasks lie by state in their index.
@@ -116,6 +117,30 @@ def list_tasks(conn: sqlite3.Connection, query: ListQuery) -> Sequence[Task]:
     pages = " union all ".join(f"select * from task where {where}{state}" for state in states)
     sql = f"{pages} order by seq desc limit :limit"
     return [to_task(row) for row in conn.execute(sql, args)]
+
+
+def span(conn: sqlite3.Connection, query: ListQuery) -> tuple[int | None, int | None]:
+    """The seqs that the query is about: [oldest, before); None where it says nothing of it."""
+    oldest = None if query.created_after is None else _seq_at(conn, query.created_after)
+    ends = [query.before] if query.before is not None else []
+    if query.created_before is not None:
+        ends.append(_seq_at(conn, query.created_before))
+    return oldest, min(ends, default=None)
+
+
+def _seq_at(conn: sqlite3.Connection, moment: float) -> int:
+    """The seq of the first task that was submitted then or later, by some twenty looks."""
+    low, (high,) = 0, conn.execute("select coalesce(max(seq), 0) + 1 from task").fetchone()
+    while low < high:
+        middle = (low + high) // 2
+        row = conn.execute(
+            "select seq, created_at from task where seq >= ? order by seq limit 1", (middle,)
+        ).fetchone()
+        if row is not None and row["created_at"] < moment:
+            low = row["seq"] + 1
+        else:
+            high = middle
+    return int(low)
 
 
 # In line before :seq: all of a higher priority, whole blocks of the same one, and the rest one by one.
