@@ -19,6 +19,7 @@ from whisperd.routes import (
     Services,
     admin,
     asr,
+    bulk,
     dashboard,
     keys,
     live,
@@ -42,6 +43,7 @@ from whisperd.routes.interactive import CUT
 
 CALLS: list[Call | Socket] = [
     *prospects.calls,  # before tasks: no task is called "estimate"
+    *bulk.calls,
     *tasks.calls,
     *timeline.calls,
     *sound.calls,

@@ -70,6 +70,12 @@ def test_more_than_anybody_types_is_refused(with_idle_server):
 def test_where_the_search_is_switched_off_it_says_so(with_server):
     async def body(server):
         assert the_error(await server.get("/tasks", q="a")) == (409, "search_disabled", "q")
+        by_words = {"action": "cancel", "filter": {"q": "a"}}
+        assert the_error(await server.client.post("/tasks/bulk", json=by_words)) == (
+            409,
+            "search_disabled",
+            "q",
+        )
         assert (await server.get("/tasks")).status_code == 200
 
     with_server(body, search={"enabled": False})

@@ -695,6 +695,7 @@ ALLOWED = {
     "/tasks/x/audio": {"GET", "HEAD"},
     "/tasks/x/peaks": {"GET", "HEAD"},
     "/tasks/x/retry": {"POST"},
+    "/tasks/bulk": {"POST"},
     "/tasks/x/events": {"GET", "HEAD"},
     "/stats": {"GET", "HEAD"},
     "/workers": {"GET", "HEAD"},

@@ -103,6 +103,26 @@ def test_a_list_shows_the_own_tasks_whatever_it_asks_for(with_server):
     with_server(body)
 
 
+def test_a_tenant_finds_and_changes_in_bulk_its_own_tasks_only(with_server):
+    async def body(server):
+        acme, other = Tenant(server, "acme"), Tenant(server, "other")
+        mine, foreign = [(await tenant.submit())["task_id"] for tenant in (acme, other)]
+        while await server.queue.index():
+            pass
+        found = await acme.get("/tasks?q=a.wav")
+        named = await acme.ask("POST", "/tasks/bulk", json={"action": "cancel", "task_ids": [foreign]})
+        theirs = {"action": "cancel", "filter": {"tenant": "other"}}
+        filtered = await acme.ask("POST", "/tasks/bulk", json=theirs)
+        every = await acme.ask("POST", "/tasks/bulk", json={"action": "cancel", "filter": {}})
+
+        assert [task["task_id"] for task in found["tasks"]] == [mine]
+        assert named.json()["refused"] == [{"task_id": foreign, "code": "not_found"}]
+        assert (filtered.json()["done"], every.json()["done"]) == (0, 1)
+        assert (await other.get(f"/tasks/{foreign}"))["status"] == "queued"
+
+    with_server(body)
+
+
 def test_an_idempotency_key_is_the_tenants_own(with_server):
     async def body(server):
         acme, other = Tenant(server, "acme"), Tenant(server, "other")
