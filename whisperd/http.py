@@ -27,6 +27,7 @@ from whisperd.routes import (
     openai,
     openapi,
     prospects,
+    result,
     session,
     sound,
     status,
@@ -46,6 +47,7 @@ CALLS: list[Call | Socket] = [
     *bulk.calls,
     *tasks.calls,
     *timeline.calls,
+    *result.calls,
     *sound.calls,
     *live.calls,
     *status.calls,
@@ -99,9 +101,16 @@ def _for_pages_elsewhere(config: Http) -> list[Middleware]:
         Middleware(
             CORSMiddleware,
             allow_origins=[origin.lower().rstrip("/") for origin in config.allowed_origins],
-            allow_methods=["GET", "HEAD", "POST", "PATCH", "DELETE"],
-            allow_headers=["Authorization", "X-API-Key", "Content-Type", "Idempotency-Key", "Last-Event-ID"],
-            expose_headers=["Location", "Retry-After"],
+            allow_methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"],
+            allow_headers=[
+                "Authorization",
+                "X-API-Key",
+                "Content-Type",
+                "Idempotency-Key",
+                "Last-Event-ID",
+                "If-Match",
+            ],
+            expose_headers=["Location", "Retry-After", "ETag"],
         )
     ]
 

@@ -18,13 +18,14 @@ from whisperd.db import Database
 from whisperd.events import Event, Events
 from whisperd.forecast.line import Line
 from whisperd.forecast.speeds import Measurements
-from whisperd.sql import claims, holder, measured, moves, questions, rescue, search, standing
+from whisperd.sql import claims, edits, holder, measured, moves, questions, rescue, search, standing
 from whisperd.task import (
     FINAL,
     START,
     Change,
     Chunk,
     Depths,
+    Edit,
     Effort,
     Found,
     Left,
@@ -177,6 +178,22 @@ class SqliteQueue:
     async def peaks(self, task_id: str) -> bytes | None:
         """The waveform of its audio, as engine/peaks.py makes it; None where there is none (yet)."""
         return await self._db.read(questions.peaks, task_id)
+
+    async def edit(self, task_id: str) -> Edit | None:
+        """The corrected transcript; None where nobody has corrected it."""
+        return await self._db.read(edits.find, task_id)
+
+    async def correct(self, task_id: str, segments: Sequence[Segment], seen: str | None) -> None:
+        """Keep a corrected transcript beside the original of a completed task.
+
+        `seen`: the token of the edit that it corrects, None for the original. Raises EditedMeanwhile where
+        that is not the latest, WrongState.
+        """
+        await self._db.write(edits.write, task_id, segments, seen)
+
+    async def revert(self, task_id: str, seen: str | None) -> None:
+        """Go back to the original. Raises as `correct`."""
+        await self._db.write(edits.drop, task_id, seen)
 
     async def stats(self, tenant: str | None = None) -> Stats:
         """Of a tenant's tasks, or of all. Costs the same at ten tasks and at a million."""

@@ -339,6 +339,10 @@ class ModelUnusable(TaskError):
     """The model that was asked for is not installed, or is not what it was."""
 
 
+class EditedMeanwhile(TaskError):
+    """The transcript is not the one any more that its editor saw."""
+
+
 class AudioGone(WrongState):
     """The task cannot run again: its audio is no longer kept."""
 
@@ -398,6 +402,9 @@ class TaskQueue(Protocol):
     async def segments(self, task_id: str, after: Mark = START) -> Sequence[tuple[Mark, Segment]]: ...
     async def settled(self, task_id: str) -> float: ...
     async def peaks(self, task_id: str) -> bytes | None: ...
+    async def edit(self, task_id: str) -> Edit | None: ...  # instead of `segments`, where there is one
+    async def correct(self, task_id: str, segments: Sequence[Segment], seen: str | None) -> None: ...
+    async def revert(self, task_id: str, seen: str | None) -> None: ...
     async def stats(self, tenant: str | None = None) -> Stats: ...  # of one, or of all
     async def depths(self, tenants: int = 0) -> Depths: ...  # naming so many tenants
     async def change(self, task_id: str, change: Change) -> Task: ...
@@ -448,6 +455,13 @@ class Match(Struct, frozen=True, kw_only=True):
 class Hit(NamedTuple):
     task: Task
     match: Match | None  # None: only the name or the id is what was looked for
+
+
+class Edit(NamedTuple):
+    """A corrected transcript, in order of time."""
+
+    token: str  # of this edit alone
+    segments: tuple[Segment, ...]
 
 
 class Found(NamedTuple):

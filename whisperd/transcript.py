@@ -25,6 +25,7 @@ class Transcript(Struct, frozen=True, kw_only=True):
 
     task: Task
     segments: tuple[Segment, ...]
+    edited: bool = False  # by a person
 
     @classmethod
     def of(cls, task: Task, marked: Iterable[tuple[Mark, Segment]]) -> Transcript:
@@ -98,8 +99,14 @@ def _json(transcript: Transcript) -> str:
             "duration": _seconds(transcript.duration),
             "segments": [_segment(number, segment) for number, segment in enumerate(transcript.segments)],
             "warnings": transcript.warnings,
+            **_edited(transcript),
         }
     )
+
+
+def _edited(transcript: Transcript) -> dict[str, Any]:
+    """Said only where it is so: what a machine wrote looks as it always did."""
+    return {"edited": True} if transcript.edited else {}
 
 
 def _segment(number: int, segment: Segment) -> dict[str, Any]:
@@ -132,6 +139,7 @@ def _verbose_json(transcript: Transcript) -> str:
             for number, segment in enumerate(transcript.segments)
         ],
         "usage": {"type": "duration", "seconds": math.ceil(transcript.duration)},
+        **_edited(transcript),
     }
     if options.word_timestamps:
         shown["words"] = _words(transcript.segments)

@@ -691,7 +691,7 @@ ALLOWED = {
     "/tasks": {"GET", "HEAD"},
     "/tasks/transcription": {"POST"},
     "/tasks/x": {"GET", "HEAD", "PATCH", "DELETE"},
-    "/tasks/x/result": {"GET", "HEAD"},
+    "/tasks/x/result": {"GET", "HEAD", "PUT", "DELETE"},
     "/tasks/x/audio": {"GET", "HEAD"},
     "/tasks/x/peaks": {"GET", "HEAD"},
     "/tasks/x/retry": {"POST"},

@@ -42,6 +42,8 @@ FOREIGN = [
     ("GET", "/tasks/{}/peaks", None),
     ("GET", "/tasks/{}/events", None),
     ("DELETE", "/tasks/{}", None),
+    ("DELETE", "/tasks/{}/result", None),
+    ("PUT", "/tasks/{}/result", {"segments": []}),
     ("POST", "/tasks/{}/retry", None),
     ("PATCH", "/tasks/{}", {"priority": 1}),
 ]

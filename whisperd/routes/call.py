@@ -19,7 +19,7 @@ from starlette.websockets import WebSocket
 
 from whisperd.routes import CALLER, Right
 from whisperd.routes.errors import Refusal
-from whisperd.routes.reading import check_header, json_body, queried
+from whisperd.routes.reading import MAX_JSON_BYTES, check_header, json_body, queried
 from whisperd.routes.rights import REFUSED_SOCKET, admit
 
 Handler = Callable[..., Awaitable[Response]]  # (request), with the query or the body behind it if it has one
@@ -72,6 +72,7 @@ class Call(Struct, frozen=True, kw_only=True):
     answers: Mapping[int, Answer]
     query: type[Struct] | None = None
     body: type[Struct] | None = None
+    body_bytes: int = MAX_JSON_BYTES  # at most
     form: Form | None = None
     headers: Mapping[str, Header] = {}  # that it reads
     refusals: tuple[int, ...] = ()  # statuses, beside those of any call with such an input
@@ -84,7 +85,7 @@ class Call(Struct, frozen=True, kw_only=True):
         if self.query is not None:
             taken.append(queried(request, self.query))
         if self.body is not None:
-            taken.append(await json_body(request, self.body))
+            taken.append(await json_body(request, self.body, self.body_bytes))
         return await self.handler(request, *taken)
 
 

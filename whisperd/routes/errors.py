@@ -19,6 +19,7 @@ from whisperd.routes.dialects import rendered
 from whisperd.spool import TooLarge
 from whisperd.task import (
     AudioGone,
+    EditedMeanwhile,
     IdempotencyConflict,
     ModelUnusable,
     NoRoom,
@@ -59,6 +60,7 @@ _TABLE: list[tuple[type[Exception], int, str, str | None]] = [
     (TaskNotFound, 404, "not_found", None),
     (AudioGone, 409, "audio_gone", None),
     (WrongState, 409, "wrong_state", None),
+    (EditedMeanwhile, 412, "edited_meanwhile", "If-Match"),
     (IdempotencyConflict, 422, "idempotency_conflict", "Idempotency-Key"),
     (ModelUnusable, 422, "model_not_found", "model"),
     (QueueFull, 503, "queue_full", None),

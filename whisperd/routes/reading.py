@@ -64,14 +64,14 @@ def has_already(request: Request, tag: str) -> bool:
     return tag.removeprefix("W/") in {known.strip().removeprefix("W/") for known in named}
 
 
-async def json_body(request: Request, kind: type[Fields]) -> Fields:
-    """A small JSON object as a `kind`. Raises Refusal."""
-    return checked(await json_object(request), kind)
+async def json_body(request: Request, kind: type[Fields], most: int = MAX_JSON_BYTES) -> Fields:
+    """A JSON object of so many bytes at most as a `kind`. Raises Refusal."""
+    return checked(await json_object(request, most), kind)
 
 
-async def json_object(request: Request) -> dict[str, Any]:
-    """A small JSON object. Raises Refusal."""
-    body = b"".join([data async for data in counted(request, MAX_JSON_BYTES, None)])
+async def json_object(request: Request, most: int = MAX_JSON_BYTES) -> dict[str, Any]:
+    """A JSON object of so many bytes at most. Raises Refusal."""
+    body = b"".join([data async for data in counted(request, most, None)])
     try:
         found = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

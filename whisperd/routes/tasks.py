@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from msgspec import UNSET, Meta, Struct, UnsetType, structs
 from starlette.requests import Request
@@ -13,13 +12,11 @@ from ulid import ULID
 
 from whisperd.routes import Json, Services, caller, services, submission, task_of
 from whisperd.routes.admission import admit, admit_again, admit_caller, check_room
-from whisperd.routes.call import STILL, TAGGED, Answer, Call, Form, Header
+from whisperd.routes.call import Answer, Call, Form, Header
 from whisperd.routes.errors import Refusal, stopping
 from whisperd.routes.interactive import finished, unless_left
-from whisperd.routes.reading import has_already
 from whisperd.routes.view import TaskView, all_shown, shown
 from whisperd.task import (
-    FINAL,
     Audio,
     AudioGone,
     Change,
@@ -30,7 +27,7 @@ from whisperd.task import (
     State,
     Task,
 )
-from whisperd.transcript import Transcript, language_refusal, render
+from whisperd.transcript import language_refusal
 
 LONGEST_WAIT = 300.0  # seconds of a long poll
 MAX_PAGE = 500
@@ -100,54 +97,6 @@ async def show(request: Request, query: Patience) -> Response:
         waiting = finished(here, task.id, min(query.wait, LONGEST_WAIT))
         task = await unless_left(request.receive, waiting)
     return Json(await shown(here, task))
-
-
-class Written(Struct, frozen=True, kw_only=True):
-    format: Literal["json", "text", "srt", "vtt", "tsv", "verbose_json"] = "json"
-    partial: Annotated[bool, Meta(description="Of a task that is not over, as far as it has come.")] = False
-
-
-async def result(request: Request, query: Written) -> Response:
-    """The transcript of a completed task; with `partial`, what is certain of it so far.
-
-    What a partial one says stays: the next one goes on behind it.
-    """
-    here = services(request)
-    task = await task_of(request)
-    partial = query.partial and task.state not in FINAL
-    if not partial:
-        _check_result(task)
-    transcript = (
-        await _so_far(here, task) if partial else Transcript.of(task, await here.queue.segments(task.id))
-    )
-    body, media_type = render(transcript, query.format)
-    return _tagged(request, body, media_type, {"Whisperd-Partial": "true"} if partial else {})
-
-
-async def _so_far(here: Services, task: Task) -> Transcript:
-    """What no chunk still to come can change, nor come before."""
-    settled = await here.queue.settled(task.id)  # before the segments: what is finished later comes later
-    marked = await here.queue.segments(task.id)
-    return Transcript.of(task, [(mark, segment) for mark, segment in marked if segment.start < settled])
-
-
-def _tagged(request: Request, body: str, media_type: str, headers: dict[str, str]) -> Response:
-    """With an ETag, so that who asks again and again for subtitles is sent them when there are more."""
-    tag = f'"{hashlib.sha256(body.encode()).hexdigest()[:32]}"'
-    headers = {**headers, "ETag": tag}
-    if has_already(request, tag):
-        return Response(status_code=304, headers=headers)
-    return Response(body, media_type=media_type, headers=headers)
-
-
-def _check_result(task: Task) -> None:
-    if task.state not in FINAL:
-        raise Refusal(
-            409, "not_finished", f"the task is {task.state}; wait with GET /tasks/{task.id}?wait=30"
-        )
-    if task.state != State.COMPLETED:
-        message = task.error.message if task.error else f"the task was {task.state}"
-        raise Refusal(410, task.state, message)
 
 
 Words = Annotated[
@@ -271,10 +220,6 @@ async def change(request: Request, patch: Patch) -> Response:
     return Json(await shown(here, await here.queue.change(task.id, wanted)))
 
 
-_WRITTEN = (
-    *("application/json", "text/plain; charset=utf-8", "text/vtt; charset=utf-8"),
-    "text/tab-separated-values; charset=utf-8",
-)
 _TASK = Answer(about="The task.", body=TaskView)
 IDEMPOTENCY_KEY = Header(
     about="The same key and body within a day answer the first task (200).",
@@ -336,23 +281,6 @@ calls = [
         body=Patch,
         answers={200: _TASK},
         refusals=(409,),
-    ),
-    Call(
-        method="GET",
-        path="/tasks/{task_id}/result",
-        handler=result,
-        right="read",
-        query=Written,
-        headers=TAGGED,
-        answers={
-            200: Answer(
-                about="The transcript, as `format` asks.",
-                media_types=_WRITTEN,
-                headers={"ETag": "of this text", "Whisperd-Partial": "true while there is more to come"},
-            ),
-            304: STILL,
-        },
-        refusals=(409, 410),
     ),
     Call(
         method="POST",

@@ -87,9 +87,14 @@ def _entry(conn: sqlite3.Connection, seq: int) -> _Entry | None:
 
 def _said(conn: sqlite3.Connection, seq: int) -> list[_Said]:
     """The segments in order of time: the chunks of split channels overlap."""
-    rows = conn.execute("select segments from chunk where task = ? and segments is not null", (seq,))
+    rows = conn.execute("select segments from edit where task = ?", (seq,)).fetchall()
+    if not rows:
+        rows = conn.execute(_ORIGINAL, (seq,)).fetchall()
     said = [segment for row in rows for segment in msgspec.json.decode(row["segments"], type=list[_Said])]
     return sorted(said, key=lambda segment: segment.start)
+
+
+_ORIGINAL = "select segments from chunk where task = ? and segments is not null"
 
 
 def forget(conn: sqlite3.Connection) -> int:

@@ -1,0 +1,235 @@
+"""/tasks/{id}/result: the transcript in every format, and what a person has corrected of it.
+
+The original is kept: an edit stands beside it, and is shown in its place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct, structs
+from starlette.requests import Request
+from starlette.responses import Response
+
+from whisperd.routes import Services, services, task_of
+from whisperd.routes.call import STILL, TAGGED, Answer, Call, Header
+from whisperd.routes.errors import Refusal
+from whisperd.routes.reading import has_already
+from whisperd.task import FINAL, EditedMeanwhile, Segment, State, Task, WrongState
+from whisperd.transcript import FORMATS, Transcript, render
+
+MOST_SEGMENTS = 20_000  # more than are said in a day
+MOST_EDIT_BYTES = 2 * 2**20  # twelve hours of speech
+LATE_SECONDS = 1.0  # behind the end of the audio, which its last words may seem to be
+
+
+class Written(Struct, frozen=True, kw_only=True):
+    format: Literal["json", "text", "srt", "vtt", "tsv", "verbose_json"] = "json"
+    partial: Annotated[bool, Meta(description="Of a task that is not over, as far as it has come.")] = False
+    original: Annotated[bool, Meta(description="As it was before anybody corrected it.")] = False
+
+
+async def result(request: Request, query: Written) -> Response:
+    """The transcript of a completed task, as it was corrected; with `partial`, what is certain of it so far.
+
+    What a partial one says stays: the next one goes on behind it.
+    """
+    here = services(request)
+    task = await task_of(request)
+    partial = query.partial and task.state not in FINAL
+    if not partial:
+        _check_result(task)
+    transcript = await _so_far(here, task) if partial else await _current(here, task, query.original)
+    body, media_type = render(transcript, query.format)
+    return _tagged(request, body, media_type, {"Whisperd-Partial": "true"} if partial else {})
+
+
+async def _so_far(here: Services, task: Task) -> Transcript:
+    """What no chunk still to come can change, nor come before."""
+    settled = await here.queue.settled(task.id)  # before the segments: what is finished later comes later
+    marked = await here.queue.segments(task.id)
+    return Transcript.of(task, [(mark, segment) for mark, segment in marked if segment.start < settled])
+
+
+async def _current(here: Services, task: Task, original: bool = False) -> Transcript:
+    edit = None if original else await here.queue.edit(task.id)
+    if edit is None:
+        return Transcript.of(task, await here.queue.segments(task.id))
+    return Transcript(task=task, segments=edit.segments, edited=True)
+
+
+def _tagged(request: Request, body: str, media_type: str, headers: dict[str, str]) -> Response:
+    """With an ETag, so that who asks again and again for subtitles is sent them when there are more."""
+    tag = _tag(body)
+    headers = {**headers, "ETag": tag}
+    if has_already(request, tag):
+        return Response(status_code=304, headers=headers)
+    return Response(body, media_type=media_type, headers=headers)
+
+
+def _tag(body: str) -> str:
+    return f'"{hashlib.sha256(body.encode()).hexdigest()[:32]}"'
+
+
+def _check_result(task: Task) -> None:
+    if task.state not in FINAL:
+        raise Refusal(
+            409, "not_finished", f"the task is {task.state}; wait with GET /tasks/{task.id}?wait=30"
+        )
+    if task.state != State.COMPLETED:
+        message = task.error.message if task.error else f"the task was {task.state}"
+        raise Refusal(410, task.state, message)
+
+
+# --- corrections ---
+
+
+class Line(Struct, frozen=True, kw_only=True):
+    """A segment as it should be. What else one of `format=json` has may come along, and is passed over."""
+
+    start: Annotated[float, Meta(ge=0)]
+    end: Annotated[float, Meta(ge=0)]
+    text: Annotated[str, Meta(min_length=1, max_length=10_000)]
+    speaker: Annotated[str, Meta(min_length=1, max_length=100)] | None = None
+
+
+class Correction(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    segments: Annotated[list[Line], Meta(max_length=MOST_SEGMENTS)]
+
+
+async def correct(request: Request, wanted: Correction) -> Response:
+    """Correct the transcript of a completed task; the original is kept, and can be gone back to.
+
+    `If-Match` is the ETag of the transcript that was corrected, in whatever format. All of the transcript is
+    sent, in order of time. Words keep their times where the text and the start of a segment are as they were.
+    """
+    here, task = services(request), await task_of(request)
+    _check_lines(wanted.segments, task)
+    edit = await here.queue.edit(task.id)
+    await _check_seen(request, task)
+    marked = await here.queue.segments(task.id)
+    segments = await asyncio.to_thread(corrected, [segment for _, segment in marked], wanted.segments)
+    await here.queue.correct(task.id, segments, edit and edit.token)
+    return await _answer(request, Transcript(task=task, segments=tuple(segments), edited=True))
+
+
+async def revert(request: Request) -> Response:
+    """Go back to the original transcript; what was corrected is gone."""
+    here, task = services(request), await task_of(request)
+    edit = await here.queue.edit(task.id)
+    if "if-match" in request.headers:
+        await _check_seen(request, task)
+    await here.queue.revert(task.id, edit and edit.token)
+    return await _answer(request, await _current(here, task, original=True))
+
+
+async def _answer(request: Request, transcript: Transcript) -> Response:
+    body, media_type = await asyncio.to_thread(render, transcript, "json")
+    return _tagged(request, body, media_type, {})
+
+
+def _check_lines(lines: Sequence[Line], task: Task) -> None:
+    """Raises WrongState, Refusal."""
+    if task.state is not State.COMPLETED:
+        raise WrongState(f"task {task.id} is {task.state}: there is no transcript to correct")
+    last, most = 0.0, (task.audio.duration or 0.0) + LATE_SECONDS
+    for number, line in enumerate(lines):
+        if not line.text.strip():
+            raise _wrong(number, "its text says nothing: leave it out")
+        if line.end < line.start:
+            raise _wrong(number, "it ends before it starts")
+        if line.start < last:
+            raise _wrong(number, "it starts before the one in front of it: they have to be in order of time")
+        if line.end > most:
+            raise _wrong(number, "it ends behind the end of the audio")
+        last = line.start
+
+
+def _wrong(number: int, why: str) -> Refusal:
+    return Refusal(422, "invalid_field", f"segment {number}: {why}", "segments")
+
+
+async def _check_seen(request: Request, task: Task) -> None:
+    """Refuse what was made of another transcript than the present one."""
+    seen = request.headers.get("if-match")
+    if seen is None:
+        message = "send If-Match with the ETag of the transcript that you corrected"
+        raise Refusal(428, "if_match_required", message, "If-Match")
+    named = {tag.strip() for tag in seen.split(",")}
+    current = await _current(services(request), task)
+    if "*" not in named and not await asyncio.to_thread(_is_named, current, named):
+        raise EditedMeanwhile("this is not the transcript any more that you corrected: read it again")
+
+
+def _is_named(transcript: Transcript, named: set[str]) -> bool:
+    return any(_tag(render(transcript, format)[0]) in named for format in FORMATS)
+
+
+def corrected(original: Sequence[Segment], lines: Sequence[Line]) -> list[Segment]:
+    """The lines as segments. One whose text and start are as they were keeps what is known of it.
+
+    Its words, too, unless it ends before they do: their times and probabilities are those of the old text.
+    """
+    known = {(segment.text, round(segment.start, 3)): segment for segment in original}
+    return [_corrected(known.get((line.text.strip(), round(line.start, 3))), line) for line in lines]
+
+
+def _corrected(known: Segment | None, line: Line) -> Segment:
+    if known is None:
+        return Segment(start=line.start, end=line.end, text=line.text.strip(), speaker=line.speaker)
+    fits = all(word.end <= line.end + 0.001 for word in known.words)
+    return structs.replace(known, end=line.end, speaker=line.speaker, words=known.words if fits else ())
+
+
+_WRITTEN = (
+    *("application/json", "text/plain; charset=utf-8", "text/vtt; charset=utf-8"),
+    "text/tab-separated-values; charset=utf-8",
+)
+_CORRECTED = Answer(
+    about="The transcript, as with `format=json`.",
+    media_types=("application/json",),
+    headers={"ETag": "of this text"},
+)
+
+calls = [
+    Call(
+        method="GET",
+        path="/tasks/{task_id}/result",
+        handler=result,
+        right="read",
+        query=Written,
+        headers=TAGGED,
+        answers={
+            200: Answer(
+                about="The transcript, as `format` asks.",
+                media_types=_WRITTEN,
+                headers={"ETag": "of this text", "Whisperd-Partial": "true while there is more to come"},
+            ),
+            304: STILL,
+        },
+        refusals=(409, 410),
+    ),
+    Call(
+        method="PUT",
+        path="/tasks/{task_id}/result",
+        handler=correct,
+        right="submit",
+        body=Correction,
+        body_bytes=MOST_EDIT_BYTES,
+        headers={"If-Match": Header(about="The ETag of the transcript that was corrected. Required.")},
+        answers={200: _CORRECTED},
+        refusals=(409, 412, 428),
+    ),
+    Call(
+        method="DELETE",
+        path="/tasks/{task_id}/result",
+        handler=revert,
+        right="submit",
+        headers={"If-Match": Header(about="The ETag of the transcript that is meant.")},
+        answers={200: _CORRECTED},
+        refusals=(409, 412),
+    ),
+]
