@@ -1,10 +1,14 @@
 """What is done beside the work: nothing that somebody still needs may go."""
 
+import asyncio
+
 import pytest
 
 from tests.conftest import a_task
-from whisperd.housekeeping import clean_spool
+from whisperd import housekeeping
+from whisperd.housekeeping import clean_spool, keep_searchable
 from whisperd.spool import Spool
+from whisperd.task import ListQuery
 
 
 @pytest.fixture
@@ -55,5 +59,33 @@ def test_a_task_keeps_its_audio_and_loses_its_pcm_when_it_is_over(spool, with_qu
         assert spool.pcm(waiting).exists()
         assert spool.audio(over).exists()
         assert not spool.pcm(over).exists()
+
+    with_queue(body)
+
+
+# --- the index of words ---
+
+
+def test_the_index_follows_the_tasks_and_is_emptied_when_it_is_switched_off(with_queue, monkeypatch):
+    monkeypatch.setattr(housekeeping, "INDEX_SECONDS", 0.01)
+    wanted = True
+
+    async def body(queue):
+        nonlocal wanted
+        following = asyncio.create_task(keep_searchable(queue, lambda: wanted))
+        await queue.submit(a_task("talk.wav"))
+
+        async def until(names):
+            async with asyncio.timeout(20):
+                while len((await queue.search(ListQuery(text="talk"))).hits) != names:  # noqa: ASYNC110 - it signals nothing
+                    await asyncio.sleep(0.01)
+
+        await until(1)
+        wanted = False
+        await until(0)
+        wanted = True
+        await until(1)
+        following.cancel()
+        await asyncio.wait([following])
 
     with_queue(body)
