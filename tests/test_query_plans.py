@@ -13,7 +13,7 @@ import pytest
 from tests.conftest import a_task
 from whisperd.db import migrate
 from whisperd.delivery import DeliveryQuery, DeliveryState
-from whisperd.sql import claims, holder, moves, outbox, questions, rescue, standing, usage
+from whisperd.sql import claims, holder, moves, outbox, questions, rescue, search, standing, usage
 from whisperd.task import Change, Cut, Limits, ListQuery, Mark, Piece, Plan, Problem, Rules, Segment, State
 from whisperd.usage import UsageQuery
 
@@ -104,6 +104,12 @@ def plan_of(plans, start):
 def a_plan(chunks=3, model=""):
     cuts = tuple(Cut(pieces=(Piece(0, 16_000),)) for _ in range(chunks))
     return Plan(fingerprint="f", cuts=cuts, duration=10.0, language="en", model_sha256=model)
+
+
+def test_a_page_of_hits_is_looked_into_by_one_search(conn):
+    found = plans(conn, search._matches, '"a"', [1, 2, 3])
+
+    assert "SCAN search VIRTUAL TABLE INDEX 0:M4><" in plan_of(found, "select rowid")  # and not one for each
 
 
 # --- the claim ---

@@ -289,7 +289,7 @@ def test_a_step_is_bounded_by_tasks_and_by_what_is_said(with_queue, monkeypatch)
 def test_a_database_of_before_the_index_is_filled_in_steps(tmp_path):
     path = tmp_path / "q.db"
     with closing(sqlite3.connect(path, isolation_level=None)) as conn:
-        migrate(conn, SCRIPTS[:13])
+        migrate(conn, SCRIPTS[:17])
         conn.execute(
             """
             insert into task (id, kind, state, priority, tenant, model, options, audio_name, audio_size,

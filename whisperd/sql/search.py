@@ -212,7 +212,7 @@ def _matches(conn: sqlite3.Connection, words: str, seqs: Sequence[int]) -> dict[
         """
         select rowid, highlight(search, 1, :open, :close) as text, starts from search
         where search match :words and rowid between :oldest and :newest
-          and rowid in (select value from json_each(:seqs))
+          and +rowid in (select value from json_each(:seqs))  -- +: else it would be a search for each
         """,
         {
             "words": words,

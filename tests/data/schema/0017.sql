@@ -1,2 +1,2 @@
--- What schema 13 added: the waveform of a task.
+-- What schema 17 added: the waveform of a task.
 insert into waveform select seq, x'00ff' from task where id = 't-completed';
