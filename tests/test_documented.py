@@ -7,6 +7,7 @@ import pytest
 import typer.main
 from msgspec.structs import fields
 
+from docs import generate
 from tests.rules import RULES, ruled
 from whisperd import client
 from whisperd.cli import app
@@ -21,6 +22,18 @@ from whisperd.routes.view import SegmentView, StatsView, TaskView
 from whisperd.worker_pool import WorkerInfo
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+@pytest.mark.parametrize("name", ["settings.md", "api.md", "commands.md"])
+def test_pages_that_are_made_from_declarations_are_current(name):
+    assert (DOCS / name).read_text() == generate.pages()[name], "run `make docs`"
+
+
+def test_every_page_is_on_the_site():
+    nav = (DOCS.parent / "mkdocs.yml").read_text()
+
+    assert [page.name for page in DOCS.glob("*.md") if f" {page.name}\n" not in nav] == []
 
 
 @pytest.mark.parametrize("key", KEYS)

@@ -34,8 +34,19 @@ def to_toml(config: Config, sources: Mapping[str, str] | None = None) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def literal(value: Any) -> str:
+    """A value as TOML has it."""
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(literal, value))}]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f" {literal(name)} = {literal(item)}" for name, item in value.items()) + " }"
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # TOML writes these as JSON does
+
+
 def _lines(key: Key, value: Any, sources: Mapping[str, str] | None, explain: bool) -> Iterator[str]:
-    line = f"{key.name.rpartition('.')[2]} = {_literal(value)}"
+    line = f"{key.name.rpartition('.')[2]} = {literal(value)}"
     if explain and key.about:
         yield _comment(key.about + (" [reload]" if key.reload else ""))
     source = (sources or {}).get(key.name)
@@ -59,13 +70,3 @@ _PREAMBLE = """\
 
 def _comment(text: str) -> str:
     return textwrap.fill(text, 108, initial_indent="# ", subsequent_indent="# ")
-
-
-def _literal(value: Any) -> str:
-    if isinstance(value, tuple):
-        return f"[{', '.join(map(_literal, value))}]"
-    if isinstance(value, dict):
-        return "{" + ", ".join(f" {_literal(name)} = {_literal(item)}" for name, item in value.items()) + " }"
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # TOML writes these as JSON does
