@@ -48,6 +48,25 @@ def with_db(path):
     return lambda body, **settings: run_with_db(path, body, **settings)
 
 
+def test_all_that_one_read_sees_is_of_one_moment(with_db, path):
+    """The forecast of the line read a plan as running, and a moment later its task as planned."""
+
+    def twice(conn):
+        before = count(conn)
+        with closing(sqlite3.connect(path)) as other, transaction(other):
+            insert(other, 2)
+        return before, count(conn)
+
+    async def body(db):
+        await db.write(create)
+        await db.write(insert, 1)
+
+        assert await db.read(twice) == (1, 1)
+        assert await db.read(count) == 2
+
+    with_db(body)
+
+
 # --- group commit ---
 
 

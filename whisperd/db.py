@@ -115,12 +115,15 @@ class Database:
             await self._close(clean)
 
     async def read(self, fn: Callable[..., R], *args: Any) -> R:
-        """Call `fn(conn, *args)` on the reading connection; a write through it is refused."""
-        return await self._on(self._reading, partial(_with_args, fn, args))
+        """Call `fn(conn, *args)` on the reading connection; a write through it is refused.
+
+        All that it reads is of one moment.
+        """
+        return await self._on(self._reading, partial(_at_one_moment, fn, args))
 
     async def search(self, fn: Callable[..., R], *args: Any) -> R:
         """As `read`, on a connection of its own: what may take a tenth of a second holds up no others."""
-        return await self._on(self._searching, partial(_with_args, fn, args))
+        return await self._on(self._searching, partial(_at_one_moment, fn, args))
 
     async def write(self, fn: Callable[..., R], *args: Any, then: Callable[[R], None] | None = None) -> R:
         """Commit `fn(conn, *args)` and return its result; `then(result)` runs on the loop, in commit order.
@@ -335,6 +338,15 @@ def _translated(path: Path, fn: Callable[[sqlite3.Connection], R], conn: sqlite3
 
 def _with_args(fn: Callable[..., R], args: tuple[Any, ...], conn: sqlite3.Connection) -> R:
     return fn(conn, *args)
+
+
+def _at_one_moment(fn: Callable[..., R], args: tuple[Any, ...], conn: sqlite3.Connection) -> R:
+    conn.execute("begin")
+    try:
+        return fn(conn, *args)
+    finally:
+        if conn.in_transaction:  # SQLite has ended it itself after some errors
+            conn.execute("rollback")
 
 
 async def _hop(conn: aiosqlite.Connection, fn: Callable[[sqlite3.Connection], R]) -> R:

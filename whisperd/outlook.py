@@ -14,6 +14,7 @@ from math import ceil, inf
 from time import monotonic, time
 from typing import NamedTuple, Protocol
 
+import structlog
 from msgspec.structs import replace
 
 from whisperd.events import Event, Events
@@ -22,6 +23,7 @@ from whisperd.forecast.play import forecast
 from whisperd.forecast.speeds import Measurements, Speeds
 from whisperd.task import FINAL, PLAN, Chunk, State, Task
 
+log = structlog.get_logger(__name__)
 REST = 20  # times as long as the last forecast took nobody makes another one
 MOST_PROMISES = 10_000  # tasks whose first estimate is remembered
 NEWEST = 2**62  # the seq of a task that is only thought of
@@ -133,9 +135,16 @@ class Outlook:
             began = monotonic()
             if began < self._rests_until:
                 return
-            self._last = await self._picture()
-            self._forecast = await asyncio.to_thread(self._last.played) if self._last else None
+            self._forecast = await self._made()
             self._rests_until = monotonic() + REST * (monotonic() - began)
+
+    async def _made(self) -> Forecast | None:
+        try:
+            self._last = await self._picture()
+            return await asyncio.to_thread(self._last.played) if self._last else None
+        except Exception:  # an edge: a task that was accepted is not refused for want of a forecast
+            log.exception("there is no forecast")
+            return None
 
     async def _picture(self, also: tuple[int, str] | None = None) -> _Picture | None:
         speeds = self._queue.measurements.speeds()
