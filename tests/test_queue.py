@@ -510,7 +510,7 @@ def test_lists_are_newest_first_and_turn_pages_without_gaps(with_queue):
 
 def test_lists_can_be_filtered(with_queue):
     async def body(queue):
-        done = await completed(queue, name="Interview.mp3", tenant="a")
+        done = await completed(queue, tenant="a")
         waiting, _ = await queue.submit(a_task("other.wav", tenant="b"))
 
         async def ids(**query):
@@ -519,8 +519,6 @@ def test_lists_can_be_filtered(with_queue):
         assert await ids(states=frozenset({State.COMPLETED})) == [done.id]
         assert await ids(states=frozenset({State.COMPLETED, State.QUEUED})) == [waiting.id, done.id]
         assert await ids(tenant="b") == [waiting.id]
-        assert await ids(text="interview") == [done.id]
-        assert await ids(text=done.id) == [done.id]
 
     with_queue(body)
 

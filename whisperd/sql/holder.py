@@ -189,8 +189,9 @@ def _failure(chunk: Chunk, problem: Problem, delay: float | None, effort: Effort
 
 
 def release(conn: sqlite3.Connection, chunk: Chunk, effort: Effort | None, now: float) -> Task:
+    task = _released(conn, chunk, effort)  # first: a holder that lost it has nothing to tell
     timeline.note(conn, chunk.task.seq, now, _release(chunk, effort))
-    return _released(conn, chunk, effort)
+    return task
 
 
 def _release(chunk: Chunk, effort: Effort | None) -> Moment:
