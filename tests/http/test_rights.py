@@ -516,7 +516,7 @@ def test_a_page_of_an_allowed_site_reads_answers_and_refusals(with_server):
             assert "access-control-allow-credentials" not in answer.headers
             assert "Origin" in answer.headers["vary"]
         assert answer.status_code == 202
-        assert answer.headers["access-control-expose-headers"] == "Location, Retry-After"
+        assert answer.headers["access-control-expose-headers"] == "Location, Retry-After, ETag"
 
     with_server(body, http={"allowed_origins": ("https://app.example.org/",)})
 
