@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from contextlib import closing, contextmanager
+from importlib import resources
 
 import aiosqlite
 import pytest
@@ -395,6 +396,14 @@ def test_a_hard_link_to_a_file_in_use_is_refused_too_and_leaves_no_trace(path, t
 
 
 # --- the schema ---
+
+
+def test_the_number_of_a_migration_is_its_place():
+    """Two that were written side by side had the same one."""
+    names = sorted(path.name for path in resources.files("whisperd.migrations").iterdir())
+    numbers = [int(name[:4]) for name in names if name.endswith(".sql")]
+
+    assert numbers == list(range(1, len(numbers) + 1))
 
 
 def test_migrating_twice_changes_nothing():
