@@ -188,6 +188,20 @@ def test_what_lies_behind_the_part_that_is_played_is_foretold_by_its_pace(empty)
         assert len(whole.spans) == 400
 
 
+def test_of_a_line_that_is_too_long_to_be_read_what_is_at_work_is_known(empty, monkeypatch):
+    """The newest were cut off: under lifo those at work, and the next."""
+    monkeypatch.setattr(standing, "MOST_TASKS", 10)
+    with a_world(empty, Rules(order="lifo", max_wait_seconds=30.0), workers=2) as world:
+        for _ in range(100):
+            world.submit(Sent(tenant="a", chunks=2))
+        for _ in range(2):
+            world.claim()
+
+        line = standing.line(world.conn, world.rules, world.now + 60)
+        assert {chunk.task for chunk in line.running} == {100, 99}
+        assert {chunk.task for chunk in line.running} <= {task.seq for task in line.tasks}
+
+
 def test_a_line_that_is_too_long_to_be_read_is_played_as_far_as_it_was(empty, monkeypatch):
     monkeypatch.setattr(standing, "MOST_TASKS", 40)
     with a_world(empty, Rules(order="lifo", max_wait_seconds=30.0), workers=2) as world:

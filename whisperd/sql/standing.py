@@ -86,7 +86,9 @@ def _tasks(conn: sqlite3.Connection, seqs: Iterable[int]) -> Sequence[Standing]:
         select {_COLUMNS} from task where seq in (
           select seq from wanted
           union all select leader from wanted join task using (seq) where leader is not null
-          union all select task.seq from wanted cross join task on task.leader = wanted.seq limit :most
+          union all select seq from (
+            select task.seq from wanted cross join task on task.leader = wanted.seq limit :most
+          )
         )
     """
     rows = conn.execute(sql, {"seqs": to_json(sorted(seqs)), "most": 2 * MOST_TASKS})
