@@ -54,7 +54,7 @@ class Guard:
             await _turn_away(refusal, scope, receive, send)
             return
         shown = scope[SHOWN] = self._shown(ring, scope)
-        if isinstance(shown, Key):
+        if not isinstance(shown, Refusal):
             send = self._while_it_holds(shown, scope.get(SESSION), scope, send)
         await self._app(scope, receive, send)
 
@@ -84,10 +84,10 @@ class Guard:
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self._services.now(), UTC)
 
-    def _while_it_holds(self, key: Key, session: Session | None, scope: Scope, send: Send) -> Send:
+    def _while_it_holds(self, key: Key | None, session: Session | None, scope: Scope, send: Send) -> Send:
         """Ends a stream before it tells anything more to a key that was revoked or has expired.
 
-        Or to a browser that has signed out.
+        Or to a browser that has signed out; or to whoever needed no key, once there are keys.
 
         What is no stream is answered: it was let in, and may be done already.
         """
@@ -105,8 +105,11 @@ class Guard:
 
         return send_while_it_holds
 
-    async def _holds(self, key: Key, session: Session | None) -> bool:
+    async def _holds(self, key: Key | None, session: Session | None) -> bool:
+        """No key holds until there are keys."""
         ring, now = await self._services.keys.current(), self._now()
+        if key is None:
+            return not ring.is_asked_for
         if session is not None and not self._services.sessions.holds(session, now):
             return False
         return isinstance(judged(ring, ring.keys.get(key.id), now), Key)

@@ -419,6 +419,23 @@ def test_an_event_stream_ends_before_it_tells_more_to_a_revoked_key(with_server)
     with_server(body)
 
 
+def test_a_stream_that_needed_no_key_ends_before_it_tells_more_once_there_are_keys(with_server):
+    async def body(server):
+        task = (await server.client.post(SUBMIT, files={"file": ("a.wav", the_file()[1])})).json()["task_id"]
+        async with server.client.stream("GET", f"/tasks/{task}/events") as stream:
+            lines = stream.aiter_lines()
+            while "progress" not in await anext(lines):
+                pass
+
+            add(server, "admin")
+            await server.plan(1)
+            await server.finish("Ask not.")
+
+            assert not [line async for line in lines if "Ask not." in line or "completed" in line]
+
+    with_server(body)
+
+
 def test_a_websocket_is_closed_before_it_tells_more_to_a_revoked_key(with_server):
     async def body(server):
         key = add(server, "read", "submit")
