@@ -78,6 +78,15 @@ def test_of_two_editors_the_second_is_told_of_the_first(with_server, format):
     with_server(body)
 
 
+def test_a_tag_that_a_proxy_weakened_is_as_good(with_server):
+    async def body(server):
+        task = await server.completed("Ask nut")
+
+        assert (await put(server, task, f"W/{await tag_of(server, task)}", lines("a"))).status_code == 200
+
+    with_server(body)
+
+
 def test_who_corrects_has_to_say_what(with_server):
     async def body(server):
         task = await server.completed("Ask nut")

@@ -158,7 +158,7 @@ async def _check_seen(request: Request, task: Task) -> None:
     if seen is None:
         message = "send If-Match with the ETag of the transcript that you corrected"
         raise Refusal(428, "if_match_required", message, "If-Match")
-    named = {tag.strip() for tag in seen.split(",")}
+    named = {tag.strip().removeprefix("W/") for tag in seen.split(",")}  # a proxy that compresses weakens it
     current = await _current(services(request), task)
     if "*" not in named and not await asyncio.to_thread(_is_named, current, named):
         raise EditedMeanwhile("this is not the transcript any more that you corrected: read it again")
