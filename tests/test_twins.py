@@ -541,6 +541,23 @@ def test_tasks_that_are_due_at_one_moment_come_into_line_some_at_a_time_and_then
     with_twins(body)
 
 
+def test_tasks_that_are_due_and_the_twins_of_none_come_into_line_some_at_a_time_too(
+    with_queue, clock, monkeypatch
+):
+    monkeypatch.setattr(claims, "MOST_DUE", 2)
+
+    async def body(queue):
+        for _ in range(5):
+            await queue.submit(a_task(run_at=clock() + 5))
+        clock.now += 5
+        found, _ = await queue._db.write(claims.take, Rules(), clock())
+
+        assert found == 0.0  # there is more
+        assert (await queue.stats()).delayed == 3
+
+    with_queue(body)
+
+
 def test_a_delayed_twin_that_is_called_into_line_is_served_at_once(with_twins, clock):
     async def body(queue):
         later = await submitted(queue, run_at=clock.now + 50)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from whisperd.sql import line, timeline
-from whisperd.sql.rows import to_chunk
+from whisperd.sql.rows import to_chunk, to_json
 from whisperd.task import FINAL, SAMPLE_RATE, Chunk, Left, Rules, State, Task
 from whisperd.timeline import Moment
 
@@ -118,15 +118,16 @@ def _promote(conn: sqlite3.Connection, rules: Rules, now: float) -> tuple[Sequen
         update task set
           run_at = null, retry_at = null,
           lined_at = iif(retry_at is null, :now - (select shift from line_clock), lined_at)
-        where run_at is not null and run_at <= :now and (content is null or retry_at is not null)
+        where seq in (select value from json_each(:due)) and (content is null or retry_at is not null)
         """,
-        {"now": now},
+        {"now": now, "due": to_json([row["seq"] for row in due])},
     )
     entered = [line.enter(conn, row["seq"], rules, now)[0] for row in due if row["shares"]]
     return entered, len(due) == MOST_DUE
 
 
 def _whose_turn(conn: sqlite3.Connection, rules: Rules) -> _Turn | None:
+    full: dict[str, bool] = {}  # a tenant may stand at many priorities
     rows = conn.execute(
         """
         select priority, tenant, offered, started, vtime, plan
@@ -137,8 +138,11 @@ def _whose_turn(conn: sqlite3.Connection, rules: Rules) -> _Turn | None:
     for priority, tenant, offered, started, vtime, plan in rows:  # read one by one: the first will mostly do
         limits = rules.limits(tenant, plan)
         states = ["processing"] if started else []
-        if offered > started and not _at_limit(conn, tenant, limits.concurrent):
-            states.append("queued")
+        if offered > started:
+            if tenant not in full:
+                full[tenant] = _at_limit(conn, tenant, limits.concurrent)
+            if not full[tenant]:
+                states.append("queued")
         if states:
             return _Turn(priority, tenant, states, vtime, limits.weight)
     return None
