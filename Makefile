@@ -19,7 +19,7 @@ test: $(VENV)/dev  ## run every test, with real audio and real weights
 	$(BIN)/python -m pytest $(ARGS)
 
 reliability: $(VENV)/dev  ## attack each promise for as long as it takes: crashes, full disks, long runs
-	$(BIN)/python -m pytest tests/reliability --long $(ARGS)
+	$(BIN)/python -m pytest tests/reliability tests/e2e/test_schema.py tests/clients/test_patience.py --long $(ARGS)
 
 lint: $(VENV)/dev  ## ruff, and mypy in strict mode
 	$(BIN)/ruff check .
