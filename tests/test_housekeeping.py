@@ -3,11 +3,13 @@
 import asyncio
 
 import pytest
+import structlog
 
 from tests.conftest import a_task
 from whisperd import housekeeping
 from whisperd.housekeeping import clean_spool, keep_searchable
 from whisperd.spool import Spool
+from whisperd.sql import search
 from whisperd.task import ListQuery
 
 
@@ -89,3 +91,40 @@ def test_the_index_follows_the_tasks_and_is_emptied_when_it_is_switched_off(with
         await asyncio.wait([following])
 
     with_queue(body)
+
+
+def test_a_damaged_index_and_a_task_that_cannot_be_read_are_logged_and_the_rest_is_found(
+    with_queue, monkeypatch
+):
+    monkeypatch.setattr(housekeeping, "INDEX_SECONDS", 0.01)
+    monkeypatch.setattr(housekeeping, "INDEX_TROUBLE_SECONDS", 0.01)
+
+    async def body(queue):
+        good, _ = await queue.submit(a_task("talk.wav"))
+        while await queue.index():
+            pass
+        bad, _ = await queue.submit(a_task("talk.wav"))
+        other, _ = await queue.submit(a_task("talk.wav"))
+        for damage in (
+            "update search_data set block = x'00112233445566'",
+            f"update task set audio_name = cast(x'ff' as text) where seq = {bad.seq}",
+        ):
+            await queue.db.write(lambda conn, damage: conn.execute(damage).rowcount, damage)
+        following = asyncio.create_task(keep_searchable(queue, lambda: True))
+        async with asyncio.timeout(20):
+            while await queue.db.read(search.is_behind) or len(logs) < 2:  # noqa: ASYNC110 - it signals nothing
+                await asyncio.sleep(0.01)
+        following.cancel()
+        await asyncio.wait([following])
+
+        assert [hit.task.id for hit in (await queue.search(ListQuery(text="talk"))).hits] == [
+            other.id,
+            good.id,
+        ]
+        assert [(line["event"], line.get("seq")) for line in logs] == [
+            ("the index of words does not follow the tasks", None),
+            ("a task cannot be read, and is not found by words", bad.seq),
+        ]
+
+    with structlog.testing.capture_logs() as logs:
+        with_queue(body)

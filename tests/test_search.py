@@ -11,7 +11,7 @@ from whisperd.db import SCRIPTS, Database, migrate
 from whisperd.events import Events
 from whisperd.queue import SqliteQueue
 from whisperd.sql import search
-from whisperd.task import Cut, ListQuery, Piece, Plan, Segment, State
+from whisperd.task import Cut, IndexDamaged, ListQuery, Piece, Plan, Segment, State
 
 
 def segments(*texts):
@@ -281,7 +281,7 @@ def test_a_step_is_bounded_by_tasks_and_by_what_is_said(with_queue, monkeypatch)
         monkeypatch.setattr(search, "MOST_TASKS", 1)
         by_tasks = await queue.db.write(search.index)
 
-        assert (by_text, by_tasks) == (2, 1)
+        assert (by_text.entries, by_tasks.entries) == (2, 1)
 
     with_queue(body)
 
@@ -309,3 +309,98 @@ def test_a_database_of_before_the_index_is_filled_in_steps(tmp_path):
             assert await found(queue, "old") == ["old"]
 
     asyncio.run(main())
+
+
+# --- what is damaged ---
+
+
+async def spoil(queue, sql, *values):
+    await queue.db.write(lambda conn: conn.execute(sql, values).rowcount)
+
+
+NO_UTF8 = "cast(x'ff' || substr({0}, 2) as text)"
+DAMAGES = {
+    "the transcript is not UTF-8": f"update chunk set segments = {NO_UTF8.format('segments')} where task = ?",
+    "the transcript is no JSON": "update chunk set segments = '[{\"start\";0}]' where task = ?",
+    "the transcript is another thing": "update chunk set segments = '{}' where task = ?",
+    "the name is not UTF-8": f"update task set audio_name = {NO_UTF8.format('audio_name')} where seq = ?",
+    "the correction is not UTF-8": "insert into edit values (?, 'a', cast(x'ff' as text))",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_one_task_that_cannot_be_read_keeps_no_others_from_being_found(with_queue, damage):
+    """It counted as trouble of the disk: nothing was written any more, and again after each restart."""
+
+    async def body(queue):
+        good = await said(queue, "hello")
+        bad = await said(queue, "hello")
+        newest = await said(queue, "hello")
+        await spoil(queue, damage, bad.seq)
+        step = await queue.index()
+
+        assert (step.entries, step.unreadable) == (3, (bad.seq,))
+        assert await queue.index() is None
+        assert await found(queue, "hello") == [newest.id, good.id]
+        assert queue.db.broken is None
+
+    with_queue(body)
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+@pytest.mark.parametrize(
+    "damage",
+    ["update search_data set block = x'00112233445566'", "delete from search_data where id = 10"],
+)
+def test_a_damaged_index_is_no_damaged_database_and_is_made_anew(with_queue, damage, wanted):
+    async def body(queue):
+        first = await said(queue, "hello")
+        await indexed(queue)
+        await spoil(queue, damage)
+        second = await said(queue, "hello")
+        with pytest.raises(IndexDamaged):
+            await queue.index(wanted)
+        accepted = await said(queue, "hello")
+        await queue.index_anew()
+        await indexed(queue)
+
+        assert await found(queue, "hello") == [accepted.id, second.id, first.id]
+        assert await found(queue, "hel") == [accepted.id, second.id, first.id]
+        assert queue.db.broken is None
+
+    with_queue(body)
+
+
+def test_a_damaged_index_is_made_anew_after_a_restart_too(with_queue):
+    """It cannot even be opened then, and so not be dropped."""
+
+    async def damage(queue):
+        await said(queue, "hello")
+        await indexed(queue)
+        await spoil(queue, "delete from search_data where id = 10")
+        await said(queue, "hello")
+
+    async def body(queue):
+        with pytest.raises(IndexDamaged):
+            await queue.index()
+        await queue.index_anew()
+        await indexed(queue)
+
+        assert len(await found(queue, "hello")) == 2
+
+    with_queue(damage)
+    with_queue(body)
+
+
+def test_an_index_made_anew_is_like_the_first_one(with_queue):
+    def made(conn):
+        schema = conn.execute("select name, sql from sqlite_schema order by name").fetchall()
+        return [tuple(row) for row in schema + conn.execute("select * from search_config").fetchall()]
+
+    async def body(queue):
+        before = await queue.db.read(made)
+        await queue.index_anew()
+
+        assert await queue.db.read(made) == before
+
+    with_queue(body)

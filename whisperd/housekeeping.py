@@ -6,16 +6,21 @@ import asyncio
 from collections.abc import Callable
 from time import monotonic
 
+import structlog
+
 from whisperd.config import Retention
 from whisperd.events import Events
 from whisperd.history import History
 from whisperd.outbox import Outbox
 from whisperd.queue import SqliteQueue
 from whisperd.spool import Spool
-from whisperd.task import FINAL, StorageBusy, StorageFailed, StorageFull
+from whisperd.task import FINAL, IndexDamaged, StorageBusy, StorageFailed, StorageFull
 from whisperd.usage import day
 
 INDEX_SECONDS = 1.0  # between two looks whether there is anything new to index
+INDEX_TROUBLE_SECONDS = 60.0  # after one that went wrong, so that what goes wrong each time holds up nobody
+
+log = structlog.get_logger(__name__)
 
 # What a task failed with when its audio is of no use to anyone: it is not kept for a retry.
 _HOPELESS = frozenset({"unsupported_media", "no_audio", "audio_too_long"})
@@ -61,11 +66,26 @@ async def keep_searchable(queue: SqliteQueue, wanted: Callable[[], bool]) -> Non
         seconds = INDEX_SECONDS
         began = monotonic()
         try:
-            if await queue.index(wanted()):
+            if await _index(queue, wanted()):
                 seconds = monotonic() - began
         except (StorageFull, StorageBusy, StorageFailed):  # said by others; what was noted stays
             pass
+        except Exception:  # an edge: the daemon is there for more than its search
+            log.exception("the index of words does not follow the tasks")
+            seconds = INDEX_TROUBLE_SECONDS
         await asyncio.sleep(seconds)
+
+
+async def _index(queue: SqliteQueue, wanted: bool) -> bool:
+    """A step of it; False if there is no more."""
+    try:
+        step = await queue.index(wanted)
+    except IndexDamaged:
+        await queue.index_anew()
+        raise
+    for seq in step.unreadable if step else ():
+        log.error("a task cannot be read, and is not found by words", seq=seq)
+    return step is not None
 
 
 async def tidy(events: Events, spool: Spool) -> None:

@@ -28,6 +28,7 @@ from whisperd.task import (
     Edit,
     Effort,
     Found,
+    Indexed,
     Left,
     Limits,
     ListQuery,
@@ -122,14 +123,22 @@ class SqliteQueue:
         """A page of the tasks with all words of `text`, as far as they are indexed: see sql/search.py."""
         return await self._db.search(search.find, query)
 
-    async def index(self, wanted: bool = True) -> bool:
-        """Bring the index of words after the tasks by a step, or empty it by one; False if there is no more.
+    async def index(self, wanted: bool = True) -> Indexed | None:
+        """Bring the index of words after the tasks by a step, or empty it by one; None if there is no more.
 
-        A step is a transaction of some 10 ms.
+        A step is a transaction of some 10 ms. Raises IndexDamaged, after which `index_anew` helps.
         """
-        if wanted:
-            return await self._db.read(search.is_behind) and bool(await self._db.write(search.index))
-        return not await self._db.read(search.is_empty) and bool(await self._db.write(search.forget))
+        if not wanted:
+            done = 0 if await self._db.read(search.is_empty) else await self._db.write(search.forget)
+            return Indexed(done) if done else None
+        if not await self._db.read(search.is_behind):
+            return None
+        step = await self._db.write(search.index)
+        return step if step.entries else None
+
+    async def index_anew(self) -> None:
+        """Empty the index of words in one transaction; `index` fills it again."""
+        await self._db.write(search.begin_anew)
 
     async def positions(self, tasks: Sequence[Task]) -> Sequence[int | None]:
         """1 = next to run; None unless the task stands in line. O(log n) each.

@@ -363,6 +363,10 @@ class StorageBusy(TaskError):
     """Something else holds the database: nothing was written, a later try may go well."""
 
 
+class IndexDamaged(TaskError):
+    """The index of words is not what was written; no task is lost with it, and it can be made anew."""
+
+
 class StorageFailed(TaskError):
     """An I/O error: nothing was accepted. After one of the database nothing more is, until a restart."""
 
@@ -469,6 +473,13 @@ class Found(NamedTuple):
 
     hits: tuple[Hit, ...]
     before: int | None
+
+
+class Indexed(NamedTuple):
+    """A step of the index of words: how many of its entries followed their tasks."""
+
+    entries: int
+    unreadable: tuple[int, ...] = ()  # `seq` of tasks that have none, since their rows make no sense
 
 
 class Change(Struct, frozen=True, kw_only=True):

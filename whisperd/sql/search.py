@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -19,7 +20,7 @@ from msgspec import Struct
 from whisperd.sql.questions import span
 from whisperd.sql.rows import to_json, to_task
 from whisperd.sql.words import expression, tenant_word
-from whisperd.task import Found, Hit, ListQuery, Match, Task
+from whisperd.task import Found, Hit, IndexDamaged, Indexed, ListQuery, Match, Task
 
 MOST_TASKS = 16  # of one transaction that others wait for,
 MOST_CHARACTERS = 50_000  # or what is said in an hour; a longer one is a transaction by itself
@@ -48,22 +49,44 @@ class _Entry(NamedTuple):
 # --- writing it ---
 
 
-def index(conn: sqlite3.Connection) -> int:
-    """Make, renew or remove the entries of some of the tasks that were noted, the newest first. How many."""
+def index(conn: sqlite3.Connection) -> Indexed:
+    """Make, renew or remove the entries of some of the tasks that were noted, the newest first.
+
+    A task that cannot be read has no entry, and is not looked at again until it changes: one flipped bit must
+    not keep the others from being found. Raises IndexDamaged.
+    """
     waiting = conn.execute("select task from unsearched order by task desc limit ?", (MOST_TASKS,)).fetchall()
-    done, characters = 0, 0
-    for (seq,) in waiting:
-        characters += _renew(conn, seq)
-        conn.execute("delete from unsearched where task = ?", (seq,))
-        done += 1
-        if characters > MOST_CHARACTERS:
-            break
-    return done
+    done, characters, unreadable = 0, 0, []
+    with _intact(conn):
+        for (seq,) in waiting:
+            try:
+                entry = _entry(conn, seq)
+            except _Unreadable:
+                unreadable.append(seq)
+                entry = None
+            characters += _renew(conn, seq, entry)
+            conn.execute("delete from unsearched where task = ?", (seq,))
+            done += 1
+            if characters > MOST_CHARACTERS:
+                break
+    return Indexed(done, tuple(unreadable))
 
 
-def _renew(conn: sqlite3.Connection, seq: int) -> int:
+@contextmanager
+def _intact(conn: sqlite3.Connection) -> Iterator[None]:
+    """Raise trouble of the index's own as IndexDamaged: it is none of the database's."""
+    try:
+        yield
+        conn.execute("savepoint written")  # FTS5 writes what it holds back at one: here, not at the commit
+        conn.execute("release written")
+    except sqlite3.Error as error:
+        if _code(error) == sqlite3.SQLITE_CORRUPT_VTAB:
+            raise IndexDamaged("the index of words is damaged") from error
+        raise
+
+
+def _renew(conn: sqlite3.Connection, seq: int, entry: _Entry | None) -> int:
     """The characters of its new entry; 0 if it has none any more."""
-    entry = _entry(conn, seq)
     if entry is None:
         conn.execute("delete from search where rowid = ?", (seq,))
         return 0
@@ -72,7 +95,27 @@ def _renew(conn: sqlite3.Connection, seq: int) -> int:
     return len(entry.text)
 
 
+class _Unreadable(Exception):
+    """What stands in the rows of a task is no text, or no transcript."""
+
+
 def _entry(conn: sqlite3.Connection, seq: int) -> _Entry | None:
+    """None if there is no such task any more. Raises _Unreadable."""
+    try:
+        return _read(conn, seq)
+    except (msgspec.MsgspecError, UnicodeError) as error:
+        raise _Unreadable from error
+    except sqlite3.OperationalError as error:
+        if _code(error) is None:  # it is Python's, over text that is not UTF-8
+            raise _Unreadable from error
+        raise
+
+
+def _code(error: sqlite3.Error) -> int | None:
+    return getattr(error, "sqlite_errorcode", None)
+
+
+def _read(conn: sqlite3.Connection, seq: int) -> _Entry | None:
     task = conn.execute("select audio_name, tenant, state from task where seq = ?", (seq,)).fetchone()
     if task is None:
         return None
@@ -98,14 +141,34 @@ _ORIGINAL = "select segments from chunk where task = ? and segments is not null"
 
 
 def forget(conn: sqlite3.Connection) -> int:
-    """Remove some entries, whose tasks are noted for the day when they are wanted again. How many."""
-    rows = conn.execute("select rowid from search limit ?", (MOST_TASKS,)).fetchall()
-    for (seq,) in rows:
-        conn.execute("delete from search where rowid = ?", (seq,))
-        conn.execute(
-            "insert into unsearched select seq from task where seq = ? on conflict do nothing", (seq,)
-        )
+    """Remove some entries, whose tasks are noted for the day when they are wanted again. How many.
+
+    Raises IndexDamaged.
+    """
+    with _intact(conn):
+        rows = conn.execute("select rowid from search limit ?", (MOST_TASKS,)).fetchall()
+        for (seq,) in rows:
+            conn.execute("delete from search where rowid = ?", (seq,))
+            conn.execute(
+                "insert into unsearched select seq from task where seq = ? on conflict do nothing", (seq,)
+            )
     return len(rows)
+
+
+def begin_anew(conn: sqlite3.Connection) -> None:
+    """Put an empty index in the place of one that is damaged, and note all tasks, as the migration does.
+
+    One transaction, so that no start finds half of it. It takes a second or more of a million tasks.
+    """
+    made = conn.execute("select sql from sqlite_schema where name = 'search' and type = 'table'").fetchone()
+    conn.execute(
+        "delete from search_data"
+    )  # as it is dropped it is opened, and damaged here it would not open
+    conn.execute("insert into search_data values (1, x''), (10, x'00000000000000')")  # as in a new one
+    conn.execute("drop table search")  # `word` only looks into it, and finds the new one
+    conn.execute(made["sql"])
+    conn.execute("insert into search (search, rank) values ('automerge', 8)")
+    conn.execute("insert into unsearched select seq from task where true on conflict do nothing")
 
 
 def is_behind(conn: sqlite3.Connection) -> bool:
@@ -113,7 +176,9 @@ def is_behind(conn: sqlite3.Connection) -> bool:
 
 
 def is_empty(conn: sqlite3.Connection) -> bool:
-    return conn.execute("select 1 from search limit 1").fetchone() is None
+    """Raises IndexDamaged."""
+    with _intact(conn):
+        return conn.execute("select 1 from search limit 1").fetchone() is None
 
 
 # --- asking it ---
