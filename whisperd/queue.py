@@ -119,9 +119,12 @@ class SqliteQueue:
         """Whatever `text` it is about: for that there is `search`."""
         return await self._db.read(questions.list_tasks, query)
 
-    async def search(self, query: ListQuery) -> Found:
-        """A page of the tasks with all words of `text`, as far as they are indexed: see sql/search.py."""
-        return await self._db.search(search.find, query)
+    async def search(self, query: ListQuery, matches: bool = True) -> Found:
+        """A page of the tasks with all words of `text`, as far as they are indexed: see sql/search.py.
+
+        Without `matches` no hit says where: many tasks are found without a look at what is said in them.
+        """
+        return await self._db.search(search.find, query, matches)
 
     async def index(self, wanted: bool = True) -> Indexed | None:
         """Bring the index of words after the tasks by a step, or empty it by one; None if there is no more.

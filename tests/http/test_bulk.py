@@ -4,7 +4,7 @@ import pytest
 
 from tests.http_server import the_error
 from whisperd.routes import bulk
-from whisperd.task import Problem
+from whisperd.task import ListQuery, Problem
 
 BOOM = Problem("worker_crashed", "boom")
 
@@ -88,6 +88,25 @@ def test_a_filter_knows_tenant_words_and_time(with_server, clock):
         assert (await in_bulk(server, "cancel", filter={"status": ["completed"]}))["done"] == 0
 
     with_server(body, now=clock)
+
+
+def test_a_filter_by_words_makes_no_snippets(with_server):
+    """It made them of up to a thousand entries and threw them away."""
+
+    async def body(server):
+        task = await server.submit(name="hello.wav")
+        while await server.queue.index():
+            pass
+        found = await server.queue.search(ListQuery(text="hello"), matches=False)
+        spoiled = "update search set text = 'hello', starts = 'nowhere'"  # of which no match can be made
+        await server.db.write(lambda conn: conn.execute(spoiled).rowcount)
+        answer = await in_bulk(server, "cancel", filter={"q": "hello"})
+
+        assert [hit.match for hit in found.hits] == [None]
+        assert answer["done"] == 1
+        assert await status(server, task["task_id"]) == ["cancelled"]
+
+    with_server(body)
 
 
 def test_a_call_does_some_and_the_cursor_goes_on(with_server, monkeypatch):

@@ -138,7 +138,7 @@ async def _page(request: Request, query: ListQuery) -> tuple[Sequence[Task], int
     here = services(request)
     if query.text is not None:
         check_search(here)
-        hits, before = await here.queue.search(query)
+        hits, before = await here.queue.search(query, matches=False)
         return [hit.task for hit in hits], before
     tasks = await here.queue.list(query)
     return tasks, tasks[-1].seq if len(tasks) == query.limit else None

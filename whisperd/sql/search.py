@@ -184,16 +184,17 @@ def is_empty(conn: sqlite3.Connection) -> bool:
 # --- asking it ---
 
 
-def find(conn: sqlite3.Connection, query: ListQuery) -> Found:
+def find(conn: sqlite3.Connection, query: ListQuery, matches: bool = True) -> Found:
     """A page of the tasks that say all words of `query.text`, in it or in their names; or have such an id.
 
     A page is the outcome of a bounded walk: it may have fewer tasks than `limit`, or none, and go on.
+    Without `matches` nobody is told where the words are said, and no transcript is read.
     """
     words = _words(conn, query)
     seqs = _candidates(conn, words, query)
     tasks = _tasks(conn, query, seqs)
-    matches = _matches(conn, words, [task.seq for task in tasks]) if words else {}
-    hits = tuple(Hit(task, matches.get(task.seq)) for task in tasks)
+    where = _matches(conn, words, [task.seq for task in tasks]) if words and matches else {}
+    hits = tuple(Hit(task, where.get(task.seq)) for task in tasks)
     if len(tasks) == query.limit:
         return Found(hits, tasks[-1].seq)
     return Found(hits, seqs[-1] if len(seqs) >= _walk(query) else None)
