@@ -363,6 +363,10 @@ class StorageBusy(TaskError):
     """Something else holds the database: nothing was written, a later try may go well."""
 
 
+class TooManyWords(TaskError):
+    """More is looked for at once than anybody types."""
+
+
 class IndexDamaged(TaskError):
     """The index of words is not what was written; no task is lost with it, and it can be made anew."""
 

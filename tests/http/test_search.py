@@ -67,6 +67,21 @@ def test_more_than_anybody_types_is_refused(with_idle_server):
     with_idle_server(body)
 
 
+def test_more_words_than_anybody_looks_for_are_refused(with_server):
+    async def body(server):
+        for q in ('"' + "the " * 49 + '"', "the." * 49, "the " * 17):
+            by_words = {"action": "cancel", "filter": {"q": q}}
+
+            assert the_error(await server.get("/tasks", q=q)) == (422, "invalid_field", "q")
+            assert the_error(await server.client.post("/tasks/bulk", json=by_words)) == (
+                422,
+                "invalid_field",
+                "q",
+            )
+
+    with_server(body)
+
+
 def test_where_the_search_is_switched_off_it_says_so(with_server):
     async def body(server):
         assert the_error(await server.get("/tasks", q="a")) == (409, "search_disabled", "q")

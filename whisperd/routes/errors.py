@@ -32,6 +32,7 @@ from whisperd.task import (
     TaskError,
     TaskNotFound,
     TenantQueueFull,
+    TooManyWords,
     WrongState,
 )
 
@@ -62,6 +63,7 @@ _TABLE: list[tuple[type[Exception], int, str, str | None]] = [
     (WrongState, 409, "wrong_state", None),
     (EditedMeanwhile, 412, "edited_meanwhile", "If-Match"),
     (IdempotencyConflict, 422, "idempotency_conflict", "Idempotency-Key"),
+    (TooManyWords, 422, "invalid_field", "q"),
     (ModelUnusable, 422, "model_not_found", "model"),
     (QueueFull, 503, "queue_full", None),
     (TenantQueueFull, 429, "tenant_queue_full", None),

@@ -105,7 +105,8 @@ Words = Annotated[
         max_length=200,
         description=(
             "All of these words, in the transcript or the audio's name, the last one maybe not to its end; "
-            '"in quotes" they stand one after the other. Or a task\'s id.'
+            '"in quotes" they stand one after the other. Or a task\'s id. '
+            "At most 16 words, and 8 in quotes or with only signs between."
         ),
     ),
 ]

@@ -187,6 +187,8 @@ def is_empty(conn: sqlite3.Connection) -> bool:
 def find(conn: sqlite3.Connection, query: ListQuery, matches: bool = True) -> Found:
     """A page of the tasks that say all words of `query.text`, in it or in their names; or have such an id.
 
+    Raises TooManyWords.
+
     A page is the outcome of a bounded walk: it may have fewer tasks than `limit`, or none, and go on.
     Without `matches` nobody is told where the words are said, and no transcript is read.
     """
