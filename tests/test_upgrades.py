@@ -17,6 +17,9 @@ from whisperd.task import PLAN, START, State
 
 DATA = Path(__file__).parent / "data" / "schema"
 OLDER = range(1, NEWEST_SCHEMA)
+SEARCHABLE = 18
+DUE = "select place, min(due_at) from outbox where state = 'waiting' group by place"
+SEQS = "select seq from task order by seq"
 BROKEN = "create table half (n); insert into half values (1); create table task (mine);"
 
 
@@ -88,6 +91,18 @@ def test_an_older_database_becomes_todays_with_every_row_as_it_was(path, schema)
         assert pragma(conn, "integrity_check") == "ok"
         assert conn.execute("pragma foreign_key_check").fetchall() == []
         assert schema_of(conn) == schema_of_a_new_one()
+
+
+@pytest.mark.parametrize("schema", OLDER)
+def test_what_waited_when_an_older_one_stopped_is_found(path, schema):
+    """Tables that a trigger fills from now on are filled once from what is there."""
+    build(path, schema)
+    with opened(path) as conn:
+        migrate(conn)
+
+        assert set(conn.execute("select place, due_at from outbox_place")) == set(conn.execute(DUE))
+        if schema < SEARCHABLE:
+            assert conn.execute("select task from unsearched").fetchall() == conn.execute(SEQS).fetchall()
 
 
 def schema_of(conn):
