@@ -219,6 +219,8 @@ def _responses(call: Call, path: str, schemas: _Schemas) -> Iterator[tuple[str, 
 
 def _refusals(call: Call, path: str) -> Iterator[int]:
     yield from (*_ANYWHERE, *call.refusals)
+    if call.method != "GET" and call.right != "public":
+        yield 507  # what changes something is written
     if call.right != "public":
         yield 401
     if "{" in path:
