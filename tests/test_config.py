@@ -61,21 +61,6 @@ def test_the_shipped_file_shows_every_key_with_its_default():
     assert load(SHIPPED, HOME) == load(None, HOME)
 
 
-def test_the_readme_shows_every_key_as_the_code_says():
-    shown = [line for line in README.read_text().splitlines() if line.startswith("| `") and "." in line[:20]]
-
-    assert [row(key) for key in KEYS.values()] == [line for line in shown if line.split("`")[1] in KEYS]
-
-
-def row(key):
-    section = to_toml(Config(), {}).split(f"[{key.section}]\n")[1].split("\n[")[0]
-    default = dict(line.split(" = ", 1) for line in section.splitlines() if " = " in line)
-    name = key.name.rpartition(".")[2]
-    about = key.about or f"priority that the plan {name} stands for"
-    cells = (f"`{key.name}`", f"`{default[name]}`", "yes" if key.reload else "", about)
-    return f"| {' | '.join(cells)} |".replace("  ", " ")
-
-
 @pytest.mark.parametrize("text", ["lan", "10.0.0.1/8", "10.0.0.0/8,10.0.0.0/33"])
 def test_what_is_no_network_is_refused(text):
     told = refused(WHISPERD_OUTBOUND__ALLOWED_NETWORKS=text)

@@ -73,10 +73,8 @@ def test_a_read_that_outlives_its_caller_does_not_keep_the_end_from_being_clean(
     held = Held()
 
     def reads(conn):
-        conn.execute("begin")
         count(conn)
         held(conn)
-        conn.execute("rollback")
 
     async def main():
         async with Database(path) as db:
@@ -109,10 +107,8 @@ def test_a_reader_in_the_way_of_completing_the_file_is_no_trouble_and_is_outwait
     held = Held()
 
     def reads(conn):
-        conn.execute("begin")
         count(conn)
         held(conn)
-        conn.execute("rollback")
 
     async def body(db):
         merges = await db.write(checkpoints_seen)

@@ -50,7 +50,10 @@ def test_a_line_has_its_time_its_level_its_part_and_whom_it_is_about(begin, caps
     }
 
 
-def test_what_libraries_say_comes_out_the_same_way(begin, capsys):
+def test_what_libraries_say_comes_out_the_same_way(begin, capsys, monkeypatch):
+    """Whatever a server of an earlier test has made of its logger."""
+    monkeypatch.setattr(logging.getLogger("uvicorn"), "handlers", [])
+    monkeypatch.setattr(logging.getLogger("uvicorn"), "propagate", True)
     begin(format="json")
     logging.getLogger("uvicorn.error").warning("odd %s", "client")
     logging.getLogger("apscheduler.scheduler").info("too much")

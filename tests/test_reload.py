@@ -29,6 +29,7 @@ RELOADABLE = {
     "webhooks.secrets",
     "cache.enabled",
     "cache.hours",
+    "search.enabled",
     "retention.job_hours",
     "retention.failed_job_hours",
     "retention.usage_days",

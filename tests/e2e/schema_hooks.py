@@ -46,7 +46,7 @@ def before_load_schema(context, raw_schema):
     `timeout_seconds`: a transcript that is not there in time is refused, as it should be. `result_url`: there
     is no S3 here. The first key that is made would lock out who asks without one.
     """
-    raw_schema["paths"]["/admin/keys"].pop("post")
+    raw_schema["paths"].pop("/admin/keys")
     for operation in (operation for path in raw_schema["paths"].values() for operation in path.values()):
         for content in operation.get("requestBody", {}).get("content", {}).values():
             properties = content["schema"].get("properties", {})
@@ -60,6 +60,8 @@ def before_call(context, case, kwargs):
         _one_audio(case)
         _key_of_its_own(case)
         _no_event_that_is_none(case)
+        _of_whatever_transcript(case)
+        _sensible(case)
     _wait_little(case)
 
 
@@ -82,6 +84,32 @@ def _no_event_that_is_none(case):
         del case.headers["Last-Event-ID"]
 
 
+def _of_whatever_transcript(case):
+    """Which ETag a transcript has is no part of a schema."""
+    if case.method == "PUT" or "If-Match" in (case.headers or {}):
+        case.headers = {**(case.headers or {}), "If-Match": "*"}
+
+
+def _sensible(case):
+    """What two values are to each other is no part of a schema."""
+    body = case.body if isinstance(case.body, dict) else {}
+    match case.path:
+        case "/usage" if case.query and None not in (case.query.get("from"), case.query.get("to")):
+            days = sorted([case.query["from"], case.query["to"]])
+            case.query["from"], case.query["to"] = days
+        case "/tasks/bulk":
+            body.pop("filter", None)
+            body["task_ids"] = body.get("task_ids") or ["of none"]
+            body.pop("cursor", None)
+        case "/tasks/estimate":
+            body.pop("size_bytes", None)
+            body["duration_seconds"] = body.get("duration_seconds") or 1.0
+            body.pop("model", None)
+        case "/tasks/{task_id}/result":
+            for line in body.get("segments", []):
+                line.update(start=0.0, end=0.0, text=line["text"].strip() or "x")
+
+
 def _wait_little(case):
     """A task that was put off would be waited for."""
     wait = (case.query or {}).get("wait")
@@ -101,6 +129,8 @@ def filter_failure(context, failure, case, response):
     """Let pass what was accepted, and is wrong by the letter of the schema only: see `_means_something`."""
     if failure.code != "ST201":
         return True
+    if response.status_code == 413:  # it was refused: schemathesis does not take this for a refusal
+        return False
     sent = {**(case.query or {}), **(case.body if isinstance(case.body, dict) else {})}
     data = case.meta.phase.data
     told = f"{getattr(data, 'location', None) or ''} {data.description}"
