@@ -127,10 +127,10 @@ def test_the_attack_was_as_large_as_promised(aftermath, size):
     assert len(aftermath.clients.acknowledged) >= size(10, 5_000)
 
 
-def test_what_is_sent_again_with_its_key_after_a_kill_is_the_same_task(aftermath):
+def test_what_is_sent_again_with_its_key_after_a_kill_is_the_same_task(aftermath, size):
     again = aftermath.clients.answered_twice
 
-    assert len(again) >= aftermath.kills // 2  # of sixteen clients after each start; a slow one sends less
+    assert len(again) >= size(0, 50)  # of two kills, both may come while nobody waits for an answer
     assert [row for row in again if row[1] != row[2]] == []
     assert len(aftermath.tasks) == len(aftermath.clients.acknowledged)  # and no key has two
 
