@@ -73,7 +73,11 @@ class _Read(Collector):
         yield _gauges(
             "health", "What /health says of each part: 0 ok, 1 degraded, 2 down.", "check", reading.checks
         )
-        yield _gauge("ready", "1 while /health/ready says so: a chunk could be run now.", reading.is_ready)
+        yield _gauge(
+            "ready",
+            "1 while /health/ready says so: new work is taken, and not all workers are down.",
+            reading.is_ready,
+        )
         yield _gauge("database_up", "1 while the database can be read and written.", reading.database_up)
         if reading.stats is not None:
             yield from _tasks(reading.stats, reading.now)
