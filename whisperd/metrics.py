@@ -75,7 +75,7 @@ class _Read(Collector):
         )
         yield _gauge(
             "ready",
-            "1 while /health/ready says so: new work is taken, and not all workers are down.",
+            "1 while /health/ready says so: new work is taken, and could be begun now.",
             reading.is_ready,
         )
         yield _gauge("database_up", "1 while the database can be read and written.", reading.database_up)

@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from whisperd import gpu, metrics
 from whisperd.metrics import Reading
-from whisperd.routes import Services, services, status
+from whisperd.routes import Services, health, services
 from whisperd.routes.call import Answer, Call
 from whisperd.task import StorageFailed
 
@@ -32,12 +32,12 @@ async def read(here: Services) -> Reading:
             depths = await here.queue.depths(here.config.metrics.tenants)
             webhooks = {**await here.outbox.undelivered()}
             stats = await here.queue.stats()
-    checks = status.checks(here)
+    checks = await health.checks(here)
     return Reading(
         now=here.now(),
-        checks={name: _VALUES[verdict] for name, (verdict, _) in checks.items()},
-        is_ready=status.is_ready(here, checks),
-        database_up=stats is not None and status.is_writable(here),
+        checks={name: _VALUES[check.verdict] for name, check in checks.items()},
+        is_ready=health.is_ready(here, checks),
+        database_up=stats is not None and health.is_writable(here),
         stats=stats,
         depths=depths,
         webhooks=webhooks,

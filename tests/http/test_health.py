@@ -1,0 +1,283 @@
+"""/health: what it says when something is wrong, and that it takes it back."""
+
+import os
+from types import SimpleNamespace
+
+from whisperd import __version__
+from whisperd.arrival import Arrival
+from whisperd.condition import Condition
+from whisperd.config import with_values
+
+DAY = 86_400.0
+
+
+def test_all_is_well(with_idle_server):
+    async def body(server):
+        answer = await server.get("/health")
+        view = answer.json()
+
+        assert (answer.status_code, view["status"], view["version"]) == (200, "ok", __version__)
+        assert view["uptime_seconds"] >= 0
+        assert view["checks"] == {
+            **{
+                name: {"status": "ok", "message": None}
+                for name in ("database", "workers", "model", "disk", "backup", "recovery", "keys")
+            },
+            "redis": {"status": "ok", "message": "not configured"},
+        }
+        for path in ("/health/live", "/health/ready"):
+            answer = await server.get(path)
+            assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
+
+    with_idle_server(body)
+
+
+async def health(server):
+    answer = await server.get("/health")
+    ready = await server.get("/health/ready")
+    live = await server.get("/health/live")
+    return answer.status_code, answer.json(), ready.status_code, live.status_code
+
+
+def test_a_daemon_whose_workers_have_not_started_is_alive_and_not_ready(with_server):
+    async def body(server):
+        status, view, ready, live = await health(server)
+
+        assert (status, view["status"], ready, live) == (503, "down", 503, 200)
+        assert view["checks"]["workers"] == {"status": "down", "message": "0 of 2 workers are up"}
+
+    with_server(body, workers=2)
+
+
+def test_a_daemon_with_one_of_two_workers_is_degraded_and_ready(with_server):
+    async def body(server):
+        server.services.pool._slots[0]._state = "idle"  # as when its child has started
+        status, view, ready, _ = await health(server)
+
+        assert (status, view["status"], ready) == (200, "degraded", 200)
+        assert view["checks"]["workers"]["message"] == "1 of 2 workers are up"
+
+    with_server(body, workers=2)
+
+
+def test_a_daemon_whose_database_failed_is_down_and_says_so(with_server):
+    async def body(server):
+        server.db._broken = "the database reported: disk I/O error"  # as after a commit that failed so
+        status, view, ready, live = await health(server)
+
+        assert (status, view["status"], ready, live) == (503, "down", 503, 200)
+        assert view["checks"]["database"] == {"status": "down", "message": server.db.broken}
+
+    with_server(body)
+
+
+def test_a_database_that_does_not_answer_is_degraded_and_nothing_new_is_taken(with_server):
+    async def body(server):
+        server.services.pulse_trouble = lambda: "another program holds the database"
+        status, view, ready, live = await health(server)
+
+        assert (status, view["status"], ready, live) == (200, "degraded", 503, 200)
+        assert view["checks"]["database"] == {
+            "status": "degraded",
+            "message": "another program holds the database",
+        }
+
+    with_server(body)
+
+
+def test_a_database_that_failed_for_good_is_down_whatever_the_last_look_said(with_server):
+    async def body(server):
+        server.db._broken = "the database reported: disk I/O error"
+        server.services.pulse_trouble = lambda: "the database does not answer"
+        status, view, ready, _ = await health(server)
+
+        assert (status, ready) == (503, 503)
+        assert view["checks"]["database"]["message"] == server.db.broken
+
+    with_server(body)
+
+
+def test_a_model_that_is_gone_is_said_and_nothing_is_promised_until_it_is_back(with_server):
+    async def body(server):
+        server.services.config = with_values(server.config, {"workers.model": "tiny"})
+        file = server.config.models_dir / "ggml-tiny.bin"
+        content = file.read_bytes()
+        for harm in (file.unlink, lambda: file.write_bytes(b"no model")):
+            harm()
+            status, view, ready, _ = await health(server)
+
+            assert (status, view["status"], ready) == (200, "degraded", 503)
+            assert "whisperd models pull tiny" in view["checks"]["model"]["message"]
+            assert str(server.config.models_dir) not in view["checks"]["model"]["message"]
+            file.write_bytes(content)
+            assert await check(server, "model") == ("ok", None)
+
+    with_server(body)
+
+
+def test_a_full_disk_is_degraded_since_accepted_tasks_go_on(with_server):
+    async def body(server):
+        status, view, ready, _ = await health(server)
+
+        assert (status, view["status"], view["checks"]["disk"]["status"]) == (200, "degraded", "degraded")
+        assert ready == 503  # nothing new is accepted
+
+    with_server(body, storage={"min_free_mb": 2**30})
+
+
+def test_a_disk_that_cannot_be_written_is_degraded_and_nothing_new_is_taken(with_server, monkeypatch):
+    async def body(server):
+        found = os.statvfs(server.folder)
+        as_it_is = {name: getattr(found, name) for name in dir(found) if name.startswith("f_")}
+        mounted = SimpleNamespace(**as_it_is | {"f_flag": found.f_flag | os.ST_RDONLY})
+        monkeypatch.setattr(os, "statvfs", lambda path: mounted)
+        status, view, ready, _ = await health(server)
+        metrics = (await server.get("/metrics")).text
+
+        assert (status, ready) == (200, 503)
+        assert "cannot be written" in view["checks"]["disk"]["message"]
+        assert "\nwhisperd_database_up 0.0\n" in metrics
+
+    with_server(body)
+
+
+def test_a_spool_that_is_gone_is_said_and_breaks_no_look(with_server):
+    async def body(server):
+        server.folder.rmdir()
+        status, view, ready, live = await health(server)
+        metrics = await server.get("/metrics")
+
+        assert (status, view["status"], ready, live) == (503, "down", 503, 200)
+        assert view["checks"]["disk"]["status"] == "down"
+        assert "storage.data_dir" in view["checks"]["disk"]["message"]
+        assert metrics.status_code == 200
+        assert "whisperd_disk_free_bytes" not in metrics.text
+        assert "\nwhisperd_database_up 1.0\n" in metrics.text
+
+    with_server(body)
+
+
+def test_the_only_worker_may_be_replaced_without_an_alarm(with_server):
+    async def body(server):
+        server.services.pool.ready.set()  # as when its first child has started
+        status, view, ready, _ = await health(server)
+
+        assert (status, view["status"], ready) == (200, "degraded", 200)
+        assert view["checks"]["workers"]["message"] == "0 of 1 workers are up"
+
+    with_server(body, workers=1)
+
+
+def test_no_worker_for_longer_than_a_restart_takes_is_down(with_server):
+    async def body(server):
+        server.services.pool.ready.set()
+        await health(server)
+        server.services.none_up_since -= 31
+        assert [(await health(server))[n] for n in (0, 2)] == [503, 503]
+
+        server.services.pool._slots[0]._state = "idle"
+        assert (await health(server))[0] == 200
+        server.services.pool._slots[0]._state = "starting"  # again: its time begins anew
+        assert (await health(server))[0] == 200
+
+    with_server(body, workers=1)
+
+
+def test_workers_that_have_stopped_do_not_come_back(with_server):
+    async def body(server):
+        server.services.pool.ready.set()
+        server.services.pool._slots[0]._state = "stopped"
+        status, _, ready, _ = await health(server)
+
+        assert (status, ready) == (503, 503)
+
+    with_server(body, workers=1)
+
+
+def test_a_daemon_that_is_stopping_is_alive_and_not_ready(with_server):
+    async def body(server):
+        server.services.draining = True
+        _, _, ready, live = await health(server)
+
+        assert (ready, live) == (503, 200)
+
+    with_server(body)
+
+
+async def check(server, name):
+    status, view, ready, _ = await health(server)
+    assert (status, ready) == (200, 200)
+    assert view["status"] == view["checks"][name]["status"]
+    return view["checks"][name]["status"], view["checks"][name]["message"]
+
+
+def test_a_daemon_that_was_paused_is_degraded_until_somebody_resumes(with_server):
+    async def body(server):
+        server.services.pool.pause()
+        status, message = await check(server, "workers")
+        assert status == "degraded"
+        assert "whisperd resume" in message
+
+        server.services.pool.resume()
+        assert await check(server, "workers") == ("ok", None)
+
+    with_server(body)
+
+
+def test_a_backup_that_failed_is_said(with_server):
+    async def body(server):
+        server.services.backups.trouble = "the backup failed: Input/output error"
+
+        assert await check(server, "backup") == ("degraded", "the backup failed: Input/output error")
+
+    with_server(body)
+
+
+def test_a_copy_elsewhere_that_failed_is_said(with_server):
+    async def body(server):
+        server.services.offsite_trouble = lambda: "the bucket is away"
+
+        assert await check(server, "backup") == ("degraded", "the bucket is away")
+
+    with_server(body)
+
+
+def test_a_backup_is_overdue_after_three_intervals(with_server, clock):
+    async def body(server):
+        await server.services.back_up()
+        server.services.started_at -= DAY
+        clock.now += 900
+        assert await check(server, "backup") == ("ok", None)
+
+        clock.now += 60
+        assert await check(server, "backup") == ("degraded", "the last backup is 16 min old")
+
+    with_server(body, now=clock)
+
+
+def test_a_daemon_that_was_off_for_long_has_time_for_its_first_backup(with_server, clock):
+    async def body(server):
+        assert await check(server, "backup") == ("ok", None)
+        await server.services.back_up()
+        clock.now += DAY
+        assert await check(server, "backup") == ("ok", None)
+
+        server.services.started_at -= 1000
+        assert (await check(server, "backup"))[0] == "degraded"
+        server.services.backups.last = None
+        assert await check(server, "backup") == ("degraded", "there is no backup")
+
+    with_server(body, now=clock)
+
+
+def test_a_recovery_is_said_for_a_day(with_server):
+    async def body(server):
+        arrival = Arrival(Condition.TORN, "the newest backup was restored", 0.0, recovered=True)
+        server.services.arrival = arrival
+        assert await check(server, "recovery") == ("degraded", arrival.message)
+
+        server.services.started_at -= DAY
+        await server.services.back_up()
+        assert await check(server, "recovery") == ("ok", None)
+
+    with_server(body)

@@ -1,0 +1,196 @@
+"""/health: whether all is well, and whether a chunk could be run now.
+
+Each part is one check, a function of `Services`. It says what is wrong and what to do about it, in words for
+whoever was woken up by it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from time import monotonic
+from typing import Literal, NamedTuple
+
+from msgspec import Struct
+from starlette.requests import Request
+from starlette.responses import Response
+
+from whisperd import __version__
+from whisperd.routes import NOBODY, Json, Services, caller, services
+from whisperd.routes.call import Answer, Call
+from whisperd.task import ModelUnusable
+
+Verdict = Literal["ok", "degraded", "down"]
+RECOVERY_SECONDS = 86_400.0
+RESTART_SECONDS = 30.0  # without any worker, as long as their restart may take
+
+
+class Check(NamedTuple):
+    verdict: Verdict = "ok"
+    why: str | None = None  # and what to do about it
+    blocks: bool = False  # nothing is taken, or none of it could be run now; so it is with all that is down
+
+
+OK = Check()
+
+
+class CheckView(Struct, frozen=True, kw_only=True):
+    status: Verdict
+    message: str | None
+
+
+class HealthView(Struct, frozen=True, kw_only=True):
+    status: Verdict
+    uptime_seconds: float
+    version: str
+    checks: dict[str, CheckView]
+
+
+async def health(request: Request) -> Response:
+    """What the daemon says of itself; why, to those with a key where keys are asked for."""
+    here, tells = services(request), caller(request) != NOBODY
+    found = await checks(here)
+    status = _worst(found)
+    view = HealthView(
+        status=status,
+        uptime_seconds=round(monotonic() - here.started_at, 1),
+        version=__version__,
+        checks={
+            name: CheckView(status=check.verdict, message=check.why if tells else None)
+            for name, check in found.items()
+        },
+    )
+    return Json(view, 503 if status == "down" else 200)
+
+
+class ReadyView(Struct, frozen=True, kw_only=True):
+    status: Verdict
+
+
+async def live(request: Request) -> Response:
+    """Whether the process answers."""
+    return Json(ReadyView(status="ok"))
+
+
+async def ready(request: Request) -> Response:
+    """Whether new work is taken, and could be begun now. A daemon that was paused takes it all the same."""
+    here = services(request)
+    down = not is_ready(here, await checks(here))
+    return Json(ReadyView(status="down" if down else "ok"), 503 if down else 200)
+
+
+def is_ready(here: Services, found: Mapping[str, Check]) -> bool:
+    return not (here.draining or any(check.blocks or check.verdict == "down" for check in found.values()))
+
+
+async def checks(here: Services) -> Mapping[str, Check]:
+    return {
+        "database": _database(here),
+        "workers": _workers(here),
+        "model": await _model(here),
+        "disk": _disk(here),
+        "backup": _backup(here),
+        "recovery": _recovery(here),
+        "keys": Check("down", here.keys.trouble) if here.keys.trouble else OK,
+        "redis": Check("ok", "not configured"),
+    }
+
+
+def is_writable(here: Services) -> bool:
+    """Whether the database could be written at the last look at it."""
+    with suppress(OSError):  # no spool: that is told of the disk
+        if here.spool.is_read_only():
+            return False
+    return _database(here).verdict == "ok"
+
+
+def _database(here: Services) -> Check:
+    """Down once it failed, until a restart; degraded as long as it does not answer: that may pass."""
+    if trouble := here.database_trouble():
+        return Check("down", trouble)
+    trouble = here.pulse_trouble()
+    return Check("degraded", trouble, blocks=True) if trouble else OK
+
+
+def _workers(here: Services) -> Check:
+    states = [worker.state for worker in here.pool.workers()]
+    at_work = sum(state in ("idle", "busy") for state in states)
+    here.none_up_since = (here.none_up_since or monotonic()) if states and not at_work else None
+    if at_work == len(states):
+        paused = "nothing is handed out until somebody resumes: POST /admin/resume, or `whisperd resume`"
+        return Check("degraded", paused) if here.pool.paused else OK
+    lives_on = at_work or _is_restarting(here, states)
+    return Check("degraded" if lives_on else "down", f"{at_work} of {len(states)} workers are up")
+
+
+def _is_restarting(here: Services, states: Collection[str]) -> bool:
+    """Whether none is up for a moment only: after a crash, or replaced for its size.
+
+    Known only from one look to the next: a first look may come late, and then gives it all of the time.
+    """
+    began = here.none_up_since
+    soon = began is not None and monotonic() - began <= RESTART_SECONDS
+    return soon and here.pool.ready.is_set() and "starting" in states
+
+
+async def _model(here: Services) -> Check:
+    """That of tasks which name none; another is asked for when its task comes. Hashes nothing.
+
+    A worker that has it loaded still asks for the file before each chunk.
+    """
+    name = here.config.workers.model
+    try:
+        await here.check_model(name)
+    except ModelUnusable:  # whose words may name a folder
+        why = f"the model {name} is missing or damaged: `whisperd models list`, `whisperd models pull {name}`"
+        return Check("degraded", why, blocks=True)
+    return OK
+
+
+def _disk(here: Services) -> Check:
+    least = here.config.storage.min_free_mb
+    try:
+        read_only, free = here.spool.is_read_only(), here.spool.free_bytes() // 2**20
+    except OSError as error:
+        return Check("down", f"the spool, below storage.data_dir, cannot be looked at: {error.strerror}")
+    if read_only:
+        return Check("degraded", "the disk cannot be written: nothing new is accepted", blocks=True)
+    if free < least:
+        return Check("degraded", f"{free} MiB free: nothing new is accepted", blocks=True)
+    return OK
+
+
+def _backup(here: Services) -> Check:
+    """Overdue after three intervals. A daemon that was off for longer has as long to take the first one."""
+    if trouble := here.backups.trouble or here.offsite_trouble():
+        return Check("degraded", trouble)
+    current_at, up = here.backups.current_at, monotonic() - here.started_at
+    age = up if current_at is None else min(up, here.now() - current_at)
+    if age <= 3 * here.config.backup.interval_seconds:
+        return OK
+    told = f"the last backup is {age / 60:.0f} min old" if current_at else "there is no backup"
+    return Check("degraded", told)
+
+
+def _recovery(here: Services) -> Check:
+    """Said for a day, or until the next start: whoever looks after the daemon has to hear of it once."""
+    told = here.arrival.recovered and monotonic() - here.started_at < RECOVERY_SECONDS
+    return Check("degraded", here.arrival.message) if told else OK
+
+
+def _worst(checks: Mapping[str, Check]) -> Verdict:
+    verdicts = {check.verdict for check in checks.values()}
+    return "down" if "down" in verdicts else "degraded" if "degraded" in verdicts else "ok"
+
+
+_HEALTH = {
+    200: Answer(about="All that matters is well.", body=HealthView),
+    503: Answer(about="It is down.", body=HealthView),
+}
+_READY = {200: Answer(about="Yes.", body=ReadyView), 503: Answer(about="No.", body=ReadyView)}
+
+calls = [
+    Call(method="GET", path="/health", handler=health, right="public", answers=_HEALTH),
+    Call(method="GET", path="/health/live", handler=live, right="public", answers={200: _READY[200]}),
+    Call(method="GET", path="/health/ready", handler=ready, right="public", answers=_READY),
+]
