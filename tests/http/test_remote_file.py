@@ -235,15 +235,22 @@ def test_nothing_of_a_url_is_kept_or_logged(with_outside, caplog, tmp_path, noth
     assert SECRET not in str(nothing_broke)
 
 
-def test_a_client_that_leaves_in_mid_fetch_leaves_no_file(with_outside):
+async def by_whisper_api(server, url):
+    return await server.client.post("/api/v1/transcribe", json={"audio_url": url})
+
+
+@pytest.mark.parametrize("submit", [by_json, by_form, by_whisper_api])
+def test_a_client_that_leaves_in_mid_fetch_leaves_no_file_and_no_task(with_outside, submit):
+    """Its task was queued once all was fetched."""
+
     async def body(server, outside):
-        outside.answers["/a.wav"] = [an_answer(SOUND)[:-1], None]
-        asking = asyncio.create_task(by_json(server, f"{outside.url}/a.wav"))
-        await until(lambda: outside.connections)
+        outside.answers["/a.wav"] = [an_answer(SOUND)[:-1], None]  # it ends when the daemon hangs up
+        asking = asyncio.create_task(submit(server, f"{outside.url}/a.wav"))
+        await until(lambda: list(server.folder.iterdir()) and outside.asked)
         asking.cancel()
         await asyncio.wait([asking])
 
         await until(lambda: not list(server.folder.iterdir()))
         assert await server.left() == NOTHING
 
-    with_outside(body, outbound={"download_seconds": 0.3})
+    with_outside(body)

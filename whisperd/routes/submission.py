@@ -23,6 +23,7 @@ from whisperd.outbound import Outbound, UrlRefused
 from whisperd.routes import Caller, caller, services
 from whisperd.routes.errors import Refusal
 from whisperd.routes.form import MAX_FIELD_BYTES, MAX_FIELDS, Form, read_form
+from whisperd.routes.interactive import unless_left
 from whisperd.routes.local_file import copy_local
 from whisperd.routes.reading import checked, counted, json_object
 from whisperd.routes.remote_file import fetch_remote
@@ -138,7 +139,14 @@ def _of_form(form: Form) -> dict[str, str]:
 
 
 async def _named(request: Request, submission: Submission, incoming: Incoming) -> str:
-    """Get the audio that the request only names. Returns its name."""
+    """Get the audio that the request only names. Returns its name. Raises ClientDisconnect.
+
+    Who leaves meanwhile is told of no task, so there must be none: it would come again for another.
+    """
+    return await unless_left(request.receive, _fetched(request, submission, incoming))
+
+
+async def _fetched(request: Request, submission: Submission, incoming: Incoming) -> str:
     here = services(request)
     if submission.audio_url is not None:
         tenant = submission.tenant_for(caller(request))
