@@ -97,18 +97,38 @@ def test_who_corrects_has_to_say_what(with_server):
     with_server(body)
 
 
+async def go_back(server, task, tag=None):
+    headers = {"If-Match": tag} if tag else {}
+    return await server.client.delete(f"/tasks/{task['task_id']}/result", headers=headers)
+
+
 def test_one_goes_back_to_the_original(with_server):
     async def body(server):
         task = await server.completed("Ask nut")
         before = await read(server, task)
-        await edited(server, task, "Ask not")
-        path = f"/tasks/{task['task_id']}/result"
-        stale = await server.client.delete(path, headers={"If-Match": before.headers["etag"]})
-        back = await server.client.delete(path)
+        correction = (await edited(server, task, "Ask not")).headers["etag"]
+        back = await go_back(server, task, correction)
 
+        assert (back.status_code, back.content) == (204, b"")
+        assert (await read(server, task)).json() == before.json()
+        assert (await go_back(server, task)).status_code == 204  # there is nothing to be lost
+        stale = await go_back(server, task, correction)
         assert the_error(stale) == (412, "edited_meanwhile", "If-Match")
-        assert back.json() == (await read(server, task)).json() == before.json()
-        assert (await server.client.delete(path)).json() == before.json()
+
+    with_server(body)
+
+
+def test_no_correction_is_thrown_away_unseen(with_server):
+    """Without If-Match it was."""
+
+    async def body(server):
+        task = await server.completed("Ask nut")
+        original = await tag_of(server, task)
+        await edited(server, task, "Ask not")
+
+        assert the_error(await go_back(server, task)) == (428, "if_match_required", "If-Match")
+        assert the_error(await go_back(server, task, original)) == (412, "edited_meanwhile", "If-Match")
+        assert (await read(server, task)).json()["text"] == "Ask not"
 
     with_server(body)
 
@@ -181,8 +201,7 @@ def test_only_what_is_completed_can_be_corrected(with_server):
         task = await server.submit()
 
         assert the_error(await put(server, task, "*", lines("a"))) == (409, "wrong_state", None)
-        answer = await server.client.delete(f"/tasks/{task['task_id']}/result")
-        assert the_error(answer) == (409, "wrong_state", None)
+        assert the_error(await go_back(server, task)) == (409, "wrong_state", None)
 
     with_server(body)
 
@@ -199,7 +218,7 @@ def test_the_search_finds_what_was_corrected_and_the_edit_goes_with_its_task(wit
         assert (await found("nut"), await found("not")) == (1, 0)
         await edited(server, task, "Ask not")
         assert (await found("nut"), await found("not")) == (0, 1)
-        await server.client.delete(f"/tasks/{task['task_id']}/result")
+        await go_back(server, task, "*")
         assert (await found("nut"), await found("not")) == (1, 0)
         await edited(server, task, "Ask not")
         await server.queue.clear(["completed"], float("inf"))

@@ -113,22 +113,22 @@ async def correct(request: Request, wanted: Correction) -> Response:
     marked = await here.queue.segments(task.id)
     segments = await asyncio.to_thread(corrected, [segment for _, segment in marked], wanted.segments)
     await here.queue.correct(task.id, segments, edit and edit.token)
-    return await _answer(request, Transcript(task=task, segments=tuple(segments), edited=True))
+    transcript = Transcript(task=task, segments=tuple(segments), edited=True)
+    body, media_type = await asyncio.to_thread(render, transcript, "json")
+    return _tagged(request, body, media_type, {})
 
 
 async def revert(request: Request) -> Response:
-    """Go back to the original transcript; what was corrected is gone."""
+    """Go back to the original transcript; what was corrected is gone.
+
+    `If-Match` is the ETag of the correction. Where there is none, nothing is to be done.
+    """
     here, task = services(request), await task_of(request)
     edit = await here.queue.edit(task.id)
-    if "if-match" in request.headers:
+    if edit is not None or "if-match" in request.headers:
         await _check_seen(request, task)
     await here.queue.revert(task.id, edit and edit.token)
-    return await _answer(request, await _current(here, task, original=True))
-
-
-async def _answer(request: Request, transcript: Transcript) -> Response:
-    body, media_type = await asyncio.to_thread(render, transcript, "json")
-    return _tagged(request, body, media_type, {})
+    return Response(status_code=204)
 
 
 def _check_lines(lines: Sequence[Line], task: Task) -> None:
@@ -156,12 +156,12 @@ async def _check_seen(request: Request, task: Task) -> None:
     """Refuse what was made of another transcript than the present one."""
     seen = request.headers.get("if-match")
     if seen is None:
-        message = "send If-Match with the ETag of the transcript that you corrected"
+        message = "send If-Match with the ETag of the transcript that you mean"
         raise Refusal(428, "if_match_required", message, "If-Match")
     named = {tag.strip().removeprefix("W/") for tag in seen.split(",")}  # a proxy that compresses weakens it
     current = await _current(services(request), task)
     if "*" not in named and not await asyncio.to_thread(_is_named, current, named):
-        raise EditedMeanwhile("this is not the transcript any more that you corrected: read it again")
+        raise EditedMeanwhile("this is not the transcript any more that you mean: read it again")
 
 
 def _is_named(transcript: Transcript, named: set[str]) -> bool:
@@ -187,11 +187,6 @@ def _corrected(known: Segment | None, line: Line) -> Segment:
 _WRITTEN = (
     *("application/json", "text/plain; charset=utf-8", "text/vtt; charset=utf-8"),
     "text/tab-separated-values; charset=utf-8",
-)
-_CORRECTED = Answer(
-    about="The transcript, as with `format=json`.",
-    media_types=("application/json",),
-    headers={"ETag": "of this text"},
 )
 
 calls = [
@@ -220,7 +215,13 @@ calls = [
         body=Correction,
         body_bytes=MOST_EDIT_BYTES,
         headers={"If-Match": Header(about="The ETag of the transcript that was corrected. Required.")},
-        answers={200: _CORRECTED},
+        answers={
+            200: Answer(
+                about="The transcript, as with `format=json`.",
+                media_types=("application/json",),
+                headers={"ETag": "of this text"},
+            )
+        },
         refusals=(409, 412, 428),
     ),
     Call(
@@ -228,8 +229,8 @@ calls = [
         path="/tasks/{task_id}/result",
         handler=revert,
         right="submit",
-        headers={"If-Match": Header(about="The ETag of the transcript that is meant.")},
-        answers={200: _CORRECTED},
-        refusals=(409, 412),
+        headers={"If-Match": Header(about="The ETag of the correction. Required where there is one.")},
+        answers={204: Answer(about="It is the original, now or before.")},
+        refusals=(409, 412, 428),
     ),
 ]
