@@ -46,6 +46,28 @@ def test_tasks_that_are_named_are_cancelled_and_each_refusal_has_its_code(with_s
     with_server(body)
 
 
+def test_what_the_disk_refuses_is_the_result_of_its_task_and_not_of_the_call(with_server):
+    """It was answered with 507, as if nothing had been done of what came before it."""
+
+    def read_only(server, on):
+        return server.db._on(
+            server.db._writing, lambda conn: conn.execute(f"pragma query_only = {on}") and None
+        )
+
+    async def body(server):
+        ids = [(await server.submit())["task_id"] for _ in range(2)]
+        await read_only(server, "on")
+        refused = await in_bulk(server, "cancel", task_ids=["nosuch", *ids])
+        await read_only(server, "off")
+
+        assert (refused["done"], refused["refused_count"]) == (0, 3)
+        codes = [item["code"] for item in refused["refused"]]
+        assert codes == ["not_found", "storage_read_only", "storage_read_only"]
+        assert (await in_bulk(server, "cancel", task_ids=ids))["done"] == 2
+
+    with_server(body)
+
+
 def test_all_failed_tasks_run_again_but_for_those_without_audio(with_server):
     async def body(server):
         ids = [await failed(server) for _ in range(3)]

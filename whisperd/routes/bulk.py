@@ -20,7 +20,7 @@ from whisperd.routes.call import Answer, Call
 from whisperd.routes.errors import Refusal, as_refusal
 from whisperd.routes.submission import Moment
 from whisperd.routes.tasks import Words, check_search, end, run_again
-from whisperd.task import Kind, ListQuery, NoRoom, State, Task, TaskNotFound, WrongState
+from whisperd.task import Kind, ListQuery, State, Task, TaskError
 
 MOST = 1000  # tasks of one call
 AT_A_TIME = 25  # of them; they share a commit of some milliseconds
@@ -145,14 +145,15 @@ async def _page(request: Request, query: ListQuery) -> tuple[Sequence[Task], int
 
 
 async def _each(request: Request, action: Action, ids: Sequence[str]) -> Sequence[str | None]:
-    """Do it to each; the code of each refusal. Raises what stops all of them, such as a full disk."""
+    """Do it to each; the code of each refusal."""
     return await asyncio.gather(*(_one(request, action, task_id) for task_id in ids))
 
 
 async def _one(request: Request, action: Action, task_id: str) -> str | None:
+    """The code of its refusal. A disk that is full now is one, too: what was done before must be told."""
     try:
         await _DO[action](request, await visible_task(request, task_id))
-    except (TaskNotFound, WrongState, NoRoom) as refused:
+    except TaskError as refused:
         return as_refusal(refused).code
     return None
 
