@@ -9,6 +9,7 @@ import pytest
 from tests.conftest import a_task
 from tests.test_queue import BOOM, SECOND, a_plan, nothing_to_claim, planned
 from whisperd.db import migrate
+from whisperd.history import History
 from whisperd.sql import claims, moves
 from whisperd.task import (
     PLAN,
@@ -20,8 +21,10 @@ from whisperd.task import (
     Plan,
     QueueFull,
     Rules,
+    State,
     TenantQueueFull,
 )
+from whisperd.usage import day
 
 CHUNK_SECONDS = 28
 
@@ -273,19 +276,40 @@ def test_what_tenants_had_is_forgotten_once_it_makes_no_difference(with_queue):
     with_queue(body)
 
 
-def test_a_plan_is_forgotten_with_the_last_task_of_its_tenant(with_queue, clock):
+def test_a_plan_outlives_the_last_task_of_its_tenant(with_queue, clock):
+    """A FREE tenant whose tasks had been pruned had no limit, and a PRO one no share."""
+
     async def body(queue):
-        for tenant in ("gone", "stays", "stays"):
-            task, _ = await queue.submit(a_task(tenant=tenant, plan="FREE"))
-            await queue.cancel(task.id)
-        await queue.submit(a_task(tenant="stays"))
+        task, _ = await queue.submit(a_task(tenant="acme", plan="FREE"))
+        await queue.cancel(task.id)
         clock.now += 1
         await queue.prune(clock.now, clock.now)
+        for _ in range(2):
+            await queue.submit(a_task(tenant="acme"))
+
+        await queue.claim()
+        assert await nothing_to_claim(queue)
+        assert (await queue.limits("acme")).concurrent == 1
+
+    with_queue(body, **by_plan(FREE=Limits(concurrent=1)))
+
+
+def test_a_plan_is_forgotten_when_nothing_is_left_of_its_tenant(with_queue, clock):
+    async def body(queue):
+        for tenant in ("gone", "stays"):
+            task, _ = await queue.submit(a_task(tenant=tenant, plan="FREE"))
+            await queue.cancel(task.id)
+        waits, _ = await queue.submit(a_task(tenant="stays"))
+        clock.now += 400 * 86_400
+        await queue.prune(clock.now, clock.now)
+        await History(queue.db).forget_usage(day(clock.now))
 
         assert (await queue.limits("stays")).concurrent == 1
         assert (await queue.limits("gone")).concurrent == 0
-        left = await queue.db.read(lambda conn: conn.execute("select name from tenant").fetchall())
-        assert [name for (name,) in left] == ["stays"]
+        await queue.cancel(waits.id)
+        await History(queue.db).forget_usage("9999-12-31")
+        await queue.clear([State.CANCELLED], clock.now + 1)
+        assert await queue.db.read(lambda conn: conn.execute("select name from tenant").fetchall()) == []
 
     with_queue(body, **by_plan(FREE=Limits(concurrent=1)))
 

@@ -303,8 +303,13 @@ def test_pruning_goes_from_the_oldest_on_and_finds_what_belongs_to_a_task(conn):
     assert "SEARCH chunk USING COVERING INDEX sqlite_autoindex_chunk_1 (task=?)" in plan
     assert "outbox_result (task=?)" in plan
     assert "idempotency_age (created_at<?)" in plan_of(found, "delete from idempotency")
+    forgets_plans_by_searches(found)
+
+
+def forgets_plans_by_searches(found):
     plan = plan_of(found, "delete from tenant")
     assert "SEARCH tenant USING PRIMARY KEY (name=?)" in plan
+    assert "SEARCH usage USING PRIMARY KEY (tenant=?)" in plan
     assert "SEARCH task USING COVERING INDEX task_tenant (tenant=?)" in plan
 
 
@@ -343,6 +348,7 @@ def test_the_usage_of_a_tenant_and_of_a_day_is_found(conn):
     old = plans(conn, usage.forget, "2025-01-01")
 
     assert walks(own + all_of_them + old) == []
+    forgets_plans_by_searches(old)
     assert "(tenant=? AND day>? AND day<?)" in plan_of(own, "select day")
     assert "usage_day (day>? AND day<?)" in plan_of(all_of_them, "select day")
 

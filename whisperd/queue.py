@@ -87,8 +87,8 @@ class SqliteQueue:
 
         It may be completed already, like a twin; or follow one, and be completed with it.
         Raises IdempotencyConflict, QueueFull, TenantQueueFull, StorageFull, StorageFailed: then nothing was
-        queued. A `plan` is remembered of its tenant, until another is named
-        or none of its tasks is kept any more.
+        queued. A `plan` is remembered of its tenant, until another is named,
+        or neither a task nor any usage of it is kept any more.
         """
         if self._model_sha256 is not None and self._rules.cache_seconds is not None:
             new = replace(new, model_sha256=await self._model_sha256(new.model))

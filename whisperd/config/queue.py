@@ -91,7 +91,7 @@ class Plans(Struct, frozen=True, kw_only=True, rename="upper"):
 
 
 class PlanLimits(Struct, frozen=True, kw_only=True):
-    """What a tenant of this plan may do. A tenant has the plan it named last, while a task of it is kept."""
+    """What a tenant of this plan may do. A tenant has the plan it named last, while its usage is kept."""
 
     concurrent: Annotated[int, key("Its tasks that run at a time; 0: no limit.", 0, 10_000, reload=True)] = 0
     queued: Annotated[

@@ -9,7 +9,7 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
-from whisperd.sql import line, timeline
+from whisperd.sql import line, plans, timeline
 from whisperd.sql.line import end, move
 from whisperd.sql.questions import check_room, get
 from whisperd.sql.rows import to_json, to_task
@@ -34,7 +34,7 @@ def submit(
     if place.done is None:
         check_room(conn, rules, new.tenant, new.plan, now)
     if new.plan is not None:
-        conn.execute(_REMEMBER_PLAN, (new.tenant, new.plan))
+        plans.remember(conn, new.tenant, new.plan)
     row = conn.execute(_INSERT_TASK, _columns(new, place, now)).fetchone()
     conn.execute("insert into chunk (task, number) values (?, 0)", (row["seq"],))
     if new.idempotency_key:
@@ -52,10 +52,6 @@ def _place(conn: sqlite3.Connection, new: NewTask, rules: Rules, now: float) -> 
     return line.place(conn, new.tenant, new.content, rules, now)
 
 
-_REMEMBER_PLAN = """
-    insert into tenant values (?, ?)
-    on conflict do update set plan = excluded.plan where plan <> excluded.plan
-"""
 _INSERT_TASK = """
     insert into task (
       id, kind, priority, tenant, model, options, audio_name, audio_size, audio_sha256,
@@ -210,15 +206,10 @@ def clear(conn: sqlite3.Connection, finished_before: Mapping[State, float], limi
         """,
         {**{str(state): before for state, before in finished_before.items()}, "limit": limit},
     ).fetchall()
-    conn.execute(_FORGET_PLANS, (to_json(sorted({row["tenant"] for row in rows})),))
+    plans.forget(conn, (row["tenant"] for row in rows))
     return [row["id"] for row in rows]
 
 
-# A tenant's goes with the last of its tasks: else whoever names tenants fills the table for good.
-_FORGET_PLANS = """
-    delete from tenant where name in (select value from json_each(?))
-      and not exists (select 1 from task where task.tenant = tenant.name)
-"""
 _NOT_OWED = """
     not exists (select 1 from outbox where outbox.task = task.id and kind = 'result' and state = 'waiting')
 """

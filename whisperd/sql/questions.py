@@ -9,6 +9,7 @@ from math import inf
 
 import msgspec
 
+from whisperd.sql import plans
 from whisperd.sql.rows import to_json, to_task
 from whisperd.task import (
     NO_LIMITS,
@@ -73,12 +74,7 @@ def _tasks(conn: sqlite3.Connection, where: str, *args: str) -> int:
 
 
 def limits(conn: sqlite3.Connection, rules: Rules, tenant: str, plan: str | None) -> Limits:
-    return rules.limits(tenant, plan or _plan_of(conn, tenant))
-
-
-def _plan_of(conn: sqlite3.Connection, tenant: str) -> str | None:
-    row = conn.execute("select plan from tenant where name = ?", (tenant,)).fetchone()
-    return row and str(row[0])
+    return rules.limits(tenant, plan or plans.find(conn, tenant))
 
 
 def _seconds_for_a_place(conn: sqlite3.Connection, now: float) -> float:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from whisperd.sql import plans
 from whisperd.usage import PARTS, Usage, UsageQuery
 
 _COUNT = """
@@ -52,4 +53,6 @@ def sums(conn: sqlite3.Connection, query: UsageQuery) -> Sequence[Usage]:
 def forget(conn: sqlite3.Connection, before: str) -> int:
     """Delete the oldest day that is before that one; returns how many rows it had, 0 when there is none."""
     oldest = "select min(day) from usage where day < ?"
-    return conn.execute(f"delete from usage where day = ({oldest})", (before,)).rowcount
+    gone = conn.execute(f"delete from usage where day = ({oldest}) returning tenant", (before,)).fetchall()
+    plans.forget(conn, (row["tenant"] for row in gone))
+    return len(gone)
