@@ -109,6 +109,9 @@ class Spool:
     def audio(self, task_id: str) -> Path:
         return self._folder / f"{task_id}{_AUDIO}"
 
+    def has_audio(self, task_id: str) -> bool:
+        return os.path.isfile(self.audio(task_id))
+
     def pcm(self, task_id: str) -> Path:
         return self._folder / f"{task_id}{_PCM}"
 

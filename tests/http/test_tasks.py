@@ -659,6 +659,20 @@ def test_a_task_whose_audio_is_gone_cannot_run_again(with_server):
     with_server(body)
 
 
+def test_a_task_says_whether_its_audio_is_there_to_run_again(with_server):
+    async def body(server):
+        kept, gone = await failed(server), await failed(server)
+        server.spool.remove(gone["task_id"])
+        waits = await server.submit()
+        listed = (await server.client.get("/tasks")).json()["tasks"]
+
+        assert [task["audio_kept"] for task in listed] == [True, False, True]
+        assert waits["audio_kept"]
+        assert (await server.task(kept["task_id"]))["audio_kept"]
+
+    with_server(body)
+
+
 def test_what_waits_runs_or_is_completed_is_not_retried(with_server):
     async def body(server):
         done = await server.completed()

@@ -54,6 +54,7 @@ class Task(Struct, frozen=True, kw_only=True):
     warnings: tuple[str, ...] = ()
     error: Failure | None = None
     metadata: dict[str, Any] = {}
+    audio_kept: bool | None = None  # None: not said, as by an event
 
     @property
     def finished(self) -> bool:

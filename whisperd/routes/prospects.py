@@ -117,7 +117,7 @@ async def _reasons(here: Services, task: Task) -> AsyncIterator[Reason]:
 def _ended(here: Services, task: Task) -> Reason:
     if task.state == State.COMPLETED:
         return Reason(code="completed", message=f"it is done: GET /tasks/{task.id}/result has its transcript")
-    kept = here.spool.audio(task.id).is_file()
+    kept = here.spool.has_audio(task.id)
     then = f"POST /tasks/{task.id}/retry runs it again" if kept else "its audio is not kept: submit it again"
     if task.error is None:
         return Reason(code="cancelled", message=f"somebody cancelled it; {then}")

@@ -9,7 +9,7 @@ from msgspec import UNSET, Struct, UnsetType
 
 from whisperd.routes import Services
 from whisperd.shown import timestamp
-from whisperd.task import Audio, Depth, Kind, Problem, Segment, State, Stats, Task, Word
+from whisperd.task import FINAL, Audio, Depth, Kind, Problem, Segment, State, Stats, Task, Word
 from whisperd.worker_pool import WorkerInfo
 
 
@@ -37,6 +37,7 @@ class TaskView(Struct, frozen=True, kw_only=True):
     warnings: tuple[str, ...]
     error: Problem | None
     metadata: dict[str, Any]
+    audio_kept: bool | UnsetType = UNSET  # so it can be heard, and run again; events do not say
 
 
 class SegmentView(Struct, frozen=True, kw_only=True):
@@ -96,10 +97,21 @@ async def shown(here: Services, task: Task) -> TaskView:
 async def all_shown(here: Services, tasks: Sequence[Task]) -> list[TaskView]:
     places = await here.queue.positions(tasks)
     etas = await here.outlook.etas(tasks, places)
-    return [task_view(*shown) for shown in zip(tasks, places, etas, strict=True)]
+    kept = (is_kept(here, task) for task in tasks)
+    return [task_view(*shown) for shown in zip(tasks, places, etas, kept, strict=True)]
 
 
-def task_view(task: Task, position: int | None = None, eta_seconds: float | None = None) -> TaskView:
+def is_kept(here: Services, task: Task) -> bool:
+    """Whether the audio is there. What is not over has it: only of the rest the disk is asked."""
+    return task.state not in FINAL or here.spool.has_audio(task.id)
+
+
+def task_view(
+    task: Task,
+    position: int | None = None,
+    eta_seconds: float | None = None,
+    audio_kept: bool | UnsetType = UNSET,
+) -> TaskView:
     return TaskView(
         task_id=task.id,
         kind=task.kind,
@@ -122,6 +134,7 @@ def task_view(task: Task, position: int | None = None, eta_seconds: float | None
         warnings=task.warnings,
         error=task.error,
         metadata=task.metadata,
+        audio_kept=audio_kept,
     )
 
 
