@@ -3,7 +3,11 @@
 import base64
 import contextlib
 import shutil
+from pathlib import Path
 
+from tests.clients import installed
+
+SOURCE = Path(__file__).parents[2] / "packaging" / "dashboard"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]
 FLAGS += ["--disable-component-update", "--autoplay-policy=no-user-gesture-required"]
 PATIENCE_MS = 60_000  # of two busy cores
@@ -15,6 +19,10 @@ _DROP = """([name, type, content]) => {
     document.body.dispatchEvent(
       new DragEvent(kind, { bubbles: true, cancelable: true, dataTransfer: carried }));
 }"""
+
+_AXE = """async () => (await axe.run(document, { resultTypes: ['violations'] })).violations
+  .filter((found) => ['serious', 'critical'].includes(found.impact))
+  .map((found) => [found.id, found.nodes.map((node) => `${node.html} ${node.failureSummary}`)])"""
 
 
 def launched(playwright):
@@ -45,3 +53,10 @@ def drop(page, path, name=None):
     """Drop the file on the page, as a hand would."""
     content = base64.b64encode(path.read_bytes()).decode()
     page.evaluate(_DROP, [name or path.name, "audio/wav", content])
+
+
+def barriers(page):
+    """What axe-core finds serious of the page as it is now."""
+    axe = installed.node_modules(SOURCE) / "node_modules" / "axe-core" / "axe.min.js"
+    page.evaluate(axe.read_text())
+    return page.evaluate(_AXE)

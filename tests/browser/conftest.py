@@ -28,7 +28,7 @@ def daemon(tmp_path_factory, weights):
 @pytest.fixture
 def page(chromium, daemon):
     """The dashboard, as it opens."""
-    with watched(chromium, daemon.url, refused=(404,)) as page:
+    with watched(chromium, daemon.url) as page:
         page.goto(daemon.url)
         page.get_by_role("heading", level=1).wait_for()
         yield page
@@ -42,3 +42,27 @@ def clip(jfk, tmp_path_factory):
         part.setparams(whole.getparams())
         part.writeframes(whole.readframes(2 * whole.getframerate()))
     return path
+
+
+@pytest.fixture(scope="module")
+def spoken(daemon, jfk):
+    """A task that is completed."""
+    task_id = daemon.queued(jfk, name="inauguration.wav", word_timestamps="true", beam_size=1)
+    assert daemon.finished(task_id)["status"] == "completed"
+    return task_id
+
+
+@pytest.fixture(scope="module")
+def broken(daemon, clip):
+    """A task that failed: it had no time."""
+    task_id = daemon.queued(clip, name="hurried.wav", timeout_seconds=0.001)
+    assert daemon.finished(task_id)["status"] == "failed"
+    return task_id
+
+
+@pytest.fixture
+def paused(daemon):
+    """While nothing is handed out."""
+    daemon.http.post("/admin/pause").raise_for_status()
+    yield daemon
+    daemon.http.post("/admin/resume").raise_for_status()

@@ -6,13 +6,13 @@ import re
 import subprocess
 from pathlib import Path
 
+from tests.browser.chromium import SOURCE
 from tests.clients import installed
 from whisperd.transcript import LANGUAGES
 
 ROOT = Path(__file__).parents[2]
 DASHBOARD = ROOT / "whisperd" / "web" / "dashboard"
 VENDOR = DASHBOARD / "vendor"
-SOURCE = ROOT / "packaging" / "dashboard"
 
 
 def test_the_libraries_are_what_the_lock_makes_of_them(tmp_path):

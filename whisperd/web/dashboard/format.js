@@ -57,5 +57,10 @@ export function ago(when, now = Date.now()) {
 }
 
 export const exact = (when) => exactly.format(new Date(when));
+const ordinals = new Intl.PluralRules(locale, { type: "ordinal" });
+const ENDINGS = { one: "st", two: "nd", few: "rd", other: "th" };
+/** "3rd". */
+export const place = (n) => `${number(n)}${ENDINGS[ordinals.select(n)]}`;
+export const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1);
 /** "1 task", "3 tasks". */
 export const count = (n, one, many = `${one}s`) => `${number(n)} ${n === 1 ? one : many}`;

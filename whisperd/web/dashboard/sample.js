@@ -14,6 +14,5 @@ export function sample(stats, at) {
     wait_p95: wait.p95,
     speed: factors.length ? factors.length / factors.reduce((sum, factor) => sum + factor, 0) : null,
     rss_bytes: workers.reduce((sum, worker) => sum + (worker.rss_bytes ?? 0), 0),
-    gpu_bytes: stats.gpu?.used_bytes ?? null,
   };
 }

@@ -52,7 +52,7 @@ function Maker({ close, made }) {
     event.preventDefault();
     const data = new FormData(form.current);
     const days = Number(data.get("days"));
-    const scopes = data.getAll("scopes");
+    const scopes = isFirst ? ["admin"] : data.getAll("scopes");
     const wanted = { name: data.get("name").trim(), tenant: data.get("tenant").trim(), plan: data.get("plan"), scopes };
     if (!scopes.length) return fail("Choose what the key may do.");
     if (days > 0) wanted.expires_at = new Date(Date.now() + days * 86_400_000).toISOString();
@@ -64,16 +64,16 @@ function Maker({ close, made }) {
   };
   return html`<${Modal} title="New key" close=${close}>
     <form ref=${form} onSubmit=${submit}>
-      ${isFirst && html`<p class="notice warn">With the first key everybody needs one, this page too. So it is an admin’s, and has no end: keep it.</p>`}
+      ${isFirst && html`<p class="notice warn">With the first key everybody needs one, this page too. So it is an admin’s, who may do everything, and has no end: keep it well.</p>`}
       <div class="fields">
-        <label class="field"><span>Name</span><input name="name" maxlength="100" placeholder="for whom or what" autocomplete="off" /></label>
+        <label class="field"><span>Name</span><input name="name" maxlength="200" placeholder="for whom or what" autocomplete="off" /></label>
         <label class="field"><span>Tenant</span><input name="tenant" value="default" required pattern="[\\w.@:+\\-]{1,100}|\\*" autocomplete="off" /><small>* for all tenants</small></label>
         <label class="field"><span>Plan</span><select name="plan"><option>FREE</option><option>PRO</option><option>PAYG</option></select></label>
         ${!isFirst && html`<label class="field"><span>Days it holds</span><input name="days" type="number" min="1" max="3650" placeholder="for ever" /></label>`}
       </div>
-      <fieldset><legend>It may</legend>
-        ${SCOPES.map(([scope, about]) => html`<label class="check" key=${scope}><input type="checkbox" name="scopes" value=${scope} checked=${isFirst === (scope === "admin")} /> ${scope} <small>${about}</small></label>`)}
-      </fieldset>
+      ${!isFirst && html`<fieldset><legend>It may</legend>
+        ${SCOPES.map(([scope, about]) => html`<label class="check" key=${scope}><input type="checkbox" name="scopes" value=${scope} checked=${scope !== "admin"} /> ${scope} <small>${about}</small></label>`)}
+      </fieldset>`}
       ${error && html`<p class="why" role="alert">${error}</p>`}
       <div class="choices"><${Button} onClick=${close}>Make none<//><${Button} type="submit" kind="primary">Make the key<//></div>
     </form>

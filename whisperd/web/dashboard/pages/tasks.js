@@ -7,7 +7,8 @@ import { useAnswer, useChanges } from "../hooks.js";
 import { stats } from "../live.js";
 import { go, href } from "../router.js";
 import { may, seesAll } from "../session.js";
-import { Answered, Button, Empty, Heading, STATES } from "../parts/basics.js";
+import { STATES } from "../states.js";
+import { Answered, Button, Empty, Heading } from "../parts/basics.js";
 import { BulkBar, Sweeping } from "../parts/bulk.js";
 import { icon } from "../parts/icons.js";
 import { Row } from "../parts/row.js";
@@ -49,9 +50,9 @@ export function Tasks({ query }) {
       ${({ tasks, next_cursor: cursor }) => tasks.length
         ? html`<div ...${hold}><${List} tasks=${tasks} chosen=${chosen} choose=${choose} searched=${wanted.q} /></div>
             <${Paging} wanted=${wanted} cursor=${cursor} shown=${tasks.length} />`
-        : html`<${None} wanted=${wanted} />`}
+        : html`<${None} wanted=${wanted} /><${Paging} wanted=${wanted} cursor=${cursor} shown=${0} />`}
     <//>
-    <${BulkBar} chosen=${chosen} clear=${() => choose(new Set())} done=${refresh} />`;
+    <${BulkBar} tasks=${(page.data?.tasks ?? []).filter((task) => chosen.has(task.task_id))} clear=${() => choose(new Set())} done=${refresh} />`;
 }
 
 /** Events know neither the place in line nor what was searched for. */
@@ -125,7 +126,7 @@ function List({ tasks, chosen, choose, searched }) {
 }
 
 function Paging({ wanted, cursor, shown }) {
-  if (!cursor && !wanted.cursor) return html`<p class="thin paging"><span>${count(shown, "task")}, no more.</span></p>`;
+  if (!cursor && !wanted.cursor) return shown > 0 && html`<p class="thin paging"><span>${count(shown, "task")}, no more.</span></p>`;
   return html`<nav class="paging" aria-label="Pages of the list">
     ${wanted.cursor ? html`<a class="button" href=${href("tasks", { ...wanted, cursor: "" })}>${icon("back")}<span>Newest</span></a>` : html`<span></span>`}
     <span class="thin">${number(shown)} shown</span>

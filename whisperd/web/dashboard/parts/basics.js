@@ -11,7 +11,6 @@ export function When({ at }) {
   return html`<time datetime=${at} title=${exact(at)}>${ago(at, now.value)}</time>`;
 }
 
-export const STATES = ["queued", "processing", "completed", "failed", "cancelled"];
 /** A state is said in a word and by a shape, never by its colour alone. */
 export function Status({ task }) {
   const delayed = task.status === "queued" && task.run_at && Date.parse(task.run_at) > Date.now();

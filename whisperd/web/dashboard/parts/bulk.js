@@ -1,29 +1,32 @@
 // The same for many tasks: those that were chosen, or all that fit the filters.
 import { html, useState } from "../vendor/preact.js";
 import { post } from "../api.js";
-import { count } from "../format.js";
+import { count, number } from "../format.js";
 import { may } from "../session.js";
+import { isOver, runsAgain } from "../states.js";
 import { Button } from "./basics.js";
 import { confirmed, say, told } from "./dialogs.js";
 
 const DONE = { retry: "queued again", cancel: "cancelled" };
 
-export function BulkBar({ chosen, clear, done }) {
-  if (!chosen.size) return null;
-  const act = async (action) => {
-    await told(() => post("tasks/bulk", { action, task_ids: [...chosen] }), (went) => outcome(went, action));
+/** `tasks`: those that were chosen. Offered is what some of them can be done, and done to those. */
+export function BulkBar({ tasks, clear, done }) {
+  if (!tasks.length) return null;
+  const [broken, open] = [tasks.filter(runsAgain), tasks.filter((task) => !isOver(task))];
+  const act = async (action, some) => {
+    await told(() => post("tasks/bulk", { action, task_ids: some.map((task) => task.task_id) }), (went) => outcome(went, action));
     clear();
     done();
   };
   const cancel = async () => {
-    const title = `Cancel ${count(chosen.size, "task")}?`;
-    const text = "What runs is stopped, what waits leaves the line. Tasks that are over stay as they are.";
-    if (await confirmed({ title, text, yes: "Cancel them", danger: true })) await act("cancel");
+    const title = `Cancel ${count(open.length, "task")}?`;
+    const text = "What runs is stopped, what waits leaves the line.";
+    if (await confirmed({ title, text, yes: "Cancel them", danger: true })) await act("cancel", open);
   };
   return html`<div class="bulk" role="toolbar" aria-label="Selected tasks">
-    <strong>${count(chosen.size, "task")} selected</strong>
-    <${Button} icon="retry" onClick=${() => act("retry")}>Retry<//>
-    <${Button} icon="cancelled" onClick=${cancel}>Cancel<//>
+    <strong role="status">${count(tasks.length, "task")} selected</strong>
+    ${broken.length > 0 && html`<${Button} icon="retry" onClick=${() => act("retry", broken)}>Retry ${number(broken.length)}<//>`}
+    ${open.length > 0 && html`<${Button} icon="cancelled" onClick=${cancel}>Cancel ${number(open.length)}<//>`}
     <${Button} onClick=${clear}>Select none<//>
   </div>`;
 }
@@ -37,11 +40,12 @@ const WHOLE = {
 /** Of a list of one status: all of them, however many pages that is. */
 export function Sweeping({ wanted, done }) {
   const [busy, work] = useState(false);
-  if (!WHOLE[wanted.status] || wanted.q || !may("submit")) return null;
+  if (!WHOLE[wanted.status] || !may("submit")) return null;
   const [action, label] = WHOLE[wanted.status];
-  const filter = { status: [wanted.status], ...(wanted.tenant ? { tenant: wanted.tenant } : {}) };
+  const { tenant, q } = wanted;
+  const filter = { status: [wanted.status], ...(tenant && { tenant }), ...(q && { q }) };
   const sweep = async () => {
-    const text = wanted.tenant ? `Of the tenant ${wanted.tenant}, on all pages of this list.` : "On all pages of this list.";
+    const text = `On all pages of this list${tenant && `, of the tenant ${tenant}`}${q && `, of those found for “${q}”`}.`;
     if (!(await confirmed({ title: `${label}?`, text, yes: label, danger: action === "cancel" }))) return;
     work(true);
     await told(() => all(action, filter), (went) => outcome(went, action));

@@ -8,6 +8,6 @@ export function Downloads({ task }) {
   const stem = task.audio.name.replace(/\.[^.]{1,5}$/, "");
   return html`<p class="downloads"><span>Download</span>
     ${FORMATS.map(([format, name, ending]) => html`<a key=${format} class="button small" href=${withQuery(of(task.task_id, "result"), { format })} download=${`${stem}.${ending}`}>${name}</a>`)}
-    <a class="button small" href=${of(task.task_id, "audio")} download=${task.audio.name}>Audio</a>
+    ${task.audio_kept !== false && html`<a class="button small" href=${of(task.task_id, "audio")} download=${task.audio.name}>Audio</a>`}
   </p>`;
 }

@@ -22,6 +22,7 @@ export function Editor({ task, transcript, audio, close }) {
     put(n, text);
     document.getElementById(`segment-${n}`)?.focus();
   };
+  useEffect(() => document.getElementById("segment-0")?.focus(), []);
   useEffect(() => {
     const warn = (event) => changed && event.preventDefault();
     addEventListener("beforeunload", warn);

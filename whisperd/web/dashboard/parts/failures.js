@@ -4,6 +4,7 @@ import { get, of, post } from "../api.js";
 import { useAnswer, useChanges } from "../hooks.js";
 import { href, taskHref } from "../router.js";
 import { may } from "../session.js";
+import { runsAgain } from "../states.js";
 import { Answered, Button, When } from "./basics.js";
 import { told } from "./dialogs.js";
 
@@ -31,9 +32,9 @@ function Failed({ task, done }) {
     <div>
       <a href=${taskHref(task.task_id)}>${task.audio.name}</a> <span class="thin">${task.tenant}, <${When} at=${task.finished_at} /></span>
       <p>${task.error?.message}</p>
-      <p class="thin">${remedy(task.error?.code)}</p>
+      <p class="thin">${remedy(task)}</p>
     </div>
-    ${may("submit") && html`<${Button} icon="retry" onClick=${retry}>Retry<//>`}
+    ${may("submit") && runsAgain(task) && html`<${Button} icon="retry" onClick=${retry}>Retry<//>`}
   </li>`;
 }
 
@@ -47,8 +48,11 @@ const REMEDIES = {
   model_unusable: "Install the model again: whisperd models pull.",
   no_audio: "There is no sound in this file: send another.",
   unsupported_media: "This is no audio or video that can be read: send another file.",
-  undecodable: "The file cannot be decoded: convert it, or send another.",
-  too_long: "Cut the file, or raise audio.max_seconds.",
+  audio_too_long: "Cut the file, or raise audio.max_seconds.",
+  audio_missing: "Its audio is gone: submit it again.",
+  storage_full: "Make room on the disk, then try again.",
+  disk_error: "Look after the disk, then try again.",
 };
 
-export const remedy = (code) => REMEDIES[code] ?? "Try again; the task's page has more.";
+/** What can be done about it. */
+export const remedy = ({ error, audio_kept: kept }) => REMEDIES[error?.code] ?? (kept === false ? "Its audio is not kept: submit it again." : "Try again; its timeline has more.");

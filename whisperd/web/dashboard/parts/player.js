@@ -16,11 +16,12 @@ export function Player({ task, audio, from }) {
   useEffect(() => {
     if (!task.audio.duration) return; // the wave comes with the plan, as the length does
     get(of(task.task_id, "peaks"), { buckets: BUCKETS }).then((found) => set(found.peaks), () => {});
-  }, [task.task_id]);
+  }, [task.task_id, task.audio.duration]);
   const ready = () => {
     if (from > 0) audio.current.currentTime = from;
   };
-  if (missing) return html`<p class="thin">The audio is not kept any more, or this browser cannot play it.</p>`;
+  if (task.audio_kept === false) return html`<p class="thin">Its audio is not kept.</p>`;
+  if (missing) return html`<p class="thin">This browser cannot play the audio: <a href=${of(task.task_id, "audio")} download=${task.audio.name}>download it</a>.</p>`;
   return html`<section class="player card" aria-label="Audio">
     ${peaks && html`<${Wave} peaks=${peaks} audio=${audio} duration=${task.audio.duration} />`}
     <div class="controls">

@@ -1,6 +1,6 @@
 // A task in the list.
 import { html } from "../vendor/preact.js";
-import { clock, number, percent, span } from "../format.js";
+import { clock, number, percent, place, span } from "../format.js";
 import { taskHref } from "../router.js";
 import { seesAll } from "../session.js";
 import { Status, When } from "./basics.js";
@@ -27,7 +27,7 @@ function How({ task }) {
   if (task.status === "processing") return html`<progress max="1" value=${task.progress} aria-label=${`${percent(task.progress)} done`}></progress>`;
   if (task.status !== "queued" || !task.position) return null;
   const eta = task.eta_seconds === null || task.eta_seconds === undefined ? "" : `, done in ${span(task.eta_seconds)}`;
-  return html`<span class="thin">${number(task.position)}. in line${eta}</span>`;
+  return html`<span class="thin">${place(task.position)} in line${eta}</span>`;
 }
 
 /** The words around what was found. As text: a transcript may say anything. */

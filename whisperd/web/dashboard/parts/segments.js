@@ -9,7 +9,8 @@ const DOUBTFUL = 0.5;
 const AT_ONCE = 300; // sentences; more are drawn when they are asked for
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
 
-export function Segments({ segments, audio, sure, searched }) {
+/** `pointed`: told of the word that is pointed at, or tapped. */
+export function Segments({ segments, audio, sure, searched, pointed }) {
   const list = useRef();
   const [shown, show] = useState(AT_ONCE);
   const words = useMemo(() => searched.toLowerCase().split(/\s+/).filter(Boolean), [searched]);
@@ -24,7 +25,7 @@ export function Segments({ segments, audio, sure, searched }) {
     if (words.length) list.current?.querySelector("mark")?.scrollIntoView({ block: "center" });
   }, [words]);
   const drawn = useMemo(() => segments.slice(0, shown).map((segment, n) => html`<${Segment} key=${n} of=${segment} words=${words} />`), [segments, shown, words]);
-  return html`<ol class="segments ${sure ? "sure" : ""}" ref=${list} onClick=${jump}>${drawn}</ol>
+  return html`<ol class="segments ${sure ? "sure" : ""}" ref=${list} onClick=${jump} onPointerOver=${(event) => pointed?.(event.target.closest("span[title]"))}>${drawn}</ol>
     ${segments.length > shown && html`<p><${Button} onClick=${() => show(shown + AT_ONCE)}>Show the next ${Math.min(AT_ONCE, segments.length - shown)} of ${segments.length}<//></p>`}`;
 }
 
@@ -63,7 +64,9 @@ function useFollowing(list, segments, audio, shown, show) {
     const followed = audio.current;
     if (!followed) return undefined;
     let sentence = null;
+    let spans = [];
     let word = null;
+    let frame = 0;
     const follow = () => {
       const at = followed.currentTime;
       const n = last(segments, at);
@@ -72,9 +75,9 @@ function useFollowing(list, segments, audio, shown, show) {
       if (item !== sentence) {
         mark(sentence, item);
         sentence = item;
+        spans = item ? [...item.querySelectorAll("span[data-at]")] : [];
         if (item && !followed.paused && !out(list.current)) item.scrollIntoView({ block: "nearest", behavior: calm.matches ? "auto" : "smooth" });
       }
-      const spans = item ? [...item.querySelectorAll("span[data-at]")] : [];
       const next = spans.filter((span) => Number(span.dataset.at) <= at).pop() ?? null;
       if (next !== word) {
         word?.classList.remove("now");
@@ -83,8 +86,18 @@ function useFollowing(list, segments, audio, shown, show) {
       }
       return undefined;
     };
-    for (const event of ["timeupdate", "seeked"]) followed.addEventListener(event, follow);
-    return () => ["timeupdate", "seeked"].forEach((event) => followed.removeEventListener(event, follow));
+    const run = () => { // by the frame: the element tells its time four times a second, and words are shorter
+      follow();
+      cancelAnimationFrame(frame);
+      if (!followed.paused) frame = requestAnimationFrame(run);
+    };
+    const on = { play: run, seeked: follow, timeupdate: follow };
+    for (const [event, handle] of Object.entries(on)) followed.addEventListener(event, handle);
+    if (followed.currentTime > 0) run();
+    return () => {
+      cancelAnimationFrame(frame);
+      for (const [event, handle] of Object.entries(on)) followed.removeEventListener(event, handle);
+    };
   }, [segments, shown]);
 }
 

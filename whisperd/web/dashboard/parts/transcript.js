@@ -1,5 +1,5 @@
 // What is said: it follows the audio, leads to any place in it, shows what is uncertain, and can be put right.
-import { html, useState } from "../vendor/preact.js";
+import { html, useRef, useState } from "../vendor/preact.js";
 import { call, of } from "../api.js";
 import { useAnswer } from "../hooks.js";
 import { keep, kept } from "../looks.js";
@@ -37,11 +37,18 @@ function Whole({ task, audio, searched }) {
   const [editing, edit] = useState(false);
   const [sure, show] = useState(kept(KEPT) !== "off");
   const hasWords = result.data?.segments.some((segment) => segment.words?.length);
+  const [pointed, point] = useState(null);
+  const heading = useRef();
+  const close = (saved) => {
+    edit(false);
+    if (saved) result.reload();
+    heading.current.focus(); // the button that opened it is not there yet
+  };
   const turn = (event) => {
     show(event.target.checked);
     keep(KEPT, event.target.checked ? null : "off");
   };
-  return html`<div class="heading"><h2 id="said">Transcript${result.data?.edited && html` <small>corrected</small>`}</h2>
+  return html`<div class="heading"><h2 id="said" tabindex="-1" ref=${heading}>Transcript${result.data?.edited && html` <small>corrected</small>`}</h2>
       <div class="actions">
         ${hasWords && !editing && html`<label class="check"><input type="checkbox" checked=${sure} onChange=${turn} /> Mark uncertain words</label>`}
         ${may("submit") && result.data?.segments.length > 0 && !editing && html`<${Button} icon="edit" onClick=${() => edit(true)}>Edit<//>`}
@@ -50,9 +57,9 @@ function Whole({ task, audio, searched }) {
     <${Answered} of=${result} what="The transcript could not be loaded.">
       ${(transcript) => {
         if (!transcript.segments.length) return html`<${Empty} title="Nothing is said">No speech was found in this audio.<//>`;
-        if (editing) return html`<${Editor} task=${task} transcript=${transcript} audio=${audio} close=${(saved) => { edit(false); if (saved) result.reload(); }} />`;
-        return html`${hasWords && sure && html`<p class="thin certainty">Underlined words are uncertain: <span class="unsure">rather</span>, <span class="doubtful">very</span>. Point at one to see how much.</p>`}
-          <${Segments} segments=${transcript.segments} audio=${audio} sure=${sure} searched=${searched} />`;
+        if (editing) return html`<${Editor} task=${task} transcript=${transcript} audio=${audio} close=${close} />`;
+        return html`${hasWords && sure && html`<p class="thin certainty">Underlined words are uncertain: <span class="unsure">rather</span>, <span class="doubtful">very</span>. ${pointed ?? "Point at one to see how much."}</p>`}
+          <${Segments} segments=${transcript.segments} audio=${audio} sure=${sure} searched=${searched} pointed=${(word) => word && point(`“${word.textContent}”: ${word.title}`)} />`;
       }}
     <//>
     <${Downloads} task=${task} />`;

@@ -1,0 +1,92 @@
+"""The list of tasks: found, walked through, followed; and many of them at once."""
+
+import re
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.browser.chromium import PATIENCE_MS
+
+pytestmark = pytest.mark.timeout(300)
+expect.set_options(timeout=PATIENCE_MS)
+
+
+def test_the_list_follows_a_task_to_its_end(page, daemon, clip):
+    page.get_by_role("navigation", name="Pages").get_by_role("link", name="Tasks").click()
+    page.get_by_role("heading", name="Tasks").wait_for()
+    expect(page.get_by_text("Live")).to_be_visible()
+    daemon.queued(clip, name="followed.wav")
+
+    row = page.get_by_role("row").filter(has_text="followed.wav")
+    expect(row).to_contain_text("completed")
+
+
+def test_a_task_is_found_by_its_name_and_the_back_button_leads_back(page, spoken):
+    page.keyboard.press("/")
+    page.get_by_role("searchbox").fill("inaugur")
+    expect(page).to_have_url(re.compile("q=inaugur"))
+    page.get_by_role("link", name="inauguration.wav").click()
+    page.get_by_role("heading", name="inauguration.wav").wait_for()
+    page.go_back()
+
+    expect(page.get_by_role("searchbox")).to_have_value("inaugur")
+    expect(page.locator("[data-row]")).to_have_count(1)
+
+
+def test_a_task_is_found_by_what_is_said_and_opened_where_it_is_said(page, daemon, spoken):
+    daemon.until(lambda: daemon.get("/tasks", q="fellow americans")["tasks"])
+    page.goto("#/tasks")
+    page.get_by_role("searchbox").fill("can do for")
+    row = page.get_by_role("row").filter(has_text="inauguration.wav")
+    expect(row.locator("mark").first).to_have_text(re.compile("can", re.IGNORECASE))
+    row.get_by_role("link").click()
+
+    expect(page.get_by_role("region", name="Transcript").locator("mark").first).to_be_visible()
+
+
+def test_of_what_is_not_there_the_page_says_so(page):
+    page.goto("#/tasks?q=zebrafinch")
+
+    expect(page.get_by_role("heading", name="Nothing found for “zebrafinch”")).to_be_visible()
+
+
+def test_those_that_are_chosen_are_cancelled_together(page, paused, clip):
+    ids = [paused.queued(clip, name=f"batch {n}.wav") for n in range(3)]
+    page.goto("#/tasks?status=queued")
+    for name in ("batch 0.wav", "batch 2.wav"):
+        page.get_by_label(f"Select {name}").check()
+    page.get_by_role("toolbar", name="Selected tasks").get_by_role("button", name="Cancel 2").click()
+    page.get_by_role("dialog").get_by_role("button", name="Cancel them").click()
+
+    expect(page.get_by_text("2 tasks cancelled")).to_be_visible()
+    assert [paused.task(task_id)["status"] for task_id in ids] == ["cancelled", "queued", "cancelled"]
+    paused.http.delete(f"/tasks/{ids[1]}")
+
+
+def test_all_that_fit_the_list_are_run_again(page, paused, clip):
+    ids = [paused.queued(clip, name=f"of many {n}.wav", tenant="many") for n in range(3)]
+    for task_id in ids:
+        paused.http.delete(f"/tasks/{task_id}").raise_for_status()
+    page.goto("#/tasks?status=cancelled&tenant=many")
+    page.get_by_role("button", name="Retry all that were cancelled").click()
+    page.get_by_role("dialog").get_by_role("button", name="Retry all that were cancelled").click()
+
+    expect(page.get_by_text("3 tasks queued again")).to_be_visible()
+    assert [paused.task(task_id)["status"] for task_id in ids] == ["queued"] * 3
+    page.goto("#/tasks?status=queued&tenant=many")
+    page.get_by_role("button", name="Cancel all that wait").click()
+    page.get_by_role("dialog").get_by_role("button", name="Cancel all that wait").click()
+    expect(page.get_by_text("3 tasks cancelled")).to_be_visible()
+
+
+def test_who_waits_is_seen_by_priority_and_by_tenant(page, paused, clip):
+    ids = [paused.queued(clip, tenant=f"tenant {n}".replace(" ", "-"), plan="PRO") for n in range(9)]
+    page.goto("#/")
+    waiting = page.get_by_role("region", name="Waiting")
+
+    by_tenant = waiting.get_by_role("table", name="By tenant")
+    expect(waiting.get_by_role("table", name="By priority")).to_contain_text("9")
+    expect(by_tenant.get_by_role("row")).to_have_count(9)
+    expect(by_tenant.get_by_role("row").last).to_contain_text("1 more")
+    for task_id in ids:
+        paused.http.delete(f"/tasks/{task_id}")
