@@ -1,10 +1,12 @@
 """How good eta_seconds is: a mixed queue of tasks against a real daemon, foretold and then waited for.
 
     python -m benchmarks.eta shared/corpus/speech
+    python -m benchmarks.eta shared/corpus/speech --every 2 --order lifo
 
-Clips of all lengths, in three priorities, of two tenants, sent one after the other without a pause, to a
-daemon that has done a few before. Compared with what came are the eta_seconds of each 202, which knows
-nothing of what is sent after it and may overtake it, and those that the daemon gives once all are sent.
+Clips of all lengths, in three priorities, of two tenants, to a daemon that has done a few before: sent one
+after the other without a pause, or `--every` so many seconds in the mean. Compared with what came are the
+eta_seconds of each 202, which knows nothing of what is sent after it and may overtake it (of a line without a
+pause this is most of the error, whatever is known of the work), and those given once all are sent.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
-from time import time
+from time import sleep, time
 
 from benchmarks.daemon import a_daemon
 from whisperd.client import Client, Task
@@ -29,13 +31,14 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--tasks", type=int, default=100)
     parser.add_argument("--order", choices=["fifo", "lifo"], default="fifo")
+    parser.add_argument("--every", type=float, default=0.0, metavar="SECONDS")
     given = parser.parse_args()
     clips = sorted(path for path in given.folder.rglob("*") if path.suffix in SOUNDS)
     with a_daemon(CACHE__ENABLED="false", QUEUE__ORDER=given.order) as daemon:
-        run(daemon.client, random.Random(7), clips, given.tasks)
+        run(daemon.client, random.Random(7), clips, given.tasks, given.every)
 
 
-def run(client: Client, chance: random.Random, clips: Sequence[Path], number: int) -> None:
+def run(client: Client, chance: random.Random, clips: Sequence[Path], number: int, every: float) -> None:
     for clip in chance.sample(clips, WARM_UP):
         client.submit(clip)
     while client.stats().processing + client.stats().queued:
@@ -45,12 +48,13 @@ def run(client: Client, chance: random.Random, clips: Sequence[Path], number: in
         priority, tenant = chance.choice((0, 0, 0, 1, 5)), chance.choice(("studio", "desk"))
         task = client.submit(chance.choice(clips), priority=priority, tenant=tenant)
         at_submit[task.task_id] = ends(task)
+        sleep(chance.expovariate(1 / every) if every else 0.0)
     asked_again = {
         task.task_id: ends(task) for task in client.list(limit=number) if task.task_id in at_submit
     }
+    sent = time()
     done = [client.wait(task_id) for task_id in at_submit]
     report("at submit", at_submit, {task.task_id: (seconds(task.created_at), task) for task in done})
-    sent = max(seconds(task.created_at) for task in done)
     report("asked again when all were sent", asked_again, {task.task_id: (sent, task) for task in done})
 
 

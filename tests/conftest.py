@@ -4,13 +4,14 @@ import asyncio
 import contextlib
 import os
 import socket
+import sqlite3
 import threading
 from pathlib import Path
 
 import pytest
 
 from whisperd import models
-from whisperd.db import Database
+from whisperd.db import Database, migrate
 from whisperd.events import Events
 from whisperd.queue import SqliteQueue
 from whisperd.task import Audio, NewTask, Rules
@@ -53,6 +54,14 @@ def with_queue(tmp_path, clock):
         asyncio.run(main())
 
     return run
+
+
+@pytest.fixture(scope="module")
+def empty():
+    """A database in memory, with all tables and no rows: to copy."""
+    with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as conn:
+        migrate(conn)
+        yield conn
 
 
 _serial = iter(range(10**9))

@@ -10,7 +10,6 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from tests.conftest import a_task
-from whisperd.db import migrate
 from whisperd.forecast.line import InWork, Work
 from whisperd.forecast.play import forecast
 from whisperd.sql import claims, holder, moves, standing
@@ -108,13 +107,6 @@ class World:
 def play_on(world):
     while world.step():
         pass
-
-
-@pytest.fixture(scope="module")
-def empty():
-    with closing(sqlite3.connect(":memory:", isolation_level=None)) as conn:
-        migrate(conn)
-        yield conn
 
 
 @contextmanager

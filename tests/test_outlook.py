@@ -44,6 +44,17 @@ def test_a_short_chunk_costs_its_window_and_one_that_loads_its_model_counts_for_
     assert speed.seconds(26.0) == pytest.approx(2.3)
 
 
+def test_work_that_strays_is_foretold_by_its_mean_since_a_line_takes_the_sum():
+    speed = Speed([(10.0, seconds) for seconds in (1.0, 1.0, 1.0, 2.0, 2.5)] * 4)
+
+    assert speed.seconds(10.0) == pytest.approx(1.5)
+    assert speed.seconds(10.0, slow=True) == pytest.approx(2.5)
+
+
+def test_work_that_took_no_time_is_foretold_all_the_same():
+    assert Speed([(1.0, 0.0), (2.0, 0.0)]).seconds(1.0, slow=True) == 0.0
+
+
 def test_what_was_measured_survives_a_restart(with_queue):
     async def work(queue):
         await queue.submit(a_task())

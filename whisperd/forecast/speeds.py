@@ -12,7 +12,7 @@ from functools import cached_property
 from itertools import combinations
 from math import ceil
 from pathlib import PurePath
-from statistics import median
+from statistics import fmean, median
 
 from msgspec import Struct
 
@@ -23,6 +23,7 @@ REMEMBERED = 200  # measurements of a kind
 KINDS = 64  # are kept, those that were measured last: names of files and models are others' to choose
 FITTED = 60  # of the last, so 1770 pairs
 FULL_CHUNK = 25.0  # seconds of speech in one of many; none has more than 28
+ODD = 3.0  # times as long as the line says it loaded its model, or stood still: no work is like that
 SLOW = 0.9  # the share of work that is not slower than the slow one
 BYTES_A_SECOND = 16_000.0  # of audio of which nothing is known: 128 kbit/s
 
@@ -38,7 +39,11 @@ class Measured(Struct, frozen=True):
 
 
 class Speed:
-    """The straight line through measurements of one kind, and how far the slow ones lie above it."""
+    """The straight line through measurements of one kind, and how far the slow ones lie above it.
+
+    Its slope and base are medians, but a line of tasks takes the sum of what each takes, and work strays more
+    to the slow side: by its median it would be over too early, so the line is raised to the mean.
+    """
 
     def __init__(self, pairs: Sequence[tuple[float, float]]) -> None:
         self._pairs = pairs
@@ -50,7 +55,10 @@ class Speed:
         return sum(seconds for _, seconds in self._pairs) / whole if whole else 0.0
 
     def seconds(self, size: float, *, slow: bool = False) -> float:
-        return max(self._base + self._slope * size, self._least) * (self._slowness if slow else 1.0)
+        return self._usual(size) * (self._slowness if slow else self._mean)
+
+    def _usual(self, size: float) -> float:
+        return max(self._base + self._slope * size, self._least)
 
     @cached_property
     def _slope(self) -> float:
@@ -68,9 +76,19 @@ class Speed:
         return min(seconds for _, seconds in self._pairs[-FITTED:]) / 2
 
     @cached_property
+    def _mean(self) -> float:
+        return fmean([ratio for ratio in self._ratios[-FITTED:] if ratio < ODD] or [1.0])
+
+    @cached_property
     def _slowness(self) -> float:
-        ratios = sorted(seconds / self.seconds(size) for size, seconds in self._pairs)
-        return max(1.0, ratios[min(len(ratios) - 1, int(SLOW * len(ratios)))])
+        ratios = sorted(self._ratios) or [1.0]
+        return max(self._mean, ratios[min(len(ratios) - 1, int(SLOW * len(ratios)))])
+
+    @cached_property
+    def _ratios(self) -> Sequence[float]:
+        """Of what each took to what it usually takes."""
+        usual = [(seconds, self._usual(size)) for size, seconds in self._pairs]
+        return [seconds / line for seconds, line in usual if line > 0]
 
 
 _Key = tuple[str, str, str, int]
