@@ -1,4 +1,4 @@
-"""A daemon of a benchmark's own, on a free port and an empty data folder."""
+"""A daemon of a benchmark's own, on a free port, and an empty data folder or one that was filled for it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 from whisperd.client import Client
@@ -22,12 +23,12 @@ class Daemon(NamedTuple):
 
 
 @contextlib.contextmanager
-def a_daemon(**settings: object) -> Iterator[Daemon]:
-    """`settings`: WHISPERD_ variables."""
+def a_daemon(data: Path | None = None, **settings: object) -> Iterator[Daemon]:
+    """`data`: its data folder, if not an empty one; `settings`: WHISPERD_ variables."""
     environ = {f"WHISPERD_{name}": str(value) for name, value in settings.items()}
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as empty:
         command = [sys.executable, "-P", "-m", "whisperd", "serve", "--port", "0"]
-        command += ["--data-dir", folder, "--models-dir", str(load().models_dir)]
+        command += ["--data-dir", str(data or empty), "--models-dir", str(load().models_dir)]
         with subprocess.Popen(
             command,
             stdout=subprocess.PIPE,
