@@ -14,7 +14,7 @@ from tests.test_effort import effort
 from tests.test_queue import BOOM, a_plan, said
 from whisperd.client import AsyncClient
 from whisperd.history import History
-from whisperd.task import Change, State
+from whisperd.task import Change, LostClaim, State
 from whisperd.usage import UsageQuery, day
 
 DAY = 86_400.0
@@ -79,6 +79,30 @@ def test_each_end_counts_with_the_work_since_the_one_before(with_queue, clock):
         await queue.plan(await queue.claim(), a_plan(1), effort(0.25))
         await queue.finish(await queue.claim(), said("hello"), effort=effort(0.25))
         assert await used(queue, by=()) == {(None, None, None): (10.0, 2.5, (1, 1, 0))}
+
+    with_queue(body)
+
+
+@pytest.mark.parametrize("meanwhile", ["cancelled", "and run again", "and cleared away"])
+def test_the_work_that_a_cancel_stopped_counts_once_its_worker_lets_go(with_queue, clock, meanwhile):
+    async def body(queue):
+        task, _ = await queue.submit(a_task(tenant="acme"))
+        await queue.plan(await queue.claim(), a_plan(1), effort(0.5))
+        chunk = await queue.claim()
+        await queue.cancel(task.id)
+        if meanwhile == "and run again":
+            await queue.retry(task.id)
+        elif meanwhile == "and cleared away":
+            await queue.clear([State.CANCELLED], clock.now + 1)
+        with pytest.raises(LostClaim):
+            await queue.release(chunk, effort(2.0))
+        await queue.write_off(chunk, effort(2.0))
+        if meanwhile == "and run again":
+            assert await used(queue, by=()) == {(None, None, None): (0.0, 0.5, (0, 0, 1))}
+            await queue.cancel(task.id)
+
+        ends = 2 if meanwhile == "and run again" else 1
+        assert await used(queue) == {(day(clock.now), "acme", "tiny.en"): (0.0, 2.5, (0, 0, ends))}
 
     with_queue(body)
 

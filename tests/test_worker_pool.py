@@ -22,10 +22,12 @@ from whisperd import orders
 from whisperd.config import Config, Storage
 from whisperd.db import Database
 from whisperd.events import Events
+from whisperd.history import History
 from whisperd.model_store import ModelStore
 from whisperd.queue import SqliteQueue
 from whisperd.spool import Spool
 from whisperd.task import ModelUnusable, State, StorageBusy, StorageFailed
+from whisperd.usage import UsageQuery
 from whisperd.worker_pool import Model, PoolFailed, PoolSettings, WorkerPool
 
 
@@ -199,6 +201,25 @@ def test_a_child_that_does_not_obey_an_abort_is_killed_within_two_seconds(with_p
         assert (await queue.get(task.id)).state == State.CANCELLED
 
     with_pool(body, "deaf")
+
+
+@pytest.mark.parametrize("how", ["obeys", "deaf"])
+def test_the_time_that_a_worker_spent_until_a_cancel_is_counted(with_pool, how):
+    """It was nobody's: its tenant could have work for nothing, up to the last moment of each task."""
+
+    async def body(queue, pool):
+        task, _ = await queue.submit(a_task())
+        await until(lambda: pool.workers()[0].state == "busy")
+        began = time.monotonic()
+        await asyncio.sleep(0.05)  # the time itself is what counts
+        await queue.cancel(task.id)
+        await until(lambda: pool.workers()[0].state != "busy")
+
+        (used,) = await History(queue._db).usage(UsageQuery(first="1970-01-01", last="9999-12-31"))
+        assert 0.05 <= used.compute_seconds <= time.monotonic() - began + 1
+        assert used.cancelled == 1
+
+    with_pool(body, how)
 
 
 def test_a_cancel_that_races_with_the_result_does_not_stop_the_pool(with_pool):

@@ -97,11 +97,12 @@ class Holding:
         queue = self._queue
         match outcome:
             case Planned(plan):
-                self._leave(await self._settle(lambda chunk: queue.plan(chunk, plan, effort)))
+                self._leave(await self._settle(lambda chunk: queue.plan(chunk, plan, effort), effort))
             case Transcribed(segments, seconds, warnings):
                 self._count(seconds)
-                finished = await self._settle(lambda chunk: queue.finish(chunk, segments, warnings, effort))
-                self._leave(finished)
+                self._leave(
+                    await self._settle(lambda chunk: queue.finish(chunk, segments, warnings, effort), effort)
+                )
             case Refused():
                 await self._refused(outcome, effort)
             case Aborted():
@@ -111,11 +112,11 @@ class Holding:
                 assert_never(outcome)
 
     async def fail(self, problem: Problem, effort: Effort | None = None, *, final: bool = False) -> None:
-        await self._settle(lambda chunk: self._queue.fail(chunk, problem, final=final, effort=effort))
+        await self._settle(lambda chunk: self._queue.fail(chunk, problem, final=final, effort=effort), effort)
 
     async def release(self, effort: Effort | None = None) -> None:
         """Hand back without blame what is held, if anything is."""
-        await self._settle(lambda chunk: self._queue.release(chunk, effort))
+        await self._settle(lambda chunk: self._queue.release(chunk, effort), effort)
 
     async def hand_back(self) -> bool:
         """Try once to release what is held; whether nothing is held any more.
@@ -150,28 +151,36 @@ class Holding:
         log.info("chunk refused", code=refused.code, message=refused.message)
         match refused.then:
             case "replan":
-                await self._settle(self._queue.replan)
+                await self._settle(self._queue.replan, effort)
             case "wait":
                 await self.release(effort)
             case "retry" | "fail":
                 await self.fail(problem, effort, final=refused.then == "fail")
 
-    async def _settle(self, verb: Callable[[Chunk], Awaitable[Task]]) -> Task | None:
+    async def _settle(self, verb: Callable[[Chunk], Awaitable[Task]], effort: Effort | None) -> Task | None:
         """The task as it is then; None when its claim was lost."""
         self._left = None
         while self.chunk is not None:
             try:
-                task = await verb(self.chunk)
-            except LostClaim:
-                self.chunk = None
+                task = await self._told(verb, self.chunk, effort)
             except (StorageFull, StorageBusy) as error:
                 log.warning("an outcome waits to be committed", worker=self._worker, error=str(error))
                 await asyncio.sleep(STORAGE_RETRY)
             else:
                 self.chunk = None
-                self.tasks_done += task.state in FINAL
+                self.tasks_done += task is not None and task.state in FINAL
                 return task
         return None
+
+    async def _told(
+        self, verb: Callable[[Chunk], Awaitable[Task]], chunk: Chunk, effort: Effort | None
+    ) -> Task | None:
+        try:
+            return await verb(chunk)
+        except LostClaim:
+            if effort is not None:
+                await self._queue.write_off(chunk, effort)
+            return None
 
     def _leave(self, task: Task | None) -> None:
         if task is not None and task.state not in FINAL:

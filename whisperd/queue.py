@@ -312,6 +312,10 @@ class SqliteQueue:
         """Hand the chunk back unfinished, without blame."""
         return await self._db.write(holder.release, chunk, effort, self._now(), then=self._told)
 
+    async def write_off(self, chunk: Chunk, effort: Effort) -> None:
+        """Count the work on a chunk whose claim was lost while it was done, as by a cancel."""
+        await self._db.write(holder.write_off, chunk, effort, self._now())
+
     async def replan(self, chunk: Chunk) -> Task:
         """Hand the chunk back and make the plan again: its decoded audio is gone."""
         return await self._db.write(holder.replan, chunk, self._now(), then=self._told)

@@ -2,8 +2,9 @@
 
 A task counts once it is over, on the day of that (UTC), and with all the work on it. Completed, it counts
 with its audio, also where its transcript is the copy of a twin's, which took no work. Each end counts: a
-failed task that is run again and completed is in both columns. Not counted is the work on a chunk whose task
-was cancelled meanwhile, or whose daemon was killed: nobody was left to say how long it took.
+failed task that is run again and completed is in both columns. The work on a chunk whose task was cancelled
+meanwhile is added as soon as its worker has stopped. Not counted is that of a daemon that was killed: nobody
+was left to say how long it took.
 """
 
 from __future__ import annotations

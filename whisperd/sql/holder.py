@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from whisperd.sql import timeline, twins
+from whisperd.sql import timeline, twins, usage
 from whisperd.sql.line import end, move
 from whisperd.sql.rows import to_json
 from whisperd.task import (
@@ -171,6 +171,17 @@ def _spent(conn: sqlite3.Connection, chunk: Chunk, effort: Effort | None) -> Non
     if effort is not None:
         change = "update task set compute_seconds = compute_seconds + ? where seq = ?"
         conn.execute(change, (effort.seconds, chunk.task.seq))
+
+
+def write_off(conn: sqlite3.Connection, chunk: Chunk, effort: Effort, now: float) -> None:
+    """Count the work on a chunk that was lost: with its task, or beside it where that is over, or gone."""
+    row = conn.execute(
+        "update task set compute_seconds = compute_seconds + ? where seq = ? returning finished_at",
+        (effort.seconds, chunk.task.seq),
+    ).fetchone()
+    if row is None or row["finished_at"] is not None:
+        over_at = now if row is None else row["finished_at"]
+        usage.add(conn, chunk.task.tenant, chunk.task.model, effort.seconds, over_at)
 
 
 def _failure(chunk: Chunk, problem: Problem, delay: float | None, effort: Effort | None) -> Moment:

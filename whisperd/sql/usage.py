@@ -30,6 +30,17 @@ def count(conn: sqlite3.Connection, seq: int) -> None:
     conn.execute(_COUNT, (seq,))
 
 
+_ADD = """
+    insert into usage values (:tenant, date(:at, 'unixepoch'), :model, 0.0, :seconds, 0, 0, 0)
+    on conflict do update set compute_seconds = compute_seconds + excluded.compute_seconds
+"""
+
+
+def add(conn: sqlite3.Connection, tenant: str, model: str, seconds: float, at: float) -> None:
+    """Work on a task that is counted already."""
+    conn.execute(_ADD, {"tenant": tenant, "model": model, "seconds": seconds, "at": at})
+
+
 _SUMS = """
     coalesce(sum(audio_seconds), 0.0) as audio_seconds,
     coalesce(sum(compute_seconds), 0.0) as compute_seconds,
