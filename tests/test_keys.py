@@ -15,7 +15,7 @@ import pytest
 
 from tests.terminal import command_line
 from whisperd import keys
-from whisperd.keys import KeyRing, KeysUnusable, NoSuchKey
+from whisperd.keys import KeyRing, KeysUnusable, NoSuchKey, TooManyKeys
 
 NOW = datetime(2026, 11, 28, tzinfo=UTC)
 ROOT = Path(__file__).resolve().parents[1]
@@ -91,6 +91,35 @@ def test_a_revoked_key_stays_in_the_list(file):
 
     assert [k.status(NOW) for k in keys.read(file)] == ["revoked"]
     assert again.revoked_at == NOW
+
+
+def test_a_key_that_was_revoked_long_ago_is_forgotten_when_another_is_made(file):
+    _, old = a_key(file)
+    _, late = a_key(file)
+    _, stays = a_key(file)
+    keys.revoke(file, old.id, NOW - timedelta(days=90))
+    keys.revoke(file, late.id, NOW - timedelta(days=89))
+    _, new = a_key(file)
+
+    assert [key.id for key in keys.read(file)] == [late.id, stays.id, new.id]
+
+
+def test_no_file_is_written_that_could_not_be_read_again(file, monkeypatch):
+    """The next look refused everybody, and no command could mend it."""
+    _, revoked = a_key(file)
+    _, one = a_key(file)
+    keys.revoke(file, revoked.id, NOW)
+    full = file.stat().st_size
+    monkeypatch.setattr(keys, "MAX_BYTES", full)
+
+    _, other = a_key(file)  # in the place of the one that was revoked
+    assert [key.id for key in keys.read(file)] == [one.id, other.id]
+    before = file.read_bytes()
+    with pytest.raises(TooManyKeys, match="as many keys as can be read"):
+        a_key(file)
+    assert file.read_bytes() == before
+    assert keys.revoke(file, one.id, NOW).revoked_at == NOW
+    a_key(file)
 
 
 def test_an_unknown_id_revokes_nothing(file):
@@ -306,6 +335,16 @@ def test_a_key_is_revoked_by_its_id_and_the_last_one_is_told(run):
     assert (one.out, one.err) == (f"{first}: revoked\n", "")
     assert "only this machine is served" in other.err
     assert [view["status"] for view in json.loads(run("list", "--json").out)] == ["revoked", "revoked"]
+
+
+def test_one_key_too_many_is_told(run, monkeypatch):
+    run("add")
+    monkeypatch.setattr(keys, "MAX_BYTES", 500)
+
+    outcome = run("add")
+
+    assert (outcome.status, outcome.out) == (1, "")
+    assert outcome.err.startswith("whisperd: keys.json holds as many keys as can be read")
 
 
 def test_an_unknown_key_cannot_be_revoked(run):

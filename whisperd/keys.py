@@ -1,7 +1,7 @@
 """The keys of those who may call: one file, read whole and replaced whole, by the daemon and by the commands.
 
 It holds no key, only what SHA-256 makes of it: 256 random bits need no slower hash. A file that cannot be
-read or understood is never taken for one without keys.
+read or understood is never taken for one without keys, and none is written that is too large to be read.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import secrets
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias, TypeVar
@@ -31,6 +31,7 @@ log = structlog.get_logger(__name__)
 FILE = "keys.json"  # its name in the data folder
 EVERY = "*"  # in place of a tenant: all of them
 MAX_BYTES = 2**24  # of the file: some 40,000 keys
+KEPT = timedelta(days=90)  # after it was revoked a key is still known, so that its user is told why
 LOCK_SECONDS = 10.0  # that another command may take to write
 
 R = TypeVar("R")
@@ -47,6 +48,10 @@ class KeysUnusable(Exception):
 
 class NoSuchKey(Exception):
     """No key has this id."""
+
+
+class TooManyKeys(Exception):
+    """With one more the file would be too large to be read."""
 
 
 class LastAdmin(Exception):
@@ -129,9 +134,12 @@ def ring(path: Path) -> Ring:
 
 
 def add(path: Path, key: Key) -> None:
-    """For good when it returns; the file is made if need be. Blocking. Raises KeysUnusable, OSError."""
+    """For good when it returns; the file is made if need be. Blocking.
+
+    Raises TooManyKeys, KeysUnusable, OSError.
+    """
     with _alone(path):
-        _write(path, [*read(path), key])
+        _write(path, [*read(path), key], key.created_at)
 
 
 def revoke(path: Path, key_id: str, now: datetime, *, keep_an_admin: bool = False) -> Key:
@@ -149,7 +157,7 @@ def revoke(path: Path, key_id: str, now: datetime, *, keep_an_admin: bool = Fals
             )
         if keys[key_id].revoked_at is None:
             keys[key_id] = msgspec.structs.replace(keys[key_id], revoked_at=now)
-            _write(path, list(keys.values()))
+            _write(path, list(keys.values()), now)
         return keys[key_id]
 
 
@@ -186,7 +194,7 @@ class KeyRing:
         return self._ring
 
     async def add(self, key: Key) -> None:
-        """As the function. Raises KeysUnusable."""
+        """As the function. Raises TooManyKeys, KeysUnusable."""
         await _written(add, self._path, key)
 
     async def revoke(self, key_id: str, now: datetime) -> Key:
@@ -265,9 +273,15 @@ def _signature(found: os.stat_result) -> tuple[int, ...]:
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
-def _write(path: Path, keys: Sequence[Key]) -> None:
-    content = msgspec.json.format(msgspec.json.encode(_File(keys=tuple(keys))))
-    durable.write(path, content + b"\n")
+def _write(path: Path, keys: Sequence[Key], now: datetime) -> None:
+    """Without those that were revoked long ago; where there is no room, without any that is revoked."""
+    for after in (now - KEPT, now):
+        kept = [key for key in keys if key.revoked_at is None or key.revoked_at > after]
+        content = msgspec.json.format(msgspec.json.encode(_File(keys=tuple(kept)))) + b"\n"
+        if len(content) <= MAX_BYTES:
+            durable.write(path, content)
+            return
+    raise TooManyKeys(f"{FILE} holds as many keys as can be read; revoke some that are not used")
 
 
 @contextmanager

@@ -140,6 +140,15 @@ def test_a_first_key_that_locks_out_who_makes_it_is_not_made(with_server, wanted
     with_server(body)
 
 
+def test_one_key_too_many_is_refused_and_the_others_hold(with_admin, monkeypatch):
+    async def body(server):
+        monkeypatch.setattr(keys, "MAX_BYTES", keys_file(server).stat().st_size)
+        assert the_error(await made(server)) == (409, "too_many_keys", None)
+        assert (await server.client.get("/stats")).status_code == 200
+
+    with_admin(body)
+
+
 def test_a_file_that_cannot_be_written_is_said_so(with_admin):
     async def body(server):
         keys_file(server).with_name(".keys.json.part").mkdir()

@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from whisperd.archive import BackupError
 from whisperd.backup import BackupFailed
-from whisperd.keys import KeysUnusable, LastAdmin, NoSuchKey
+from whisperd.keys import KeysUnusable, LastAdmin, NoSuchKey, TooManyKeys
 from whisperd.routes.dialects import rendered
 from whisperd.spool import TooLarge
 from whisperd.task import (
@@ -76,6 +76,7 @@ _TABLE: list[tuple[type[Exception], int, str, str | None]] = [
     (BackupError, 503, "backup_failed", None),
     (NoSuchKey, 404, "not_found", None),
     (LastAdmin, 409, "last_admin", None),
+    (TooManyKeys, 409, "too_many_keys", None),
     (KeysUnusable, 503, "keys_unusable", None),
 ]
 # What to do about it, where the message says only what is wrong.
@@ -155,6 +156,7 @@ HANDLERS = {
     BackupError: failed,
     NoSuchKey: failed,
     LastAdmin: failed,
+    TooManyKeys: failed,
     KeysUnusable: failed,
     HTTPException: http_failed,
     ClientDisconnect: left,
