@@ -14,7 +14,20 @@ from tests.conftest import a_task
 from whisperd.db import migrate
 from whisperd.delivery import DeliveryQuery, DeliveryState
 from whisperd.sql import claims, holder, moves, outbox, questions, rescue, search, standing, usage
-from whisperd.task import Change, Cut, Limits, ListQuery, Mark, Piece, Plan, Problem, Rules, Segment, State
+from whisperd.task import (
+    Change,
+    Cut,
+    Kind,
+    Limits,
+    ListQuery,
+    Mark,
+    Piece,
+    Plan,
+    Problem,
+    Rules,
+    Segment,
+    State,
+)
 from whisperd.usage import UsageQuery
 
 NOW = 1_000_000.0
@@ -182,6 +195,27 @@ def test_a_list_by_state_is_read_off_the_index_in_its_order(conn, states, before
 
     assert walks(found) == []
     assert sorts(found) == []
+
+
+RARE = Kind.RISK_DETECTION
+
+
+@pytest.mark.parametrize("some", [False, True], ids=["none of it", "some of it"])
+@pytest.mark.parametrize("tenant", [None, "tenant1"])
+@pytest.mark.parametrize("states", [set(), {State.FAILED}, {State.QUEUED, State.FAILED}])
+@pytest.mark.parametrize("before", [None, 600])
+def test_a_list_of_the_rarer_kind_is_read_off_its_own_index(conn, some, tenant, states, before):
+    if some:
+        conn.execute("update task set kind = 'risk_detection' where seq % 10 = 0")
+    query = ListQuery(kind=RARE, tenant=tenant, states=frozenset(states), before=before)
+    found = plans(conn, questions.list_tasks, query)
+
+    assert walks(found) == []
+    assert sorts(found) == []
+    steps = [step for _, plan in found for step in plan if step.startswith("SEARCH task")]
+    index = "task_risk (state=?" if tenant is None else "task_tenant_risk (tenant=? AND state=?"
+    assert [step for step in steps if index not in step] == []
+    assert len(steps) == len(states or State)
 
 
 def test_the_statistics_look_at_no_more_tasks_than_they_name(conn):
@@ -385,6 +419,12 @@ VERBS = {
     "list by state": (questions.list_tasks, ListQuery(states=frozenset({State.FAILED}), limit=10)),
     "list by states": (questions.list_tasks, ListQuery(states=frozenset(State), limit=10)),
     "list of a tenant": (questions.list_tasks, ListQuery(tenant="tenant1", limit=10)),
+    "list of a kind": (questions.list_tasks, ListQuery(kind=Kind.TRANSCRIPTION, limit=10)),
+    "list of a kind of which there is none": (questions.list_tasks, ListQuery(kind=RARE, limit=10)),
+    "list of such a kind of a tenant": (
+        questions.list_tasks,
+        ListQuery(kind=RARE, tenant="tenant1", limit=10),
+    ),
     "list of some hours": (
         questions.list_tasks,
         ListQuery(created_after=500.0, created_before=510.0, limit=10),

@@ -17,6 +17,7 @@ from whisperd.task import (
     Cut,
     Depth,
     Depths,
+    Kind,
     Limits,
     ListQuery,
     Mark,
@@ -98,21 +99,27 @@ def states(conn: sqlite3.Connection, ids: Sequence[str]) -> dict[str, State]:
 def list_tasks(conn: sqlite3.Connection, query: ListQuery) -> Sequence[Task]:
     oldest, before = span(conn, query)
     filters = {
-        "kind = :kind": query.kind,
         "tenant = :tenant": query.tenant,
         "seq >= :oldest": oldest,
         "seq < :before": before,
     }
     where = " and ".join(["true", *(clause for clause, value in filters.items() if value is not None)])
-    names = ("kind", "tenant", "oldest", "before")
-    args = {**dict(zip(names, filters.values(), strict=True)), "limit": query.limit}
-    # A search for each state, merged: `in` would sort all tasks of these states for one page. So are those of
-    # a tenant, whose tasks lie by state in their index.
-    wanted = query.states or (frozenset(State) if query.tenant is not None else frozenset())
-    states = [f" and state = '{state}'" for state in sorted(wanted)] or [""]
+    if query.kind is not None:  # spelled out: no parameter fits a partial index
+        where += f" and kind = '{query.kind}'"
+    args = {"tenant": query.tenant, "oldest": oldest, "before": before, "limit": query.limit}
+    states = [f" and state = '{state}'" for state in sorted(query.states or _lie_by_state(query))] or [""]
     pages = " union all ".join(f"select * from task where {where}{state}" for state in states)
     sql = f"{pages} order by seq desc limit :limit"
     return [to_task(row) for row in conn.execute(sql, args)]
+
+
+def _lie_by_state(query: ListQuery) -> frozenset[State]:
+    """All states where each is a search of its own, merged: one over them would sort all for one page.
+
+    So are those of a tenant and of the rarer kind, which lie by state in their indexes.
+    """
+    is_rare = query.kind is Kind.RISK_DETECTION
+    return frozenset(State) if query.tenant is not None or is_rare else frozenset()
 
 
 def span(conn: sqlite3.Connection, query: ListQuery) -> tuple[int | None, int | None]:
