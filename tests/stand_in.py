@@ -222,6 +222,17 @@ class Handlers:
     async def retry(self, request: Request) -> Response:
         return self.move(request, ("failed", "cancelled"), "queued")
 
+    async def bulk(self, request: Request) -> Response:
+        wanted = await request.json()
+        assert wanted["action"] == "retry"
+        refused = []
+        for task_id in wanted["task_ids"]:
+            if self.state.tasks[task_id]["audio"]["name"].startswith("gone"):
+                refused.append({"task_id": task_id, "code": "audio_gone"})
+            else:
+                self.state.tasks[task_id]["status"] = "queued"
+        return JSONResponse({"done": len(wanted["task_ids"]) - len(refused), "refused": refused})
+
     async def change(self, request: Request) -> Response:
         wanted = await request.json()
         answer = self.move(request, ("queued",), "queued")
@@ -296,6 +307,7 @@ def build_app(stand_in):
         Route("/tasks/{id}", handlers.cancel, methods=["DELETE"]),
         Route("/tasks/{id}", handlers.change, methods=["PATCH"]),
         Route("/tasks/{id}/retry", handlers.retry, methods=["POST"]),
+        Route("/tasks/bulk", handlers.bulk, methods=["POST"]),
         Route("/tasks/{id}/result", handlers.result),
         Route("/tasks/{id}/timeline", handlers.timeline),
         Route("/tasks/{id}/explain", handlers.explain),

@@ -368,7 +368,22 @@ def test_all_that_failed_or_some_of_it_runs_again(run, daemon, narrowed, ids):
     failures(daemon)
     outcome = run("retry", "--all-failed", *narrowed)
 
-    assert (outcome.status, outcome.lines) == (0, [f"{task_id}\tqueued" for task_id in ids])
+    assert (outcome.status, outcome.lines) == (0, ids)
+    assert [task["task_id"] for task in daemon.tasks.values() if task["status"] == "queued"] == ids
+
+
+def test_a_hundred_that_failed_are_one_request_and_each_refusal_is_told(run, daemon):
+    """It was a request a task."""
+    for n in range(150):
+        daemon.add("gone.mp3" if n == 120 else "talk.mp3", "failed")
+    outcome = run("retry", "--all-failed")
+
+    assert len(outcome.lines) == 149
+    assert (outcome.status, outcome.err) == (1, "whisperd: 01J121: audio_gone\n")
+    assert [path for method, path in daemon.seen if method == "POST"] == ["/tasks/bulk"] * 2
+    daemon.tasks["01J121"]["audio"]["name"] = "talk.mp3"
+    again = json.loads(run("retry", "--all-failed", "--json").out)
+    assert again == {"retried": ["01J121"], "refused": {}}
 
 
 @pytest.mark.parametrize(("answer", "status"), [(b"y\n", 0), (b"n\n", 1)])
@@ -378,7 +393,7 @@ def test_running_all_again_asks_first_on_a_terminal(daemon, answer, status):
     drawn, ended = on_a_terminal("retry", "--all-failed", url=daemon.url, steps=steps)
 
     assert ended == status
-    assert ("01J001\tqueued" in drawn) == (status == 0)
+    assert ("01J003" in drawn) == (status == 0)
     assert on_a_terminal("retry", "--all-failed", "--yes", url=daemon.url)[1] == 0
 
 

@@ -146,6 +146,22 @@ def test_both_clients_have_the_same_calls():
     assert calls(Client) == calls(AsyncClient)
 
 
+def test_many_tasks_run_again_and_those_that_do_not_are_told(with_client, monkeypatch):
+    monkeypatch.setattr("whisperd.client.calls.PAGE", 2)
+
+    async def body(server, client):
+        ids = [(await server.submit())["task_id"] for _ in range(5)]
+        for task_id in ids[1:]:
+            await client.cancel(task_id)
+        server.spool.remove(ids[2])
+        refused = await client.retry_many([*ids, "nosuch"])
+
+        assert refused == {ids[0]: "wrong_state", ids[2]: "audio_gone", "nosuch": "not_found"}
+        assert [(await client.task(task_id)).status for task_id in ids[3:]] == ["queued"] * 2
+
+    with_client(body)
+
+
 def test_a_list_of_all_goes_over_the_pages(with_client, monkeypatch):
     monkeypatch.setattr("whisperd.client.async_client.PAGE", 2)
 

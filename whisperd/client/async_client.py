@@ -202,6 +202,10 @@ class AsyncClient:
         """A failed or cancelled task runs again. Raises WrongState, AudioGone."""
         return await self._run(self._calls.retry(task_id))
 
+    async def retry_many(self, task_ids: Sequence[str]) -> dict[str, str]:
+        """Failed or cancelled tasks run again; of each that does not, the code of why."""
+        return await self._run(self._calls.retry_many(task_ids))
+
     async def change(
         self,
         task_id: str,

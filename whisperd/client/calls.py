@@ -131,6 +131,15 @@ class _Deleted(msgspec.Struct):
     deleted: int
 
 
+class _Refused(msgspec.Struct):
+    task_id: str
+    code: str
+
+
+class _Bulk(msgspec.Struct):
+    refused: list[_Refused]
+
+
 class _Paused(msgspec.Struct):
     paused: bool
 
@@ -222,6 +231,16 @@ class Calls:
 
     def retry(self, task_id: str) -> Flow[Task]:
         return self._moved(Request("POST", f"{_path(task_id)}/retry"), ("queued", "processing"))
+
+    def retry_many(self, task_ids: Sequence[str]) -> Flow[dict[str, str]]:
+        """Sent again after its answer was lost, it would be told that the tasks of the first time wait."""
+        refused: dict[str, str] = {}
+        for first in range(0, len(task_ids), PAGE):  # as many as are named, should all be refused
+            body = {"action": "retry", "task_ids": list(task_ids[first : first + PAGE])}
+            asked = Request("POST", "/tasks/bulk", body=body, wait=_LONG_SECONDS, repeatable=False)
+            page = yield from self._read(asked, _Bulk)
+            refused |= {one.task_id: one.code for one in page.refused}
+        return refused
 
     def _moved(self, asked: Request, states: Sequence[str]) -> Flow[Task]:
         """Sent again after its answer was lost, a move finds the task moved already: that is its answer."""

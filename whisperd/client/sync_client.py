@@ -212,6 +212,10 @@ class Client:
         """A failed or cancelled task runs again. Raises WrongState, AudioGone."""
         return self._run(self._calls.retry(task_id))
 
+    def retry_many(self, task_ids: Sequence[str]) -> dict[str, str]:
+        """Failed or cancelled tasks run again; of each that does not, the code of why."""
+        return self._run(self._calls.retry_many(task_ids))
+
     def change(
         self,
         task_id: str,

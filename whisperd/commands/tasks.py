@@ -24,6 +24,7 @@ from whisperd.commands import (
 from whisperd.terminal import (
     age,
     clock,
+    complain,
     is_wide,
     moment,
     safe,
@@ -87,6 +88,7 @@ TenantOf = Annotated[str | None, typer.Option(help="Of this tenant only.", show_
 Text = Annotated[
     str | None, typer.Option(help="In the name of the audio, or the beginning of the id.", show_default=False)
 ]
+AT_A_TIME = 100  # tasks that are run again by one request
 SINCE = "90s, 30m, 12h, 7d ago; or a time: 2026-11-28, 2026-11-28T14:00."
 Since = Annotated[
     str | None,
@@ -268,8 +270,8 @@ def retry(
     """Run failed or cancelled tasks again.
 
     Prints the id and the status of each; one that is refused is told, and the others go on. --all-failed
-    takes all that failed, or those of them that --code, --since, --tenant and --text leave; on a terminal it
-    says how many they are and asks first.
+    takes all that failed, or those of them that --code, --since, --tenant and --text leave, a hundred at a
+    time, and prints their ids; on a terminal it says how many they are and asks first.
 
       $ whisperd retry 01JD...
       $ whisperd retry --all-failed --since 2h --code worker_crashed
@@ -279,10 +281,28 @@ def retry(
     if all_failed == bool(ids) or (ids and narrowed):
         raise typer.BadParameter("give the ids of tasks, or --all-failed and what narrows it")
     with client(url) as daemon:
-        chosen = ids or _failed(daemon, code, since, tenant, text)
-        if all_failed and not yes and sys.stdin.isatty() and chosen:
-            typer.confirm(f"Run {len(chosen)} failed tasks again?", abort=True, err=True)
-        each(chosen, daemon.retry, json, lambda task: [task.task_id, task.status])
+        if ids:
+            each(ids, daemon.retry, json, lambda task: [task.task_id, task.status])
+        else:
+            _retry_many(daemon, _failed(daemon, code, since, tenant, text), yes, json)
+
+
+def _retry_many(daemon: Client, ids: Sequence[str], yes: bool, json: bool) -> None:
+    """What is refused is told and makes the exit status 1."""
+    if ids and not yes and sys.stdin.isatty():
+        typer.confirm(f"Run {len(ids)} failed tasks again?", abort=True, err=True)
+    refused: dict[str, str] = {}
+    for first in range(0, len(ids), AT_A_TIME):
+        page = ids[first : first + AT_A_TIME]
+        refused |= daemon.retry_many(page)
+        for task_id in page:
+            if task_id in refused:
+                complain(f"{task_id}: {refused[task_id]}")
+            elif not json:
+                print(task_id, flush=True)
+    if json:
+        show_json({"retried": [task_id for task_id in ids if task_id not in refused], "refused": refused})
+    raise typer.Exit(bool(refused))
 
 
 def _failed(
