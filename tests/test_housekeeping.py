@@ -1,6 +1,7 @@
 """What is done beside the work: nothing that somebody still needs may go."""
 
 import asyncio
+from contextlib import suppress
 
 import pytest
 import structlog
@@ -10,7 +11,7 @@ from whisperd import housekeeping
 from whisperd.housekeeping import clean_spool, keep_searchable
 from whisperd.spool import Spool
 from whisperd.sql import search
-from whisperd.task import ListQuery
+from whisperd.task import IndexDamaged, ListQuery
 
 
 @pytest.fixture
@@ -89,6 +90,31 @@ def test_the_index_follows_the_tasks_and_is_emptied_when_it_is_switched_off(with
         await until(1)
         following.cancel()
         await asyncio.wait([following])
+
+    with_queue(body)
+
+
+def test_an_index_that_a_search_finds_damaged_is_made_anew_though_nothing_is_new(with_queue, monkeypatch):
+    monkeypatch.setattr(housekeeping, "INDEX_SECONDS", 0.01)
+    monkeypatch.setattr(housekeeping, "INDEX_TROUBLE_SECONDS", 0.01)
+
+    async def body(queue):
+        task, _ = await queue.submit(a_task("talk.wav"))
+        while await queue.index():
+            pass
+        damage = "update search_data set block = x'00112233445566'"
+        await queue.db.write(lambda conn: conn.execute(damage).rowcount)
+        following = asyncio.create_task(keep_searchable(queue, lambda: True))
+        hits = ()
+        async with asyncio.timeout(20):
+            while not hits:
+                with suppress(IndexDamaged):
+                    hits = (await queue.search(ListQuery(text="talk"))).hits
+                await asyncio.sleep(0.01)
+        following.cancel()
+        await asyncio.wait([following])
+
+        assert [hit.task.id for hit in hits] == [task.id]
 
     with_queue(body)
 

@@ -347,11 +347,11 @@ def test_one_task_that_cannot_be_read_keeps_no_others_from_being_found(with_queu
     with_queue(body)
 
 
+DAMAGED_INDEX = ["update search_data set block = x'00112233445566'", "delete from search_data where id = 10"]
+
+
 @pytest.mark.parametrize("wanted", [True, False])
-@pytest.mark.parametrize(
-    "damage",
-    ["update search_data set block = x'00112233445566'", "delete from search_data where id = 10"],
-)
+@pytest.mark.parametrize("damage", DAMAGED_INDEX)
 def test_a_damaged_index_is_no_damaged_database_and_is_made_anew(with_queue, damage, wanted):
     async def body(queue):
         first = await said(queue, "hello")
@@ -367,6 +367,77 @@ def test_a_damaged_index_is_no_damaged_database_and_is_made_anew(with_queue, dam
         assert await found(queue, "hello") == [accepted.id, second.id, first.id]
         assert await found(queue, "hel") == [accepted.id, second.id, first.id]
         assert queue.db.broken is None
+
+    with_queue(body)
+
+
+@pytest.mark.parametrize("damage", DAMAGED_INDEX)
+def test_a_search_that_finds_the_index_damaged_has_it_made_anew(with_queue, damage):
+    """It counted as trouble of the disk until the next task was indexed."""
+
+    async def body(queue):
+        task = await said(queue, "hello")
+        await indexed(queue)
+        await spoil(queue, damage)
+        assert await queue.db.read(search.is_behind) is False
+        with pytest.raises(IndexDamaged):
+            await found(queue, "hello")
+        with pytest.raises(IndexDamaged):
+            await queue.index()
+        await queue.index_anew()
+        await indexed(queue)
+
+        assert await found(queue, "hello") == [task.id]
+
+    with_queue(body)
+
+
+@pytest.mark.parametrize("steps", [1, 4, 8])
+def test_making_it_anew_goes_in_steps_and_is_begun_again_where_it_was_cut_off(with_queue, monkeypatch, steps):
+    monkeypatch.setattr(search, "MOST_ROWS", 1)
+    monkeypatch.setattr(search, "MOST_NOTED", 2)
+
+    async def cut_off(queue):
+        for _ in range(5):
+            await said(queue, "hello")
+        await indexed(queue)
+        making = asyncio.create_task(queue.index_anew())
+        for _ in range(steps):
+            await queue.db.changes()  # each waits for no more than a step
+        making.cancel()
+        await asyncio.wait([making])
+
+        assert making.cancelled()
+
+    async def body(queue):
+        with pytest.raises(IndexDamaged):
+            await found(queue, "hello")
+        await queue.index_anew()
+        await indexed(queue)
+
+        assert len(await found(queue, "hello")) == 5
+
+    with_queue(cut_off)
+    with_queue(body)
+
+
+def test_what_is_written_is_merged_by_steps_of_its_own(with_queue):
+    """FTS5 did it in the middle of a step that wrote, which then took six times as long."""
+
+    def parts(conn):
+        return conn.execute("select count(distinct segid) from search_idx").fetchone()[0]
+
+    def by_itself(conn):
+        return conn.execute("select v from search_config where k = 'automerge'").fetchone()[0]
+
+    async def body(queue):
+        for n in range(12):
+            await said(queue, f"hello number{n}")
+            await indexed(queue)
+
+        assert await queue.db.read(parts) <= 4
+        assert await queue.db.read(by_itself) == 0
+        assert len(await found(queue, "hello")) == 12
 
     with_queue(body)
 

@@ -28,6 +28,7 @@ from whisperd.task import (
     Edit,
     Effort,
     Found,
+    IndexDamaged,
     Indexed,
     Left,
     Limits,
@@ -75,6 +76,7 @@ class SqliteQueue:
         self._model_sha256 = model_sha256
         self._counts = counts or Counts()
         self._ready = asyncio.Event()
+        self._index_damaged = False  # as a search has found
         self.measurements = Measurements()  # of the work, as its holders tell
 
     def reload(self, rules: Rules) -> None:
@@ -123,25 +125,48 @@ class SqliteQueue:
         """A page of the tasks with all words of `text`, as far as they are indexed: see sql/search.py.
 
         Without `matches` no hit says where: many tasks are found without a look at what is said in them.
+        Raises IndexDamaged, as `index` does next.
         """
-        return await self._db.search(search.find, query, matches)
+        try:
+            return await self._db.search(search.find, query, matches)
+        except IndexDamaged:
+            self._index_damaged = True
+            raise
 
     async def index(self, wanted: bool = True) -> Indexed | None:
         """Bring the index of words after the tasks by a step, or empty it by one; None if there is no more.
 
-        A step is a transaction of some 10 ms. Raises IndexDamaged, after which `index_anew` helps.
+        Transactions of some 5 ms. Raises IndexDamaged, after which `index_anew` helps.
         """
-        if not wanted:
-            done = 0 if await self._db.read(search.is_empty) else await self._db.write(search.forget)
-            return Indexed(done) if done else None
+        if self._index_damaged:
+            raise IndexDamaged("a search has found the index of words damaged")
+        step = await (self._indexed() if wanted else self._unindexed())
+        while step is not None and await self._db.write(search.merge):
+            pass
+        return step
+
+    async def _indexed(self) -> Indexed | None:
         if not await self._db.read(search.is_behind):
             return None
         step = await self._db.write(search.index)
         return step if step.entries else None
 
+    async def _unindexed(self) -> Indexed | None:
+        done = 0 if await self._db.read(search.is_empty) else await self._db.write(search.forget)
+        return Indexed(done) if done else None
+
     async def index_anew(self) -> None:
-        """Empty the index of words in one transaction; `index` fills it again."""
+        """Empty the index of words, in transactions of some 5 ms; `index` fills it again.
+
+        Until then nothing is found by words. Cut off, it is to be begun again.
+        """
+        while await self._db.write(search.take_apart):
+            pass
+        noted: int | None = 0
+        while noted is not None:
+            noted = await self._db.write(search.note_again, noted)
         await self._db.write(search.begin_anew)
+        self._index_damaged = False
 
     async def positions(self, tasks: Sequence[Task]) -> Sequence[int | None]:
         """1 = next to run; None unless the task stands in line. O(log n) each.

@@ -94,3 +94,18 @@ def test_where_the_search_is_switched_off_it_says_so(with_server):
         assert (await server.get("/tasks")).status_code == 200
 
     with_server(body, search={"enabled": False})
+
+
+def test_a_search_in_a_damaged_index_is_to_be_repeated_later(with_server):
+    async def body(server):
+        await server.completed("hello")
+        await indexed(server)
+        damage = "update search_data set block = x'00112233445566'"
+        await server.db.write(lambda conn: conn.execute(damage).rowcount)
+        answer = await server.get("/tasks", q="hello")
+
+        assert the_error(answer) == (503, "index_damaged", "q")
+        assert int(answer.headers["retry-after"]) > 0
+        assert len((await server.get("/tasks")).json()["tasks"]) == 1
+
+    with_server(body)

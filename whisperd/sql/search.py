@@ -22,8 +22,12 @@ from whisperd.sql.rows import to_json, to_task
 from whisperd.sql.words import expression, tenant_word
 from whisperd.task import Found, Hit, IndexDamaged, Indexed, ListQuery, Match, Task
 
-MOST_TASKS = 16  # of one transaction that others wait for,
-MOST_CHARACTERS = 50_000  # or what is said in an hour; a longer one is a transaction by itself
+# Of one transaction that others wait for, some milliseconds each:
+MOST_CHARACTERS = 10_000  # of transcripts that are indexed, some 1,800 words; a longer one goes by itself,
+MOST_TASKS = 32  # and tasks, however little is said in them
+MERGED_PAGES = 16
+MOST_ROWS = 100  # of a damaged index that are removed, some KB each
+MOST_NOTED = 2000  # tasks
 WALK = 1000  # hits that are looked at for one page, where a filter may pass over some
 SHORTEST_ID = 10  # letters of an id, from which on its start is looked for: in a ULID, its millisecond
 WORDS_LOOKED_AT = 100  # that begin as the last one of a search does,
@@ -74,15 +78,34 @@ def index(conn: sqlite3.Connection) -> Indexed:
 
 @contextmanager
 def _intact(conn: sqlite3.Connection) -> Iterator[None]:
-    """Raise trouble of the index's own as IndexDamaged: it is none of the database's."""
-    try:
+    """As `_sound`, around what writes."""
+    with _sound():
         yield
         conn.execute("savepoint written")  # FTS5 writes what it holds back at one: here, not at the commit
         conn.execute("release written")
+
+
+@contextmanager
+def _sound() -> Iterator[None]:
+    """Raise trouble of the index's own as IndexDamaged: it is none of the database's."""
+    try:
+        yield
     except sqlite3.Error as error:
         if _code(error) == sqlite3.SQLITE_CORRUPT_VTAB:
-            raise IndexDamaged("the index of words is damaged") from error
+            raise IndexDamaged("the index of words is damaged, and is made anew") from error
         raise
+
+
+def merge(conn: sqlite3.Connection) -> bool:
+    """A step of merging what was written by itself; False if there was nothing to merge.
+
+    To be called after each step that wrote, until then: FTS5's own merges took 33 ms.
+    Raises IndexDamaged.
+    """
+    before = conn.total_changes
+    with _intact(conn):
+        conn.execute("insert into search (search, rank) values ('merge', ?)", (MERGED_PAGES,))
+    return conn.total_changes - before > 1  # one is of the order itself
 
 
 def _renew(conn: sqlite3.Connection, seq: int, entry: _Entry | None) -> int:
@@ -155,20 +178,39 @@ def forget(conn: sqlite3.Connection) -> int:
     return len(rows)
 
 
-def begin_anew(conn: sqlite3.Connection) -> None:
-    """Put an empty index in the place of one that is damaged, and note all tasks, as the migration does.
+def take_apart(conn: sqlite3.Connection) -> bool:
+    """A step of removing an index that is damaged; False if nothing is left of it.
 
-    One transaction, so that no start finds half of it. It takes a second or more of a million tasks.
+    Its structure goes first: without that it cannot be opened, so that a start which finds it half removed
+    finds it damaged.
     """
+    conn.execute("delete from search_data where id = 10")
+    parts = {"search_content": "id", "search_data": "id", "search_idx": "segid, term"}
+    removed = 0
+    for table, key in parts.items():
+        some = f"select {key} from {table} limit ?"
+        removed += conn.execute(f"delete from {table} where ({key}) in ({some})", (MOST_ROWS,)).rowcount
+    return removed > 0
+
+
+def note_again(conn: sqlite3.Connection, after: int) -> int | None:
+    """Note some of the tasks behind that one, and return the last of them; None if there are no more."""
+    next_ones = "select seq from task where seq > ? order by seq limit ?"
+    (last,) = conn.execute(f"select max(seq) from ({next_ones})", (after, MOST_NOTED)).fetchone()
+    if last is not None:
+        between = "select seq from task where seq > ? and seq <= ?"
+        conn.execute(f"insert into unsearched {between} on conflict do nothing", (after, last))
+    return None if last is None else int(last)
+
+
+def begin_anew(conn: sqlite3.Connection) -> None:
+    """Put an empty index in the place of one of which nothing is left."""
     made = conn.execute("select sql from sqlite_schema where name = 'search' and type = 'table'").fetchone()
-    conn.execute(
-        "delete from search_data"
-    )  # as it is dropped it is opened, and damaged here it would not open
-    conn.execute("insert into search_data values (1, x''), (10, x'00000000000000')")  # as in a new one
+    # As it is dropped it is opened, which it has to be like a new one for.
+    conn.execute("insert into search_data values (1, x''), (10, x'00000000000000')")
     conn.execute("drop table search")  # `word` only looks into it, and finds the new one
     conn.execute(made["sql"])
-    conn.execute("insert into search (search, rank) values ('automerge', 8)")
-    conn.execute("insert into unsearched select seq from task where true on conflict do nothing")
+    conn.execute("insert into search (search, rank) values ('automerge', 0)")
 
 
 def is_behind(conn: sqlite3.Connection) -> bool:
@@ -177,7 +219,7 @@ def is_behind(conn: sqlite3.Connection) -> bool:
 
 def is_empty(conn: sqlite3.Connection) -> bool:
     """Raises IndexDamaged."""
-    with _intact(conn):
+    with _sound():
         return conn.execute("select 1 from search limit 1").fetchone() is None
 
 
@@ -187,15 +229,17 @@ def is_empty(conn: sqlite3.Connection) -> bool:
 def find(conn: sqlite3.Connection, query: ListQuery, matches: bool = True) -> Found:
     """A page of the tasks that say all words of `query.text`, in it or in their names; or have such an id.
 
-    Raises TooManyWords.
+    Raises TooManyWords, IndexDamaged.
 
     A page is the outcome of a bounded walk: it may have fewer tasks than `limit`, or none, and go on.
     Without `matches` nobody is told where the words are said, and no transcript is read.
     """
-    words = _words(conn, query)
-    seqs = _candidates(conn, words, query)
-    tasks = _tasks(conn, query, seqs)
-    where = _matches(conn, words, [task.seq for task in tasks]) if words and matches else {}
+    is_empty(conn)  # first: opened by way of `word`, a damaged index reads as a damaged database
+    with _sound():
+        words = _words(conn, query)
+        seqs = _candidates(conn, words, query)
+        tasks = _tasks(conn, query, seqs)
+        where = _matches(conn, words, [task.seq for task in tasks]) if words and matches else {}
     hits = tuple(Hit(task, where.get(task.seq)) for task in tasks)
     if len(tasks) == query.limit:
         return Found(hits, tasks[-1].seq)
