@@ -41,38 +41,41 @@ def plan(
         warnings = _with_known_warnings(conn, chunk.task.seq, warnings)
     else:
         _replace_chunks(conn, chunk.task.seq, plan)
-    move(
-        conn,
-        chunk.task.seq,
-        """
-        compute_seconds = compute_seconds + :effort,
-        audio_seconds = :seconds, language = :language, language_probability = :probability,
-        warnings = :warnings, fingerprint = :fingerprint,
-        content = iif(content = :content, content, null),
-        (samples, samples_done, waiting, running) = (
-          select coalesce(sum(samples), 0), coalesce(sum(samples) filter (where state = 'done'), 0),
-                 count(*) filter (where state = 'waiting'), count(*) filter (where state = 'running')
-          from chunk where task = :seq and number > 0
-        ),
-        progress = (
-          select max(progress, coalesce(sum(samples) filter (where state = 'done') * 1.0 / sum(samples), 0))
-          from chunk where task = :seq and number > 0
-        )
-        """,
-        {
-            "effort": _seconds(effort),
-            "seconds": plan.duration,
-            "language": plan.language,
-            "probability": plan.language_probability,
-            "warnings": to_json(warnings),
-            "fingerprint": plan.fingerprint,
-            # Of a model that was replaced since the task came, the transcript is that of no twin to come.
-            "content": content_of(chunk.task.audio.sha256, plan.model_sha256, chunk.task.options),
-        },
-    )
+    learnt = {**_learnt(chunk, plan), "warnings": to_json(warnings), "effort": _seconds(effort)}
+    move(conn, chunk.task.seq, f"{_LEARNT}, {_COUNTED_ANEW}", learnt)
     if plan.peaks:
         conn.execute("insert or replace into waveform values (?, ?)", (chunk.task.seq, plan.peaks))
     return _settled(conn, chunk.task.seq, now)
+
+
+_LEARNT = """
+    compute_seconds = compute_seconds + :effort,
+    audio_seconds = :seconds, language = :language, language_probability = :probability,
+    warnings = :warnings, fingerprint = :fingerprint,
+    content = iif(content = :content, content, null)
+"""
+_COUNTED_ANEW = """
+    (samples, samples_done, waiting, running) = (
+      select coalesce(sum(samples), 0), coalesce(sum(samples) filter (where state = 'done'), 0),
+             count(*) filter (where state = 'waiting'), count(*) filter (where state = 'running')
+      from chunk where task = :seq and number > 0
+    ),
+    progress = (
+      select max(progress, coalesce(sum(samples) filter (where state = 'done') * 1.0 / sum(samples), 0))
+      from chunk where task = :seq and number > 0
+    )
+"""
+
+
+def _learnt(chunk: Chunk, plan: Plan) -> dict[str, object]:
+    return {
+        "seconds": plan.duration,
+        "language": plan.language,
+        "probability": plan.language_probability,
+        "fingerprint": plan.fingerprint,
+        # Of a model that was replaced since the task came, the transcript is that of no twin to come.
+        "content": content_of(chunk.task.audio.sha256, plan.model_sha256, chunk.task.options),
+    }
 
 
 def _planned_so_before(conn: sqlite3.Connection, chunk: Chunk, plan: Plan) -> bool:
