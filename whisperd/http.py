@@ -21,13 +21,14 @@ from whisperd.routes import (
     asr,
     bulk,
     dashboard,
+    estimate,
+    explain,
     health,
     keys,
     live,
     metrics,
     openai,
     openapi,
-    prospects,
     result,
     session,
     sound,
@@ -44,7 +45,8 @@ from whisperd.routes.errors import HANDLERS, stopping
 from whisperd.routes.interactive import CUT
 
 CALLS: list[Call | Socket] = [
-    *prospects.calls,  # before tasks: no task is called "estimate"
+    *explain.calls,
+    *estimate.calls,  # before tasks: no task is called "estimate"
     *bulk.calls,
     *tasks.calls,
     *timeline.calls,
