@@ -1,16 +1,18 @@
 """When tasks are thought to be over: what is measured, kept and said of it."""
 
 import asyncio
+import time
 
 import pytest
 
 from tests.conftest import a_task
 from tests.pool import over, run_beside_a_pool, until
 from tests.test_queue import a_plan, said
+from whisperd import outlook as outlooks
 from whisperd.forecast.line import Standing
 from whisperd.forecast.speeds import REMEMBERED, Measurements, Speed
 from whisperd.outlook import Outlook
-from whisperd.task import Audio, Change, Effort
+from whisperd.task import Audio, Effort
 
 
 def effort(seconds, threads=1):
@@ -117,12 +119,64 @@ def test_an_end_is_foretold_once_a_chunk_was_measured_and_while_work_is_handed_o
         await over(queue, first)
         assert await eta(queue, outlook, first) is None
 
-        later, _ = await queue.submit(a_task())
-        later = await queue.change(later.id, Change(run_at=later.created_at + 1000))
+        later, _ = await queue.submit(a_task(run_at=time.time() + 1000))
         outlook = Outlook(queue, pool)
         assert 990 < await eta(queue, outlook, later) < 1010
         pool.pause()
         assert await eta(queue, Outlook(queue, pool), later) is None
+
+    run_beside_a_pool(tmp_path, body, "")
+
+
+def test_who_submits_waits_for_no_forecast(tmp_path):
+    async def body(queue, pool):
+        await over(queue, (await queue.submit(a_task()))[0])
+        outlook = Outlook(queue, pool)
+        task, _ = await queue.submit(a_task(run_at=time.time() + 1000))
+        assert outlook.eta_at_once(task, None) is None
+
+        painting = asyncio.create_task(outlook.paint())
+        await until(lambda: outlook.eta_at_once(task, None))
+        painting.cancel()
+        assert 990 < outlook.eta_at_once(task, None) < 1010
+        pool.pause()
+        assert outlook.eta_at_once(task, None) is None
+
+    run_beside_a_pool(tmp_path, body, "")
+
+
+def test_a_forecast_that_is_old_says_nothing_but_of_what_is_next(tmp_path, clock):
+    async def body(queue, pool):
+        await over(queue, (await queue.submit(a_task()))[0])
+        outlook = Outlook(queue, pool, clock)
+        task, _ = await queue.submit(a_task())
+        assert await outlook.etas([task], [1]) != [None]
+        clock.now = outlook._forecast.now + 3600
+        later, _ = await queue.submit(a_task())
+
+        assert outlook.eta_at_once(later, 2) is None
+        assert 0 < outlook.eta_at_once(later, 1) < 60
+
+    run_beside_a_pool(tmp_path, body, "")
+
+
+def test_how_late_it_may_be_is_played_once_for_all_who_ask(tmp_path, monkeypatch):
+    monkeypatch.setattr(outlooks, "REST", 1e9)
+
+    async def body(queue, pool):
+        await over(queue, (await queue.submit(a_task()))[0])
+        outlook = Outlook(queue, pool)
+        pool.pause()
+        tasks = [(await queue.submit(a_task()))[0] for _ in range(2)]
+        pool.resume()
+        first, second = await asyncio.gather(*(outlook.prospect(task, 1) for task in tasks))
+        played = outlook._slow
+        await outlook.prospect(tasks[0], 1)
+
+        assert first.likely.ends <= first.late.ends
+        assert second is not None
+        assert played is not None
+        assert outlook._slow is played
 
     run_beside_a_pool(tmp_path, body, "")
 

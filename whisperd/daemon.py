@@ -200,6 +200,7 @@ class Daemon:
             "reload": self._reload_when_asked(),
             "pulse": self._pulse(),
             "outlook": parts.outlook.follow(parts.events),
+            "forecast": parts.outlook.paint(),
             "lag": self._services.lag.follow(),
             "attendance": self._services.attendance.cancel_abandoned(parts.queue.cancel),
         }

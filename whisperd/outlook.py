@@ -2,13 +2,15 @@
 
 A forecast is made when somebody asks, off the loop, and then so seldom that all of them together take a
 small part of the time; in between the last one is asked again. So a daemon that nobody asks pays nothing for
-it, and one with 100,000 tasks in line little. Nothing is known before a chunk was measured, nor while none is
-handed out.
+it, and one with 100,000 tasks in line little. The same holds for the late times and for the plays with a file
+that is not sent yet. Who submits waits for none of it. Nothing is known before a chunk was measured, nor
+while none is handed out.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from math import ceil, inf
 from time import monotonic, time
@@ -25,6 +27,7 @@ from whisperd.task import FINAL, PLAN, Chunk, State, Task
 
 log = structlog.get_logger(__name__)
 REST = 20  # times as long as the last forecast took nobody makes another one
+OLD = 10.0  # seconds after which a forecast knows nothing of the line any more
 MOST_PROMISES = 10_000  # tasks whose first estimate is remembered
 NEWEST = 2**62  # the seq of a task that is only thought of
 
@@ -50,6 +53,7 @@ class Prospect(NamedTuple):
 
     likely: Span
     late: Span
+    before: Mapping[int, int] | None = None  # by priority, how many begin before it does
 
 
 class Outlook:
@@ -68,8 +72,11 @@ class Outlook:
         self._promises: dict[str, float] = {}  # seconds from its submission to its end, by the id of the task
         self._last: _Picture | None = None
         self._forecast: Forecast | None = None  # of the last picture
+        self._slow: Forecast | None = None  # of the same, once somebody asked how late it may be
         self._painting = asyncio.Lock()
+        self._wanted = asyncio.Event()  # a new forecast
         self._rests_until = -inf  # monotonic
+        self._estimates_rest_until = -inf
 
     async def etas(self, tasks: Sequence[Task], places: Sequence[int | None]) -> Sequence[float | None]:
         """Seconds until each is over; None where that is not known, or has happened. `places`: in line."""
@@ -78,30 +85,59 @@ class Outlook:
         await self._look()
         return [self._eta(task, place) for task, place in zip(tasks, places, strict=True)]
 
+    def eta_at_once(self, task: Task, place: int | None) -> float | None:
+        """The same of a task that has just come, by the last forecast: who submits waits for none.
+
+        None where that one is too old to know what stands before it.
+        """
+        self._wanted.set()
+        is_old = self._forecast is not None and self._now() - self._forecast.now > OLD
+        if not self._works or (is_old and place != 1):
+            return None
+        return self._eta(task, place)
+
     async def prospect(self, task: Task, place: int | None) -> Prospect | None:
         """None where nothing is known of it, or it is over."""
         await self._look()
-        picture, likely = self._last, self._span(task, place)
-        if picture is None or likely is None:
+        picture, forecast, likely = self._last, self._forecast, self._span(task, place)
+        if picture is None or forecast is None or likely is None:
             return None
-        async with self._painting:
-            slow = await asyncio.to_thread(picture.played, slow=True)
-        return _prospect(likely, picture.span(slow, task, place))
+        before = picture.before(forecast, task.seq, self._now())
+        return _prospect(likely, picture.span(await self._slow_of(picture), task, place, self._now()), before)
 
     async def prospect_of_new(self, task: Standing) -> Prospect | None:
-        """As if it came now; its `seq` is NEWEST. None where nothing is known of it."""
+        """As if it came now; its `seq` is NEWEST. None where nothing is known of it.
+
+        Played with it, where the last such play has had its rest; else put behind what goes before it in the
+        last forecast, which costs next to nothing.
+        """
+        if not self._works or not self._speeds().knows(task.model):
+            return None
+        if self._painting.locked() or monotonic() < self._estimates_rest_until:
+            await self._look()
+            return self._behind(task)
         async with self._painting:
+            began = monotonic()
             picture = await self._picture((task.priority, task.tenant))
-            if picture is None or not picture.speeds.knows(task.model):
+            if picture is None:
                 return None
             picture = picture.with_one_more(task)
             likely, slow = await asyncio.to_thread(lambda: (picture.played(), picture.played(slow=True)))
+            self._estimates_rest_until = monotonic() + REST * (monotonic() - began)
         begun = likely.spans.get(NEWEST)
         return _prospect(begun, slow.spans.get(NEWEST)) if begun else None
 
+    async def paint(self) -> None:
+        """Make the forecasts that those who submit do not wait for."""
+        while True:
+            await self._wanted.wait()
+            await asyncio.sleep(self._rests_until - monotonic())
+            self._wanted.clear()  # before looking, never after: else a submission can be missed
+            await self._renew()
+
     def length(self, task: Standing) -> float:
         """Seconds of audio that it is thought to have."""
-        return self._queue.measurements.speeds().length(task)
+        return self._speeds().length(task)
 
     def promise(self, task_id: str, seconds: float | None) -> None:
         """What was said when it was submitted is held against what comes."""
@@ -127,28 +163,49 @@ class Outlook:
 
     # --- the forecast ---
 
+    @property
+    def _works(self) -> bool:
+        return not self._pool.paused and self._pool.at_hand > 0
+
+    def _speeds(self) -> Speeds:
+        return self._queue.measurements.speeds()
+
     async def _look(self) -> None:
         """Have a forecast that is new enough."""
-        if self._painting.locked() and self._forecast is not None:
-            return  # one is on its way
+        if not (self._painting.locked() and self._forecast is not None):  # else the last one will do
+            await self._renew()
+
+    async def _renew(self) -> None:
         async with self._painting:
             began = monotonic()
-            if began < self._rests_until:
-                return
-            self._forecast = await self._made()
-            self._rests_until = monotonic() + REST * (monotonic() - began)
+            if began >= self._rests_until:
+                self._last, self._forecast = await self._made()
+                self._slow = None
+                self._rest_since(began)
 
-    async def _made(self) -> Forecast | None:
+    def _rest_since(self, began: float) -> None:
+        self._rests_until = monotonic() + REST * (monotonic() - began)
+
+    async def _slow_of(self, picture: _Picture) -> Forecast | None:
+        """Played once for each picture, whoever asks; None if there is a newer one by then."""
+        async with self._painting:
+            if picture is self._last and self._slow is None:
+                began = monotonic()
+                self._slow = await asyncio.to_thread(picture.played, slow=True)
+                self._rest_since(began)
+            return self._slow if picture is self._last else None
+
+    async def _made(self) -> tuple[_Picture | None, Forecast | None]:
         try:
-            self._last = await self._picture()
-            return await asyncio.to_thread(self._last.played) if self._last else None
+            picture = await self._picture()
+            return picture, await asyncio.to_thread(picture.played) if picture else None
         except Exception:  # an edge: a task that was accepted is not refused for want of a forecast
             log.exception("there is no forecast")
-            return None
+            return None, None
 
     async def _picture(self, also: tuple[int, str] | None = None) -> _Picture | None:
-        speeds = self._queue.measurements.speeds()
-        if self._pool.paused or not self._pool.at_hand or not speeds.known:
+        speeds = self._speeds()
+        if not self._works or not speeds.known:
             return None
         line = await self._queue.line(also)
         held = {(chunk.task.seq, chunk.number): chunk.claimed_at for chunk in self._pool.held()}
@@ -161,7 +218,14 @@ class Outlook:
     def _span(self, task: Task, place: int | None) -> Span | None:
         if self._last is None or self._forecast is None or task.state in FINAL:
             return None
-        return self._last.span(self._forecast, task, place)
+        return self._last.span(self._forecast, task, place, self._now())
+
+    def _behind(self, task: Standing) -> Prospect | None:
+        picture, forecast = self._last, self._forecast
+        if picture is None or forecast is None:
+            return None
+        likely = picture.behind(forecast, task, self._now())
+        return _prospect(likely, picture.behind(self._slow or forecast, task, self._now()))
 
 
 class _Picture(NamedTuple):
@@ -185,34 +249,54 @@ class _Picture(NamedTuple):
     def with_one_more(self, task: Standing) -> _Picture:
         return self._replace(line=replace(self.line, tasks=[*self.line.tasks, task]))
 
-    def span(self, forecast: Forecast, task: Task, place: int | None) -> Span | None:
+    def span(self, forecast: Forecast | None, task: Task, place: int | None, now: float) -> Span | None:
         """`place`: in line, from 1."""
-        if not self.speeds.knows(task.model):
+        if forecast is None or not self.speeds.knows(task.model):
             return None
         if place is None or task.seq in forecast.spans:
             return forecast.spans.get(task.seq)
-        begins = forecast.begins_behind(place - 1)
+        begins = max(now, forecast.begins_behind(place - 1, now))
+        return Span(begins, begins + self._seconds_alone(_standing(task)))
+
+    def before(self, forecast: Forecast, seq: int, now: float) -> Mapping[int, int] | None:
+        """By priority, how many begin before it does; None where that is not known."""
+        found = forecast.before(seq, now)
+        if found is None:
+            return None
+        priorities = {task.seq: task.priority for task in self.line.tasks}
+        return Counter(priorities[seq] for seq in found)
+
+    def behind(self, forecast: Forecast, task: Standing, now: float) -> Span:
+        """Of a task that would come now: behind those of its priority, or before them, as the order is."""
+        least = task.priority + (0 if self.line.fifo else 1)
+        ahead = sum(one.priority >= least and not one.started for one in self.line.tasks)
+        begins = max(now, task.run_at or now, forecast.begins_behind(ahead, now))
         return Span(begins, begins + self._seconds_alone(task))
 
-    def _seconds_alone(self, task: Task) -> float:
+    def _seconds_alone(self, task: Standing) -> float:
         """With all workers at it."""
-        audio = task.audio
-        standing = Standing(
-            seq=task.seq,
-            tenant=task.tenant,
-            priority=task.priority,
-            started=False,
-            lined_at=task.created_at,
-            model=task.model,
-            name=audio.name,
-            size=audio.size,
-            seconds=audio.duration,
-        )
-        work = self.speeds.work(standing)
+        work = self.speeds.work(task)
         return (work.plan or 0.0) + ceil(work.chunks / self.workers) * work.each
 
 
-def _prospect(likely: Span, slow: Span | None) -> Prospect:
+def _standing(task: Task) -> Standing:
+    """One that nobody has begun."""
+    audio = task.audio
+    return Standing(
+        seq=task.seq,
+        tenant=task.tenant,
+        priority=task.priority,
+        started=False,
+        lined_at=task.created_at,
+        model=task.model,
+        name=audio.name,
+        size=audio.size,
+        seconds=audio.duration,
+    )
+
+
+def _prospect(likely: Span, slow: Span | None, before: Mapping[int, int] | None = None) -> Prospect:
     """Played with other speeds, one that is overtaken less may even end earlier: then that says nothing."""
     late = slow or likely
-    return Prospect(likely, Span(max(likely.begins, late.begins), max(likely.ends, late.ends)))
+    late = Span(max(likely.begins, late.begins), max(likely.ends, late.ends))
+    return Prospect(likely, late, before)

@@ -5,6 +5,7 @@ import pytest
 from tests.http.test_tenants import Tenant
 from tests.http_server import the_error
 from tests.test_queue import a_plan, said
+from whisperd import outlook
 from whisperd.task import Effort, Limits, Problem
 
 BOOM = Problem("worker_crashed", "child 7 was killed by signal 11")
@@ -53,6 +54,38 @@ def test_a_task_in_line_is_told_its_place_and_what_is_before_it(with_server):
         assert found["eta_seconds"] is None
 
     with_server(body)
+
+
+def test_a_place_in_line_is_told_as_the_shares_of_tenants_will_have_it(with_server):
+    async def body(server):
+        await measured(server)
+        first, second = [await server.submit(tenant="many") for _ in range(2)]
+        other = await server.submit(tenant="few")
+        found = {task["task_id"]: await explained(server, task) for task in (other, first, second)}
+
+        assert (await server.task(other["task_id"]))["position"] == 3
+        assert sorted(one["position"] for one in found.values()) == [1, 2, 3]
+        assert found[other["task_id"]]["position"] < found[second["task_id"]]["position"]
+        assert found[second["task_id"]]["ahead"] == {"tasks": 2, "by_priority": {}}
+        assert found[second["task_id"]]["summary"].startswith("3rd in line; ")
+
+    with_server(body, workers=1, order="fifo")
+
+
+def test_a_file_is_estimated_without_another_play_while_the_last_one_rests(with_server, monkeypatch):
+    monkeypatch.setattr(outlook, "REST", 1e9)
+
+    async def body(server):
+        await measured(server)
+        await estimated(server, duration_seconds=10.0)
+        for _ in range(3):
+            await server.submit()
+        soon, later = [await estimated(server, duration_seconds=10.0, priority=at) for at in (5, 0)]
+
+        assert soon["eta_seconds"]["p50"] == pytest.approx(2.5, abs=0.3)
+        assert 0 <= soon["starts_in_seconds"]["p50"] < later["starts_in_seconds"]["p50"]
+
+    with_server(body, workers=1, order="fifo")
 
 
 def test_a_tenant_at_its_limit_is_told_so(with_server):

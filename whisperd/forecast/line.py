@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 
 from msgspec import Struct
@@ -94,11 +95,27 @@ class Forecast(Struct, frozen=True, kw_only=True):
     now: float
     spans: Mapping[int, Span]  # by seq, of those that were played
     beginnings: Sequence[float]  # in order, of those that stood in line
+    turns: Sequence[int]  # their seqs
     until: float  # so far it was played
 
-    def begins_behind(self, ahead: int) -> float:
-        """When a task begins that is not among them and has so many before it: by the pace of those."""
+    def before(self, seq: int, now: float) -> Sequence[int] | None:
+        """The seqs of those that begin before it and have not by now; None where that is not known."""
+        try:
+            return self.turns[self._begun(now) : self.turns.index(seq)]
+        except ValueError:
+            return None
+
+    def begins_behind(self, ahead: int, now: float | None = None) -> float:
+        """When a task begins that is not among them and has so many before it: by the pace of those.
+
+        `now`: those that have begun by then are not before it.
+        """
+        ahead += 0 if now is None else self._begun(now)
         if ahead < len(self.beginnings):
             return self.beginnings[ahead]
         each = (self.until - self.now) / max(1, len(self.beginnings))
         return self.until + (ahead - len(self.beginnings)) * each
+
+    def _begun(self, now: float) -> int:
+        """How many were to begin since; who was to begin at once may find the worker not yet there."""
+        return bisect_right(self.beginnings, now) - bisect_right(self.beginnings, self.now)

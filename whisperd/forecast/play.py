@@ -89,6 +89,7 @@ class _Play:
         self._turns = {(share.priority, share.tenant): _turn_of(share) for share in line.shares}
         self._tasks = {one.seq: _Task(one, work(one), self._turn(one)) for one in line.tasks}
         self._beginnings: list[float] = []
+        self._begun: list[int] = []  # who they are
         self._lost_sight = False
         self._overdue: list[_Task] = []  # they come into line with the next claim
         self._stand(in_work)
@@ -109,6 +110,7 @@ class _Play:
             now=self._line.now,
             spans={seq: self._span(task, workers) for seq, task in self._tasks.items() if _begun(task)},
             beginnings=self._beginnings,
+            turns=self._begun,
             until=self._now,
         )
 
@@ -254,6 +256,7 @@ class _Play:
 
     def _begin(self, task: _Task) -> None:
         task.begins = self._now
+        self._begun += [task.of.seq, *(one.of.seq for one in task.followers)]
         self._beginnings += [self._now] * (1 + len(task.followers))
         self._processing[task.of.tenant] = self._processing.get(task.of.tenant, 0) + 1
         if task.waiting:  # it goes on in line, among those that are started

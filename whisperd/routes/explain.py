@@ -9,6 +9,7 @@ from msgspec import Struct
 from starlette.requests import Request
 from starlette.responses import Response
 
+from whisperd.outlook import Prospect
 from whisperd.routes import Json, Services, services, task_of
 from whisperd.routes.call import Answer, Call
 from whisperd.routes.prospects import Quantiles, quantiles
@@ -24,7 +25,7 @@ class Reason(Struct, frozen=True, kw_only=True):
 
 class Ahead(Struct, frozen=True, kw_only=True):
     tasks: int
-    by_priority: dict[str, int]  # of those with a higher priority
+    by_priority: dict[str, int]  # of them those with a higher priority
 
 
 class TenantNow(Struct, frozen=True, kw_only=True):
@@ -37,7 +38,7 @@ class Explanation(Struct, frozen=True, kw_only=True):
 
     task_id: str
     status: State
-    position: int | None
+    position: int | None  # by who is thought to begin before it, where that is known
     summary: str  # all of it in a sentence
     reasons: list[Reason]  # what keeps it, or what it ended with, the first to look at first
     ahead: Ahead | None
@@ -51,15 +52,16 @@ async def explain(request: Request) -> Response:
     here, task = services(request), await task_of(request)
     (place,) = await here.queue.positions([task])
     prospect = await here.outlook.prospect(task, place)
+    ahead = await _ahead(here, task, place, prospect) if place else None
     waits = task.state == State.QUEUED
     tenant = None if task.state in FINAL else await _tenant_now(here, task)
     explanation = Explanation(
         task_id=task.id,
         status=task.state,
-        position=place,
+        position=ahead.tasks + 1 if ahead else None,
         summary="",
-        reasons=[reason async for reason in _reasons(here, task)],
-        ahead=await _ahead(here, task, place) if place else None,
+        reasons=[reason async for reason in _reasons(here, task, ahead)],
+        ahead=ahead,
         tenant=tenant,
         starts_in_seconds=quantiles(here, prospect, "begins") if waits else None,
         eta_seconds=quantiles(here, prospect, "ends"),
@@ -72,15 +74,20 @@ async def _tenant_now(here: Services, task: Task) -> TenantNow:
     return TenantNow(running=await here.queue.running(task.tenant), limit=limits.concurrent or None)
 
 
-async def _ahead(here: Services, task: Task, place: int) -> Ahead:
-    higher = await here.queue.ahead(task.priority)
-    return Ahead(tasks=place - 1, by_priority={str(priority): n for priority, n in higher.items()})
+async def _ahead(here: Services, task: Task, place: int, prospect: Prospect | None) -> Ahead:
+    """Those that are thought to begin before it; where that is not known, by priority and order alone."""
+    if prospect is None or prospect.before is None:
+        by_priority, tasks = await here.queue.ahead(task.priority), place - 1
+    else:
+        by_priority, tasks = prospect.before, sum(prospect.before.values())
+    higher = sorted((one for one in by_priority if one > task.priority), reverse=True)
+    return Ahead(tasks=tasks, by_priority={str(one): by_priority[one] for one in higher})
 
 
 # --- what keeps it ---
 
 
-async def _reasons(here: Services, task: Task) -> AsyncIterator[Reason]:
+async def _reasons(here: Services, task: Task, ahead: Ahead | None) -> AsyncIterator[Reason]:
     if task.state in FINAL:
         yield _ended(here, task)
         return
@@ -91,7 +98,7 @@ async def _reasons(here: Services, task: Task) -> AsyncIterator[Reason]:
     elif task.run_at is not None:
         yield _put_off(here, task)
     else:
-        async for reason in _in_line(here, task):
+        async for reason in _in_line(here, task, ahead):
             yield reason
 
 
@@ -139,9 +146,8 @@ def _put_off(here: Services, task: Task) -> Reason:
     return Reason(code="retry", message=f"{tries}, since the last one failed: {task.error.message}")
 
 
-async def _in_line(here: Services, task: Task) -> AsyncIterator[Reason]:
-    (place,) = await here.queue.positions([task])
-    if place is None:
+async def _in_line(here: Services, task: Task, ahead: Ahead | None) -> AsyncIterator[Reason]:
+    if ahead is None:
         message = "another task has the same audio and options, and is at work: this one is completed with it"
         yield Reason(code="twin", message=message)
         return
@@ -149,8 +155,8 @@ async def _in_line(here: Services, task: Task) -> AsyncIterator[Reason]:
     if is_full := tenant.limit is not None and tenant.running >= tenant.limit:
         message = f"its tenant has {tenant.running} tasks at work, and may have {tenant.limit} at a time"
         yield Reason(code="tenant_limit", message=message)
-    if place > 1:
-        yield Reason(code="ahead", message=f"{place - 1} task{_s(place - 1)} before it in line")
+    if ahead.tasks:
+        yield Reason(code="ahead", message=f"{ahead.tasks} task{_s(ahead.tasks)} before it in line")
     elif not is_full:
         yield Reason(code="next", message="it is next, as soon as a worker is free")
 

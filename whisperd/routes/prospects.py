@@ -22,5 +22,5 @@ def quantiles(
 ) -> Quantiles | None:
     if prospect is None:
         return None
-    likely, late = (max(0.0, getattr(span, which) - here.now()) for span in prospect)
+    likely, late = (max(0.0, getattr(span, which) - here.now()) for span in (prospect.likely, prospect.late))
     return Quantiles(p50=round(likely, 1), p90=round(late, 1))

@@ -94,6 +94,12 @@ async def shown(here: Services, task: Task) -> TaskView:
     return (await all_shown(here, [task]))[0]
 
 
+async def shown_at_once(here: Services, task: Task) -> TaskView:
+    """The same of one that was just submitted, without a wait for a forecast."""
+    (place,) = await here.queue.positions([task])
+    return task_view(task, place, here.outlook.eta_at_once(task, place), is_kept(here, task))
+
+
 async def all_shown(here: Services, tasks: Sequence[Task]) -> list[TaskView]:
     places = await here.queue.positions(tasks)
     etas = await here.outlook.etas(tasks, places)
