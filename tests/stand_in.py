@@ -82,6 +82,7 @@ class StandIn:
     def reset(self):
         self.tasks = {}
         self.seen = []  # (method, path with query)
+        self.estimated = []
         self.submitted = []  # (file name, bytes, form fields, headers)
         self.health = {"status": "ok", "uptime_seconds": 5.0, "version": "0.1.0", "checks": {}}
         self.workers = [dict(WORKER)]
@@ -202,6 +203,20 @@ class Handlers:
         }
         return JSONResponse(found)
 
+    async def estimate(self, request: Request) -> Response:
+        asked = await request.json()
+        self.state.estimated.append(asked)
+        refused = asked["name"].startswith("refused")
+        found = {
+            "accepted": not refused,
+            "model": asked.get("model", "tiny.en"),
+            "refusal": {"code": "queue_full", "message": "the queue is full"} if refused else None,
+            "audio_seconds": 812.4,
+            "starts_in_seconds": None if refused else {"p50": 240.0, "p90": 360.0},
+            "eta_seconds": None if refused else {"p50": 300.0, "p90": 480.0},
+        }
+        return JSONResponse(found)
+
     async def result(self, request: Request) -> Response:
         task = self.state.tasks[request.path_params["id"]]
         if task["status"] != "completed":
@@ -303,6 +318,7 @@ def build_app(stand_in):
     routes = [
         Route("/tasks/transcription", handlers.submit, methods=["POST"]),
         Route("/tasks", handlers.list),
+        Route("/tasks/estimate", handlers.estimate, methods=["POST"]),
         Route("/tasks/{id}", handlers.show),
         Route("/tasks/{id}", handlers.cancel, methods=["DELETE"]),
         Route("/tasks/{id}", handlers.change, methods=["PATCH"]),

@@ -281,6 +281,32 @@ def test_a_list_on_a_terminal_fits_it_in_colours_unless_told(daemon):
     assert "31m" not in plain
 
 
+def test_files_and_those_in_folders_are_estimated_one_by_one(run, daemon, tmp_path):
+    folder = tmp_path / "talks"
+    folder.mkdir()
+    for path in (folder / "b.mp3", folder / "notes.txt", tmp_path / "a.wav"):
+        path.write_bytes(b"sound")
+    found = run("estimate", "--model", "base", str(folder), str(tmp_path / "a.wav"))
+
+    assert found.status == 0
+    assert [line.split("\t")[1:] for line in found.lines] == 2 * [
+        ["base", "13:32", "4 min", "5 min", "8 min"]
+    ]
+    assert daemon.estimated[0] == {"size_bytes": 5, "name": "b.mp3", "model": "base"}
+    assert daemon.tasks == {}
+
+
+def test_a_file_that_would_be_refused_is_told_with_its_reason(run, daemon, audio):
+    files = [str(path) for path in audio("refused.wav", "good.wav")]
+    found = run("estimate", *files)
+
+    assert found.status == 1
+    assert found.lines[0].split("\t")[1:] == ["tiny.en", "13:32", "-", "-", "the queue is full"]
+    told = json.loads(run("estimate", "--json", *files).out)
+    assert [one["accepted"] for one in told] == [False, True]
+    assert told[1]["file"] == files[1]
+
+
 def test_a_task_is_explained_in_a_sentence_and_in_numbers(run, daemon):
     daemon.add()
     lines = run("explain", "01J001").lines

@@ -12,6 +12,7 @@ from whisperd import __version__
 from whisperd.commands import (
     backups,
     daemon,
+    estimate,
     files,
     keys,
     manual,
@@ -33,6 +34,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(files.app)
+app.add_typer(estimate.app)
 app.add_typer(tasks.app)
 app.add_typer(daemon.app)
 app.add_typer(backups.app)

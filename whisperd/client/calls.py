@@ -35,6 +35,7 @@ from whisperd.client.errors import (
 from whisperd.client.results import (
     Backup,
     Delivery,
+    Estimate,
     Explanation,
     Health,
     Stats,
@@ -172,6 +173,10 @@ class Calls:
 
     def explain(self, task_id: str) -> Flow[Explanation]:
         return self._read(Request("GET", f"{_path(task_id)}/explain"), Explanation)
+
+    def estimate(self, about: Mapping[str, Any]) -> Flow[Estimate]:
+        body = {name: value for name, value in about.items() if value is not None}
+        return self._read(Request("POST", "/tasks/estimate", body=body), Estimate)
 
     def wait(self, task_id: str, seconds: float | None, on_progress: OnProgress | None) -> Flow[Task]:
         deadline = None if seconds is None else monotonic() + seconds

@@ -100,6 +100,17 @@ class Explanation(Struct, frozen=True, kw_only=True):
     eta_seconds: Likely | None = None
 
 
+class Estimate(Struct, frozen=True, kw_only=True):
+    """Of a file that is not sent yet. None is what is not known."""
+
+    accepted: bool
+    model: str = ""
+    refusal: Reason | None = None
+    audio_seconds: float | None = None  # given, or thought of by the bytes
+    starts_in_seconds: Likely | None = None
+    eta_seconds: Likely | None = None
+
+
 class Word(Struct, frozen=True, kw_only=True):
     word: str
     start: float  # seconds

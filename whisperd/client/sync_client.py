@@ -17,6 +17,7 @@ from whisperd.client.errors import ClientError, TaskFailed
 from whisperd.client.results import (
     Backup,
     Delivery,
+    Estimate,
     Event,
     Explanation,
     Health,
@@ -134,6 +135,29 @@ class Client:
     def explain(self, task_id: str) -> Explanation:
         """Why it is where it is: what is before it, what keeps it, when it is thought to be its turn."""
         return self._run(self._calls.explain(task_id))
+
+    def estimate(
+        self,
+        *,
+        duration_seconds: float | None = None,
+        size_bytes: int | None = None,
+        name: str | None = None,
+        model: str | None = None,
+        priority: int | None = None,
+        plan: str | None = None,
+        tenant: str | None = None,
+    ) -> Estimate:
+        """When a file would begin and be over if it were sent now: of this length, or this size and name."""
+        about = {
+            "duration_seconds": duration_seconds,
+            "size_bytes": size_bytes,
+            "name": name,
+            "model": model,
+            "priority": priority,
+            "plan": plan,
+            "tenant": tenant,
+        }
+        return self._run(self._calls.estimate(about))
 
     def wait(
         self, task_id: str, *, seconds: float | None = None, on_progress: OnProgress | None = None

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from whisperd.batch import Job
     from whisperd.client import Client, Task
     from whisperd.config import Config
+    from whisperd.recordings import Recording
 
 app = typer.Typer()
 
@@ -110,11 +111,9 @@ def transcribe(
 def _jobs(paths: Sequence[Path], format: str, output_dir: Path | None, force: bool) -> Sequence[Job]:
     """What is to be done; raises BadParameter before anything is."""
     from whisperd.batch import is_done, jobs_for
-    from whisperd.recordings import found
 
-    _readable([path for path in paths if not path.is_dir()])
     try:
-        jobs = jobs_for(found(paths), format, output_dir)
+        jobs = jobs_for(recordings(paths), format, output_dir)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
     if len(jobs) > 1 and output_dir is None and format in ("srt", "vtt", "tsv"):
@@ -169,6 +168,17 @@ def submit(
 def _sent(daemon: Client, path: Path, options: dict[str, Any]) -> Task:
     with progress_bar(path.name) as report:
         return daemon.submit(path, on_sent=report, **options)
+
+
+def recordings(paths: Sequence[Path]) -> Sequence[Recording]:
+    """The files, and those in the folders; wrong usage when one is none, or a folder has none."""
+    from whisperd.recordings import found
+
+    _readable([path for path in paths if not path.is_dir()])
+    try:
+        return found(paths)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 def _readable(files: Sequence[Path]) -> Sequence[Path]:

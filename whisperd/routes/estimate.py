@@ -41,6 +41,7 @@ class Estimate(Struct, frozen=True, kw_only=True):
     """Null is what is not known."""
 
     accepted: bool  # as things are; nothing is promised
+    model: str  # asked for, or the daemon's own
     refusal: WouldBeRefused | None
     audio_seconds: float | None  # given, or thought of by the bytes
     starts_in_seconds: Quantiles | None
@@ -74,6 +75,7 @@ async def estimate(request: Request, asked: Asked) -> Response:
     return Json(
         Estimate(
             accepted=refusal is None,
+            model=task.model,
             refusal=refusal,
             audio_seconds=round(here.outlook.length(task), 1),
             starts_in_seconds=quantiles(here, prospect, "begins"),
