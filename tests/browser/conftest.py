@@ -6,7 +6,7 @@ import pytest
 from playwright.sync_api import sync_playwright
 
 from tests.browser.chromium import launched, watched
-from tests.e2e.daemon import Daemon
+from tests.e2e.daemon import serving
 
 
 @pytest.fixture(scope="module")  # and no longer: while it is open no other test can run an event loop
@@ -19,10 +19,8 @@ def chromium():
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory, weights):
-    """Its workers are no less urgent than the rest: what is watched is the page, and not who goes first."""
-    running = Daemon(tmp_path_factory.mktemp("dashboard"), weights, WORKERS__NICE=0).start()
-    yield running
-    assert running.stop() == 0
+    with serving(tmp_path_factory.mktemp("dashboard"), weights) as daemon:
+        yield daemon
 
 
 @pytest.fixture

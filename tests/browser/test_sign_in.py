@@ -4,7 +4,7 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.browser.chromium import PATIENCE_MS, barriers, watched
-from tests.e2e.daemon import Daemon
+from tests.e2e.daemon import serving
 
 pytestmark = pytest.mark.timeout(300)
 expect.set_options(timeout=PATIENCE_MS)
@@ -13,9 +13,8 @@ expect.set_options(timeout=PATIENCE_MS)
 @pytest.fixture
 def keyless(tmp_path, weights):
     """A daemon without keys, for a test that makes the first."""
-    running = Daemon(tmp_path / "keyless", weights, WORKERS__COUNT=1).start()
-    yield running
-    assert running.stop() == 0
+    with serving(tmp_path / "keyless", weights, WORKERS__COUNT=1) as daemon:
+        yield daemon
 
 
 def test_the_first_key_closes_the_door_and_opens_it(chromium, keyless):

@@ -3,7 +3,7 @@ import wave
 import numpy as np
 import pytest
 
-from tests.e2e.daemon import Daemon
+from tests.e2e.daemon import Daemon, serving
 
 
 @pytest.fixture
@@ -25,9 +25,8 @@ def new_daemon(tmp_path, weights):
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory, weights):
     """One daemon for all tests of a module that do it no harm."""
-    running = Daemon(tmp_path_factory.mktemp("daemon"), weights).start()
-    yield running
-    assert running.stop() == 0
+    with serving(tmp_path_factory.mktemp("daemon"), weights) as daemon:
+        yield daemon
 
 
 @pytest.fixture(scope="session")

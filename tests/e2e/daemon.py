@@ -22,6 +22,31 @@ print(json.dumps(rows))
 """
 
 
+@contextlib.contextmanager
+def serving(folder, models, *, scopes=(), **settings):
+    """A daemon while the block lasts, which has to end well. `scopes`: it asks for a key that may do this.
+
+    Its workers are no less urgent than the rest: on a busy machine clients would wait for them in vain.
+    """
+    daemon = Daemon(folder, models, **{"WORKERS__NICE": 0, **settings})
+    if scopes:
+        daemon.key = a_key(daemon.data, *scopes)
+    try:
+        yield daemon.start()
+        assert daemon.stop() == 0
+    finally:
+        daemon.end()
+
+
+def a_key(data, *scopes):
+    """A new key, as the command line prints it."""
+    command = [sys.executable, "-P", "-m", "whisperd", "keys", "add", "--data-dir", str(data)]
+    done = subprocess.run(
+        [*command, "--scope", ",".join(scopes)], capture_output=True, text=True, check=True, timeout=30
+    )
+    return done.stdout.strip().splitlines()[-1]
+
+
 class Daemon:
     """`whisperd serve` on a free port; everything it keeps is below `folder`.
 
@@ -38,9 +63,8 @@ class Daemon:
         self.environment = {f"WHISPERD_{name}": str(value) for name, value in settings.items()}
         self.environment |= environ or {}
         self.log = self.folder / "log"
-        self.key = None  # to call it with
-        self.http = httpx.Client()
         self.key = None  # that it is asked with
+        self.http = httpx.Client()
         self.url = None  # while it serves
         self.process = None
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.child import silence
-from tests.e2e.daemon import Daemon
+from tests.e2e.daemon import serving
 
 ROOT = Path(__file__).parents[2]
 FEW, MANY = 12, 170  # examples of a call that are made up; beside them all that covers its schema
@@ -64,9 +64,8 @@ def daemon(tmp_path, weights, audio):
         "OUTBOUND__ALLOWED_NETWORKS": "127.0.0.0/8",
         "CACHE__ENABLED": "true",
     }
-    running = Daemon(tmp_path / "daemon", weights, **settings).start()
-    yield running
-    assert running.stop() == 0
+    with serving(tmp_path / "daemon", weights, **settings) as daemon:
+        yield daemon
 
 
 def test_whatever_the_document_allows_is_answered_as_it_says(daemon, audio, speech, url, tmp_path, request):
