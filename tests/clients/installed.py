@@ -23,6 +23,16 @@ def python(name):
     return folder / "bin" / "python"
 
 
+OPENAI_CLIENTS = ["openai-3", "openai-2", "openai", "openai-6"]  # two of Python, two of Node
+
+
+def openai_client(name):
+    """The command that runs the scenarios of one of them: URL KEY FILE SCENARIO … go behind it."""
+    if name in ("openai-3", "openai-2"):
+        return [python(name), PYTHON / "openai_client.py"]
+    return ["node", node_modules() / "openai_client.mjs", name]
+
+
 def node_modules(source=NODE):
     """The folder that package-lock.json describes, with the scripts beside it: Node looks beside them."""
     wanted = (source / "package-lock.json").read_bytes()
@@ -59,14 +69,15 @@ def _npm(folder, source):
     )
 
 
+def environment():
+    """Ours, but for what would have the interpreter of a client find our modules."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+
+
 def outcomes(*command, timeout=110):
     """What each scenario of a script came to."""
     done = subprocess.run(
-        [str(part) for part in command],
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        env={name: value for name, value in os.environ.items() if not name.startswith("PYTHON")},
+        [str(part) for part in command], capture_output=True, text=True, timeout=timeout, env=environment()
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)

@@ -6,8 +6,8 @@ import threading
 import pytest
 
 from tests.clients import expected
-from tests.clients.installed import node_modules, outcomes
-from tests.e2e.daemon import Daemon
+from tests.clients.installed import OPENAI_CLIENTS, openai_client, outcomes
+from tests.e2e.daemon import serving
 
 
 @contextlib.contextmanager
@@ -24,9 +24,8 @@ def later(seconds, call):
 
 @pytest.fixture
 def daemon(tmp_path, weights):
-    running = Daemon(tmp_path / "daemon", weights).start()
-    yield running
-    running.end()
+    with serving(tmp_path / "daemon", weights) as daemon:
+        yield daemon
 
 
 @pytest.mark.timeout(500)
@@ -34,10 +33,26 @@ def test_a_request_of_six_minutes_succeeds(request, daemon, jfk):
     """Nothing is handed out for so long. The short form lets it wait for a few heartbeats only."""
     seconds = 360 if request.config.getoption("--long") else 35
     daemon.http.post("/admin/pause").raise_for_status()
-    script = node_modules() / "openai_client.mjs"
 
     with later(seconds, lambda: daemon.http.post("/admin/resume")):
-        found = outcomes("node", script, "openai", daemon.url, "any", jfk, "json", timeout=seconds + 60)
+        found = outcomes(*openai_client("openai"), daemon.url, "any", jfk, "json", timeout=seconds + 60)
 
     assert expected.says_jfk(found["json"]["answer"]["text"]), found
     assert daemon.get("/stats")["total"] == 1  # it was asked for once
+
+
+@pytest.fixture(scope="module")
+def spaced(tmp_path_factory, weights):
+    """A daemon that begins each answer at once, and goes on with spaces."""
+    settings = {"HTTP__HEARTBEAT_AFTER_SECONDS": "0", "HTTP__HEARTBEAT_SECONDS": "0.05"}
+    with serving(tmp_path_factory.mktemp("spaced"), weights, **settings) as daemon:
+        yield daemon
+
+
+@pytest.mark.parametrize("client", OPENAI_CLIENTS)
+def test_an_answer_that_begins_with_spaces_is_read(spaced, jfk, client):
+    found = outcomes(*openai_client(client), spaced.url, "any", jfk, "json", "verbose_json")
+
+    expected.check_verbose(found["verbose_json"]["answer"])
+    assert expected.says_jfk(found["json"]["answer"]["text"])
+    assert "Exception" not in spaced.said()

@@ -11,11 +11,15 @@ const provider = createOpenAI({ baseURL: `${url}/v1`, apiKey: key });
 const transcribe = (options = {}, model = 'whisper-1') =>
   ask({ model: provider.transcription(model), audio: fs.readFileSync(path), maxRetries: 0, ...options });
 
+const withOptions = (openai, model) => transcribe({ providerOptions: { openai } }, model);
+
+// It chooses the format itself: json without options and for gpt-4o-transcribe, else verbose_json.
 const SCENARIOS = {
-  plain: () => transcribe(),
-  options: () =>
-    transcribe({ providerOptions: { openai: { language: 'en', temperature: 0.2, prompt: 'A speech.' } } }),
-  words: () => transcribe({ providerOptions: { openai: { timestampGranularities: ['word'] } } }),
+  json: () => transcribe(),
+  options: () => withOptions({ language: 'en', temperature: 0.2, prompt: 'A speech.' }),
+  options_json: () => withOptions({ language: 'en', include: ['logprobs'] }, 'gpt-4o-transcribe'),
+  segments: () => withOptions({ timestampGranularities: ['segment'] }),
+  words: () => withOptions({ timestampGranularities: ['word'] }),
   unknown_model: () => transcribe({}, 'no-such-model'),
 };
 
@@ -24,7 +28,14 @@ async function outcome(scenario) {
     const { text, segments, language, durationInSeconds } = await SCENARIOS[scenario]();
     return { answer: { text, segments, language, durationInSeconds } };
   } catch (error) {
-    return { error: error.name, status: error.statusCode, body: error.data, said: error.message };
+    return {
+      error: error.name,
+      status: error.statusCode,
+      body: error.data?.error,
+      request_id: error.responseHeaders?.['x-request-id'],
+      retry_after: error.responseHeaders?.['retry-after'],
+      said: error.message,
+    };
   }
 }
 

@@ -16,6 +16,8 @@ async function stream() {
   return events;
 }
 
+const rawAnswer = async () => (await transcribe({ response_format: 'text' }).asResponse()).text();
+
 async function models() {
   const ids = [];
   for await (const model of client.models.list()) ids.push(model.id);
@@ -30,6 +32,17 @@ const SCENARIOS = {
   verbose_json: () => transcribe({ response_format: 'verbose_json' }),
   words: () => transcribe({ response_format: 'verbose_json', timestamp_granularities: ['word', 'segment'] }),
   stream,
+  logprobs: () => transcribe({ include: ['logprobs'] }),
+  diarized_json: () => transcribe({ model: 'gpt-4o-transcribe-diarize', response_format: 'diarized_json' }),
+  options: () =>
+    transcribe({
+      model: 'tiny.en',
+      language: 'en',
+      prompt: 'A speech.',
+      temperature: 0.2,
+      chunking_strategy: 'auto',
+    }),
+  raw_answer: rawAnswer,
   extra_body: () =>
     // A prompt like no other, or it would join a task that was done.
     transcribe({ priority: 7, metadata: '{"from": "openai"}', prompt: `Task ${process.hrtime.bigint()}.` }),

@@ -31,7 +31,7 @@ def translate():
         return shown(client.audio.translations.create(file=file, model="whisper-1"))
 
 
-def streamed_response():
+def raw_answer():
     with open(path, "rb") as file:
         create = client.audio.transcriptions.with_streaming_response.create
         with create(file=file, model="whisper-1", response_format="text") as answer:
@@ -46,7 +46,7 @@ SCENARIOS = {
     "vtt": lambda: shown(transcribe(response_format="vtt")),
     "verbose_json": lambda: shown(transcribe(response_format="verbose_json")),
     "diarized_json": lambda: shown(
-        transcribe(response_format="diarized_json", extra_body={"channels": "split"})
+        transcribe(model="gpt-4o-transcribe-diarize", response_format="diarized_json")
     ),
     "words": lambda: shown(
         transcribe(response_format="verbose_json", timestamp_granularities=["word", "segment"])
@@ -63,7 +63,7 @@ SCENARIOS = {
             extra_body={"priority": 7, "vad": True, "metadata": '{"from": "openai"}'},
         )
     ),
-    "streamed_response": streamed_response,
+    "raw_answer": raw_answer,
     "translation": translate,
     "models": lambda: [model.id for model in client.models.list()],
     "model": lambda: shown(client.models.retrieve("tiny.en")),
