@@ -7,6 +7,7 @@ import io
 import os
 import threading
 from functools import partial
+from inspect import signature
 
 import pytest
 
@@ -139,11 +140,17 @@ def test_a_pipe_is_submitted_once_and_to_its_end(with_client):
     with_client(body)
 
 
-def test_both_clients_have_the_same_calls():
+def test_both_clients_have_the_same_calls_with_the_same_parameters():
     def calls(client):
-        return {name for name in vars(client) if not name.startswith("_")} - {"close", "aclose"}
+        """Name -> its parameters with their types and defaults, and what comes back when it is awaited."""
+        found = {name: signature(call) for name, call in vars(client).items() if not name.startswith("_")}
+        return {name: str(one).replace("AsyncIterator", "Iterator") for name, one in found.items()}
 
-    assert calls(Client) == calls(AsyncClient)
+    blocking, asynchronous = calls(Client), calls(AsyncClient)
+    blocking["aclose"] = blocking.pop("close")
+
+    assert blocking == asynchronous
+    assert signature(Client).parameters == signature(AsyncClient).parameters
 
 
 def test_many_tasks_run_again_and_those_that_do_not_are_told(with_client, monkeypatch):
