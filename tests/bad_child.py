@@ -125,7 +125,9 @@ for line in sys.stdin:
         misbehave()
         if how in ("refuses", "obeys"):
             continue
-    if request["type"] == "plan":
+    if request["type"] == "probe":
+        say(type="transcribed", segments=[], seconds=0.1)
+    elif request["type"] == "plan":
         cuts = [{"pieces": [[0, 16000]]}, {"pieces": [[16000, 32000]]}]
         say(type="planned", plan={"fingerprint": "f", "cuts": cuts, "duration": 2.0, "language": "en"})
     else:

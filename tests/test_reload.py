@@ -38,6 +38,8 @@ RELOADABLE = {
     "workers.silence_seconds",
     "workers.max_rss_mb",
     "workers.step_up_seconds",
+    "workers.canary_after_seconds",
+    "workers.canary_limit_seconds",
     "storage.min_free_mb",
     "backup.interval_seconds",
     "backup.keep_newest",

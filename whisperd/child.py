@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from queue import SimpleQueue
@@ -40,12 +40,14 @@ from whisperd.engine.protocol import (
     Answer,
     MakePlan,
     Planned,
+    Probe,
     Ready,
     Refused,
     Request,
     Settings,
     Transcribe,
     Transcribed,
+    Work,
 )
 from whisperd.engine.speech import plan_cuts, to_source_time, window
 from whisperd.engine.whisper import ModelBroken, Whisper, WhisperFailed, WhisperStopped, system_info
@@ -53,6 +55,7 @@ from whisperd.task import SAMPLE_RATE, Cut, Options, Plan, Segment
 
 OVERHEAD = 2**31  # bytes of address space that take no memory: libraries, stacks, arenas; 1 GB was seen
 MOST_FILES = 1024
+PROBE_HERTZ = 440.0
 PULSE = 0.5  # seconds between two signs of life, at least
 PARTS = ".parts"  # the folder of half decoded audio, beside the pcm; the spool knows it by this name too
 _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38  # linux/prctl.h
@@ -90,7 +93,7 @@ class Worker:
     def __init__(self, settings: Settings, out: IO[bytes]) -> None:
         self._settings = settings
         self._out = out
-        self._requests: SimpleQueue[MakePlan | Transcribe] = SimpleQueue()
+        self._requests: SimpleQueue[Work] = SimpleQueue()
         self._aborted = 0  # the highest request number that was aborted
         self._said_at = 0.0
         self._whisper: Whisper | None = None
@@ -116,10 +119,10 @@ class Worker:
         self._out.write(msgspec.json.encode(answer) + b"\n")
         self._out.flush()
 
-    def _answer(self, request: MakePlan | Transcribe) -> Answer:
+    def _answer(self, request: Work) -> Answer:
         _ration(request.cpu_seconds)
         try:
-            return self._plan(request) if isinstance(request, MakePlan) else self._transcribe(request)
+            return self._done(request)
         except (Stopped, WhisperStopped):
             return Aborted()
         except PcmGone as gone:
@@ -136,6 +139,15 @@ class Worker:
             return Refused("model_unusable", str(error))
         except WhisperFailed as error:
             return Refused("engine_error", str(error), "retry")
+
+    def _done(self, request: Work) -> Answer:
+        match request:
+            case MakePlan():
+                return self._plan(request)
+            case Transcribe():
+                return self._transcribe(request)
+            case Probe():
+                return self._probe(request)
 
     def _plan(self, request: MakePlan) -> Planned:
         decoded = self._decode(request)
@@ -196,16 +208,26 @@ class Worker:
         cut = request.cut
         pcm = _pcm(request.pcm, cut.channels, cut.pieces[-1].end)
         self._pulse(request.number)
+        whisper, stop = self._model(request.model), self._stopping(request.number)
+        segments, warnings = whisper.transcribe(window(pcm, cut), request.options, request.language, stop)
+        placed = [_placed(segment, cut, request.options) for segment in segments]
+        return Transcribed(placed, time.monotonic() - began, warnings)
+
+    def _probe(self, request: Probe) -> Transcribed:
+        began = time.monotonic()
+        self._pulse(request.number)
+        self._model(request.model).probe(_hum(), self._stopping(request.number))
+        return Transcribed([], time.monotonic() - began)
+
+    def _stopping(self, number: int) -> Callable[[], bool]:
+        """For whisper.cpp to ask: shows a sign of life, and says whether there was an abort."""
 
         def stop() -> bool:
             with suppress(OSError):
                 self._alive()
-            return self._aborted >= request.number
+            return self._aborted >= number
 
-        whisper = self._model(request.model)
-        segments, warnings = whisper.transcribe(window(pcm, cut), request.options, request.language, stop)
-        placed = [_placed(segment, cut, request.options) for segment in segments]
-        return Transcribed(placed, time.monotonic() - began, warnings)
+        return stop
 
     def _pulse(self, number: int) -> None:
         """For long work to call: raises Stopped after an abort, else shows a sign of life."""
@@ -224,6 +246,12 @@ class Worker:
             self._whisper = None
             self._whisper = Whisper(path, threads=self._settings.threads, gpu=self._settings.gpu)
         return self._whisper
+
+
+def _hum() -> NDArray[np.float32]:
+    """A second of a steady tone."""
+    turns = np.arange(SAMPLE_RATE) * (PROBE_HERTZ / SAMPLE_RATE)
+    return np.asarray(0.3 * np.sin(2 * np.pi * turns), np.float32)
 
 
 def _source(path: str) -> BinaryIO:

@@ -32,8 +32,8 @@ from whisperd.engine.protocol import (
     Ready,
     Refused,
     Settings,
-    Transcribe,
     Transcribed,
+    Work,
 )
 from whisperd.task import Problem
 
@@ -135,14 +135,12 @@ class Child:
         self.device = message.device
         self.look()
 
-    def send(self, message: MakePlan | Transcribe | Abort) -> None:
+    def send(self, message: Work | Abort) -> None:
         assert self._process.stdin is not None
         with suppress(ConnectionError):  # its end is noticed where its answer is awaited
             self._process.stdin.write(msgspec.json.encode(message) + b"\n")
 
-    async def answer(
-        self, request: MakePlan | Transcribe, limits: Limits
-    ) -> AsyncGenerator[Alive | Outcome, None]:
+    async def answer(self, request: Work, limits: Limits) -> AsyncGenerator[Alive | Outcome, None]:
         """Send the request; yield signs of life, then the last word. Raises ChildDied at any limit."""
         self._words_from = self._stderr.seek(0, os.SEEK_END)
         self.look()
@@ -220,8 +218,8 @@ class Child:
         self.kill()
         await self.gone()
 
-    def _fitting(self, request: MakePlan | Transcribe, message: Answer) -> Alive | Outcome:
-        """The message, if it may follow this request: a plan a MakePlan, a transcript a Transcribe."""
+    def _fitting(self, request: Work, message: Answer) -> Alive | Outcome:
+        """The message, if it may follow this request: a plan a MakePlan, a transcript the others."""
         wrong = Transcribed if isinstance(request, MakePlan) else Planned
         if isinstance(message, Ready | wrong):
             raise self._nonsense()

@@ -230,6 +230,8 @@ def pool_settings(config: Config) -> PoolSettings:
         max_seconds_per_chunk=config.workers.max_processing_seconds,
         silence_seconds=config.workers.silence_seconds,
         max_audio_seconds=config.audio.max_seconds,
+        canary_after_seconds=config.workers.canary_after_seconds,
+        canary_limit_seconds=config.workers.canary_limit_seconds,
     )
 
 

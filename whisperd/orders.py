@@ -10,10 +10,11 @@ from math import inf
 from time import monotonic
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from whisperd import children
 from whisperd.children import Limits
-from whisperd.engine.protocol import MakePlan, Settings, Transcribe
+from whisperd.engine.protocol import MakePlan, Probe, Settings, Transcribe
 from whisperd.spool import Spool
 from whisperd.task import SAMPLE_RATE, Chunk
 
@@ -39,6 +40,8 @@ class PoolSettings(Struct, frozen=True, kw_only=True):
     silence_seconds: float = 60.0
     calm_seconds: float = 600.0  # without running out of memory, until one more worker works again
     max_audio_seconds: float = 43_200.0
+    canary_after_seconds: float = 0.0  # with nothing to do; 0 = no canary
+    canary_limit_seconds: float = 120.0  # that it may take
     command: tuple[str, ...] = children.COMMAND
 
     @property
@@ -75,6 +78,15 @@ def limits(settings: PoolSettings) -> Limits:
         look_seconds=settings.beat_seconds,
         rss_bytes=int(settings.max_rss_bytes * AT_WORK),
     )
+
+
+def canary_limits(settings: PoolSettings) -> Limits:
+    return replace(limits(settings), chunk_seconds=settings.canary_limit_seconds)
+
+
+def canary_request(number: int, model: Model, settings: PoolSettings) -> Probe:
+    cpu_seconds = settings.canary_limit_seconds * settings.threads + CPU_SLACK
+    return Probe(number=number, model=model.path, cpu_seconds=cpu_seconds)
 
 
 def request(

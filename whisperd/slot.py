@@ -20,6 +20,7 @@ from msgspec import Struct
 from structlog.contextvars import bind_contextvars, unbind_contextvars
 
 from whisperd import children, orders
+from whisperd.canary import Canary
 from whisperd.children import OUT_OF_MEMORY, Child, ChildDied, Outcome
 from whisperd.counts import Counts
 from whisperd.engine.protocol import Abort, Aborted, Alive, MakePlan, Refused, Settings, Transcribe
@@ -67,6 +68,7 @@ class WorkerInfo(Struct, frozen=True, kw_only=True):
     chunks_done: int
     real_time_factor: float | None
     restarts: int
+    canary_seconds: float | None  # that a second of sound took, of the last canary
 
 
 @dataclass(slots=True)
@@ -96,6 +98,7 @@ class Slot:
         self._shared = shared
         self.number = number
         self._holding = Holding(shared.queue, number, shared.counts)
+        self.canary = Canary(number)
         self.leaving = False  # to end once its chunk is finished
         self._poked = asyncio.Event()  # something changed: look again
         self._child: Child | None = None
@@ -105,6 +108,7 @@ class Slot:
         self._state = "starting"
         self._state_since = monotonic()
         self._model_name: str | None = None
+        self._model: Model | None = None  # that its child holds
         self._requests = count(1)
         self._asked: int | None = None  # the request that the child works on
         self._asked_at = 0.0  # the last one
@@ -128,6 +132,12 @@ class Slot:
         """End after the chunk in work."""
         self.leaving = True
         self._shared.restraint.forget(self.number)
+        self.canary.give_way()
+        self.poke()
+
+    def test(self) -> None:
+        """Have its child transcribe a second of sound, unless there is real work."""
+        self.canary.wanted = True
         self.poke()
 
     def poke(self) -> None:
@@ -161,6 +171,11 @@ class Slot:
         return self._shared.restraint.rests(self.number)
 
     @property
+    def free(self) -> bool:
+        """Whether it waits for a chunk, with a child that has its model."""
+        return self._state == "idle" and self._model is not None and not self.canary.sings
+
+    @property
     def takes_chunks(self) -> bool:
         return not (self.leaving or self.resting or self._state == "stopped")
 
@@ -188,6 +203,7 @@ class Slot:
             chunks_done=self._holding.chunks_done,
             real_time_factor=self._holding.real_time_factor,
             restarts=self._restarts,
+            canary_seconds=self.canary.seconds,
         )
 
     @property
@@ -238,10 +254,11 @@ class Slot:
             async with children.started(await self._child_settings(), self._shared.settings.command) as child:
                 self._child = child
                 self._shared.ready.set()
+                self.canary.began()
                 try:
                     yield child
                 finally:
-                    self._child = None
+                    self._child = self._model = None
                     self._enter("starting")  # with its end, which is waited for
         finally:
             self._has_process = False
@@ -251,6 +268,7 @@ class Slot:
             model = await self._shared.find_model(self._shared.default_model)
         except ModelUnusable as unusable:
             raise ChildDied(Problem("model_unusable", str(unusable))) from unusable
+        self._model = model
         return orders.child_settings(model, self._shared.settings)
 
     async def _mourn(self, died: ChildDied) -> None:
@@ -286,7 +304,10 @@ class Slot:
                 if child.ended:
                     await self._holding.release()
                     raise ChildDied(child.cause_of_death())
-                if chunk is not None:
+                if chunk is None and self.canary.wanted:
+                    await self._test(child)
+                elif chunk is not None:
+                    self.canary.wanted = False
                     self._enter("busy")
                     bind_contextvars(task_id=chunk.task.id, chunk=chunk.number)
                     await self._work(child, chunk)
@@ -306,7 +327,7 @@ class Slot:
     async def _claim(self, child: Child) -> Chunk | None:
         """The next chunk; or None after a poke, when the child dies, or the queue cannot be written."""
         self._poked.clear()  # before looking, never after: else a poke can be missed
-        if self._over:
+        if self._over or self.canary.wanted:
             return None
         try:
             return await self._holding.claim(self._shared.resumed, self._poked.wait(), child.gone())
@@ -314,6 +335,13 @@ class Slot:
             log.warning("the queue cannot be written", worker=self.number, error=str(error))
             await self._sleep(STORAGE_RETRY)
             return None
+
+    async def _test(self, child: Child) -> None:
+        """With the model that the child has: to load another would be in the way of real work."""
+        self.canary.wanted, settings = False, self._shared.settings
+        if self._model is not None:
+            request = orders.canary_request(next(self._requests), self._model, settings)
+            await self.canary.sing(child, request, orders.canary_limits(settings))
 
     async def _work(self, child: Child, chunk: Chunk) -> None:
         try:
@@ -329,6 +357,7 @@ class Slot:
         else:
             self._shared.restraint.acquit(_key(chunk))
             self._deaths = 0  # whatever it said, the child is well
+            self.canary.well()
             await self._holding.record(outcome, self._effort(child))
             if isinstance(outcome, Refused) and outcome.then == "wait":
                 await self._sleep(STORAGE_RETRY)
@@ -346,7 +375,7 @@ class Slot:
         """Have the chunk done, within the time of its task. Safe to cancel."""
         ends = orders.task_ends(chunk)
         model, settings = await self._shared.find_model(chunk.task.model), self._shared.settings
-        self._model_name = chunk.task.model
+        self._model_name, self._model = chunk.task.model, model
         request = orders.request(chunk, next(self._requests), model, self._shared.spool, settings)
         self._asked = request.number  # before looking, never after: else a cancel can be missed
         self._alone = self._is_alone()

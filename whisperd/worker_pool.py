@@ -20,10 +20,11 @@ from whisperd.orders import Model, PoolSettings
 from whisperd.restraint import Restraint
 from whisperd.slot import PoolFailed, Shared, Slot, WorkerInfo
 from whisperd.spool import Spool
-from whisperd.task import FINAL, Chunk, Task, TaskQueue
+from whisperd.task import FINAL, Chunk, State, Task, TaskQueue
 
 __all__ = ["Model", "PoolFailed", "PoolSettings", "WorkerInfo", "WorkerPool"]
 log = structlog.get_logger(__name__)
+LOOK_SECONDS = 5.0  # between two looks for a worker that had nothing to do, at most
 
 
 class WorkerPool:
@@ -53,13 +54,17 @@ class WorkerPool:
         """Work until drained or cancelled; cancelled, hand the unfinished chunks back."""
         try:
             async with asyncio.TaskGroup() as self._group:
-                watching = self._group.create_task(self._watch(), name="pool-watch")
+                beside = [
+                    self._group.create_task(self._watch(), name="pool-watch"),
+                    self._group.create_task(self._test_the_idle(), name="pool-canary"),
+                ]
                 for slot in self._slots:
                     self._start(slot)
                 await self._shared.draining.wait()
                 if self._tasks:
                     await asyncio.wait(self._tasks)
-                watching.cancel()
+                for watch in beside:
+                    watch.cancel()
         finally:
             self._group, self._ended = None, True
 
@@ -79,6 +84,11 @@ class WorkerPool:
         crashed, hung, timeout, out_of_memory, model_unusable; memory: replaced between chunks for its size.
         """
         return self._shared.deaths
+
+    @property
+    def canary_trouble(self) -> str | None:
+        """Why a worker could not transcribe a second of sound when it had nothing else to do."""
+        return next((slot.canary.trouble for slot in self._slots if slot.canary.trouble), None)
 
     def workers(self) -> list[WorkerInfo]:
         return [slot.info() for slot in self._slots]
@@ -106,6 +116,8 @@ class WorkerPool:
     def drain(self) -> None:
         """Claim nothing more; `run` ends when the chunks in work are finished."""
         self._shared.draining.set()
+        for slot in self._slots:
+            slot.canary.give_way()
         self._shared.poke()
 
     @property
@@ -144,6 +156,8 @@ class WorkerPool:
             max_seconds_per_chunk=settings.max_seconds_per_chunk,
             silence_seconds=settings.silence_seconds,
             calm_seconds=settings.calm_seconds,
+            canary_after_seconds=settings.canary_after_seconds,
+            canary_limit_seconds=settings.canary_limit_seconds,
         )
         self._shared.restraint.calm_seconds = settings.calm_seconds
         self.resize(settings.workers)
@@ -168,12 +182,39 @@ class WorkerPool:
             self._slots.remove(slot)
 
     async def _watch(self) -> None:
-        """Stop the work on a task that was cancelled. A hint missed here is found by the next beat."""
+        """Stop the work on a task that was cancelled. A hint missed here is found by the next beat.
+
+        And let no task that comes wait for a canary: that one is aborted, and takes its second at most where
+        the hint was missed.
+        """
         while not self._events.closed:
             with self._events.subscribe() as subscription:
                 async for event in subscription:
                     if event.task.state in FINAL:
                         self._abort(event.task)
+                    elif event.task.state == State.QUEUED:
+                        self._make_way()
+
+    def _make_way(self) -> None:
+        if not any(slot.free for slot in self._slots):
+            for slot in self._slots:
+                slot.canary.give_way()
+
+    async def _test_the_idle(self) -> None:
+        """One after the other, and none while there is work: nobody should notice."""
+        while True:
+            after = self.settings.canary_after_seconds
+            if after and (slot := self._untested(after)):
+                slot.test()
+            await asyncio.sleep(min(LOOK_SECONDS, after / 4) if after else LOOK_SECONDS)
+
+    def _untested(self, after: float) -> Slot | None:
+        """The worker of which nothing was heard for longest, if that is long, and none has anything to do."""
+        works = any(slot.chunk is not None or slot.canary.sings for slot in self._slots)
+        if works or self.paused or self._shared.draining.is_set():
+            return None
+        quiet = [slot for slot in self._slots if slot.free and slot.canary.quiet_seconds >= after]
+        return max(quiet, key=lambda slot: slot.canary.quiet_seconds, default=None)
 
     def _abort(self, task: Task) -> None:
         for slot in self._slots:

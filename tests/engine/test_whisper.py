@@ -71,6 +71,21 @@ def test_what_was_decoded_before_changes_nothing(told):
     assert told(_unindented(script)) == [True, 2]
 
 
+def test_a_probe_changes_nothing_of_what_comes_after_and_can_be_stopped(told):
+    script = """
+whisper, hum = Whisper(model, threads=1, gpu=False), np.sin(np.arange(16_000) / 10).astype(np.float32)
+before = hear(whisper, beam_size=1)
+whisper.probe(hum, lambda: False)
+loads_anew, after = whisper._used_random, hear(whisper, beam_size=1)
+try:
+    whisper.probe(hum, lambda: True)
+except WhisperStopped:
+    stopped = True
+tell([before == after, len(before) > 0, loads_anew, stopped])
+"""
+    assert told(script) == [True, True, False, True]
+
+
 def test_memory_stays_level_though_the_model_is_loaded_anew_for_each_window(told):
     script = """
     whisper = Whisper(model, threads=1, gpu=False)

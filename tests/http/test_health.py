@@ -21,7 +21,7 @@ def test_all_is_well(with_idle_server):
         assert view["checks"] == {
             **{
                 name: {"status": "ok", "message": None}
-                for name in ("database", "workers", "model", "disk", "backup", "recovery", "keys")
+                for name in ("database", "workers", "canary", "model", "disk", "backup", "recovery", "keys")
             },
             "redis": {"status": "ok", "message": "not configured"},
         }

@@ -70,6 +70,20 @@ class Workers(Struct, frozen=True, kw_only=True):
             reload=True,
         ),
     ] = 600
+    canary_after_seconds: Annotated[
+        float,
+        key(
+            "A worker that had nothing to do for so long transcribes a second of sound, which shows in "
+            "/health if it cannot; 0: never.",
+            0,
+            YEAR_SECONDS,
+            reload=True,
+        ),
+    ] = 900
+    canary_limit_seconds: Annotated[
+        float,
+        key("It may take so long; then the worker is replaced.", 0.001, YEAR_SECONDS, reload=True),
+    ] = 120
     nice: Annotated[
         int, key("Scheduling niceness, so that the daemon answers while all cores transcribe.", 0, 19)
     ] = 10

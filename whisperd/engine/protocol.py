@@ -48,6 +48,14 @@ class Transcribe(Struct, frozen=True, kw_only=True, tag="transcribe"):
     cpu_seconds: float = 0.0
 
 
+class Probe(Struct, frozen=True, kw_only=True, tag="probe"):
+    """Transcribe a second of sound that the child makes by itself; what it hears in it does not matter."""
+
+    number: int
+    model: str
+    cpu_seconds: float = 0.0
+
+
 class Abort(Struct, frozen=True, tag="abort"):
     """Stop working on that request, if it is the present one."""
 
@@ -88,5 +96,6 @@ class Aborted(Struct, frozen=True, tag="aborted"):
     pass
 
 
-Request = MakePlan | Transcribe | Abort
+Work = MakePlan | Transcribe | Probe
+Request = Work | Abort
 Answer = Ready | Alive | Planned | Transcribed | Refused | Aborted

@@ -27,6 +27,7 @@ REPETITION = "repetition"  # the warning
 # As OpenAI's whisper/transcribe.py: compression_ratio_threshold, logprob_threshold.
 MOST_COMPRESSIBLE, LEAST_LIKELY = 2.4, -1.0
 HOTTER = 0.4  # the temperature of a second try without a prompt to blame
+PROBE_CONTEXT, PROBE_TOKENS = 128, 8  # 50 positions of the encoder are a second
 BEST_OF = 5  # tries at each temperature above 0, as whisper.cpp's own command line does
 _ERROR = 4  # GGML_LOG_LEVEL_ERROR
 _TOKENS_BESIDE_LANGUAGES = 51_766  # of a multilingual model, as whisper.cpp counts them: 99 or 100 are left
@@ -103,17 +104,38 @@ class Whisper:
         params = self._params(options, language)
         if not context:
             params.n_max_text_ctx = 0  # nor that of what it has just decoded of the same window
+        self._run(params, window, stop, draws=_draws(options))
+        return list(self._segments(len(window) / SAMPLE_RATE, options))
+
+    def probe(self, window: NDArray[np.float32], stop: Callable[[], bool]) -> None:
+        """Encode and decode a second or two, to see that it can be done. Raises as `transcribe`.
+
+        It is cheap: the encoder computes no more than is there, which would cost accuracy, and there is one
+        try. Nothing of it is in what comes after.
+        """
+        params = self._params(Options(beam_size=1), "en")
+        params.audio_ctx, params.max_tokens, params.temperature_inc = PROBE_CONTEXT, PROBE_TOKENS, 0.0
+        used_random = self._used_random  # then the next window loads the model anew, and not this one
+        self._run(params, window, stop, draws=used_random)
+
+    def _run(
+        self,
+        params: cpp.whisper_full_params,
+        window: NDArray[np.float32],
+        stop: Callable[[], bool],
+        *,
+        draws: bool,
+    ) -> None:
         cpp.assign_abort_callback(params, stop)
         try:
             code = cpp.whisper_full(self._context, params, window, len(window))
         finally:
             cpp.assign_abort_callback(params, None)
-        self._used_random = code != 0 or _draws(options) or self._fell_back()
+        self._used_random = code != 0 or draws or self._fell_back()
         if stop():
             raise WhisperStopped
         if code != 0:
             self._fail(WhisperFailed(f"whisper.cpp returned {code}"))
-        return list(self._segments(len(window) / SAMPLE_RATE, options))
 
     @property
     def languages(self) -> tuple[str, ...]:

@@ -45,6 +45,8 @@ class Pool(Protocol):
     @property
     def paused(self) -> bool: ...
     @property
+    def canary_trouble(self) -> str | None: ...  # why a worker failed with nothing else to do
+    @property
     def deaths(self) -> Mapping[str, int]: ...  # of its children since the start, by cause
     def workers(self) -> list[WorkerInfo]: ...
     def pause(self) -> None: ...  # hand out nothing more; what runs is finished

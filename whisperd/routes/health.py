@@ -87,6 +87,7 @@ async def checks(here: Services) -> Mapping[str, Check]:
     return {
         "database": _database(here),
         "workers": _workers(here),
+        "canary": _canary(here),
         "model": await _model(here),
         "disk": _disk(here),
         "backup": _backup(here),
@@ -131,6 +132,11 @@ def _is_restarting(here: Services, states: Collection[str]) -> bool:
     began = here.none_up_since
     soon = began is not None and monotonic() - began <= RESTART_SECONDS
     return soon and here.pool.ready.is_set() and "starting" in states
+
+
+def _canary(here: Services) -> Check:
+    is_on = here.config.workers.canary_after_seconds > 0
+    return Check("degraded", trouble) if is_on and (trouble := here.pool.canary_trouble) else OK
 
 
 async def _model(here: Services) -> Check:
