@@ -269,6 +269,7 @@ async def a_server(
                 "data_dir": str(folder),
                 "models_dir": str(folder / "models"),
                 "min_free_mb": 0,
+                "warn_free_mb": 0,
                 **(storage or {}),
             }
         ),

@@ -43,6 +43,7 @@ def shown():
         chunks_done=0,
         real_time_factor=None,
         restarts=0,
+        silent_seconds=None,
         canary_seconds=None,
     )
     reading = metrics.Reading(

@@ -41,6 +41,7 @@ RELOADABLE = {
     "workers.canary_after_seconds",
     "workers.canary_limit_seconds",
     "storage.min_free_mb",
+    "storage.warn_free_mb",
     "backup.interval_seconds",
     "backup.keep_newest",
     "backup.keep_hourly",

@@ -7,7 +7,6 @@ died, grew too large or ran out of memory. Of the other slots it knows only what
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -26,6 +25,7 @@ from whisperd.counts import Counts
 from whisperd.engine.protocol import Abort, Aborted, Alive, MakePlan, Refused, Settings, Transcribe
 from whisperd.holding import STORAGE_RETRY, Holding
 from whisperd.orders import Model, PoolSettings
+from whisperd.restarts import PLANNED, Restarts
 from whisperd.restraint import Restraint
 from whisperd.spool import Spool
 from whisperd.task import (
@@ -68,6 +68,7 @@ class WorkerInfo(Struct, frozen=True, kw_only=True):
     chunks_done: int
     real_time_factor: float | None
     restarts: int
+    silent_seconds: float | None  # at a chunk: since its last sign of life
     canary_seconds: float | None  # that a second of sound took, of the last canary
 
 
@@ -86,7 +87,7 @@ class Shared:
     draining: asyncio.Event = field(default_factory=asyncio.Event)  # claim nothing more
     resumed: asyncio.Event = field(default_factory=asyncio.Event)  # not paused
     ready: asyncio.Event = field(default_factory=asyncio.Event)  # a worker is, or was
-    deaths: Counter[str] = field(default_factory=Counter)
+    restarts: Restarts = field(default_factory=Restarts)  # of all of them, those that have left too
 
     def poke(self) -> None:
         for slot in self.slots:
@@ -113,7 +114,8 @@ class Slot:
         self._asked: int | None = None  # the request that the child works on
         self._asked_at = 0.0  # the last one
         self._deaths = 0  # since a child answered
-        self._restarts = 0
+        self._restarts = Restarts()
+        self._alive_at = 0.0  # the last sign of life of the child at its request
 
     async def run(self) -> None:
         while not self._over:
@@ -202,7 +204,8 @@ class Slot:
             tasks_done=self._holding.tasks_done,
             chunks_done=self._holding.chunks_done,
             real_time_factor=self._holding.real_time_factor,
-            restarts=self._restarts,
+            restarts=self._restarts.by_cause.total(),
+            silent_seconds=round(monotonic() - self._alive_at, 1) if self._asked is not None else None,
             canary_seconds=self.canary.seconds,
         )
 
@@ -289,8 +292,8 @@ class Slot:
         self._deaths += 1
 
     def _count_restart(self, cause: str) -> None:
-        self._restarts += 1
-        self._shared.deaths[cause] += 1
+        self._restarts.note(cause)
+        self._shared.restarts.note(cause)
 
     # --- its chunks ---
 
@@ -321,7 +324,7 @@ class Slot:
         if not most or rss <= most or not child.has_worked:
             return False
         log.info("a worker is replaced for its size", worker=self.number, rss_bytes=rss, max_rss_bytes=most)
-        self._count_restart("memory")
+        self._count_restart(PLANNED)
         return True
 
     async def _claim(self, child: Child) -> Chunk | None:
@@ -379,7 +382,7 @@ class Slot:
         request = orders.request(chunk, next(self._requests), model, self._shared.spool, settings)
         self._asked = request.number  # before looking, never after: else a cancel can be missed
         self._alone = self._is_alone()
-        self._asked_at = monotonic()
+        self._asked_at = self._alive_at = monotonic()
         try:
             if await self._holding.is_over():
                 return Aborted()
@@ -411,8 +414,9 @@ class Slot:
             async for answer in answers:
                 if not isinstance(answer, Alive):
                     return answer
-                if monotonic() - beaten_at >= settings.beat_seconds:
-                    beaten_at = monotonic()
+                self._alive_at = monotonic()
+                if self._alive_at - beaten_at >= settings.beat_seconds:
+                    beaten_at = self._alive_at
                     if not await self._holding.beat():
                         self.abort()
         raise AssertionError("an answer ends with the last word")

@@ -83,7 +83,11 @@ class WorkerPool:
 
         crashed, hung, timeout, out_of_memory, model_unusable; memory: replaced between chunks for its size.
         """
-        return self._shared.deaths
+        return self._shared.restarts.by_cause
+
+    def lately_died(self) -> Counter[str]:
+        """Those of the last quarter of an hour, but for what was replaced for its size."""
+        return self._shared.restarts.lately()
 
     @property
     def canary_trouble(self) -> str | None:

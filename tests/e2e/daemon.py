@@ -117,6 +117,11 @@ class Daemon:
         """Whatever its status: down is an answer too."""
         return self.http.get("/health").json()
 
+    def troubles(self):
+        """What is not well; but for a loop that lags: the machine that runs the tests may be busy."""
+        found = {name: check for name, check in self.health()["checks"].items() if name != "loop"}
+        return [name for name, check in found.items() if check["status"] != "ok"]
+
     def submit(self, path, name=None, **options):
         with open(path, "rb") as file:
             return self.http.post(

@@ -1,12 +1,17 @@
 """/health: what it says when something is wrong, and that it takes it back."""
 
+import asyncio
 import os
+import time
 from types import SimpleNamespace
 
+from tests.http_server import until
 from whisperd import __version__
 from whisperd.arrival import Arrival
 from whisperd.condition import Condition
 from whisperd.config import with_values
+from whisperd.lag import Lag
+from whisperd.restarts import LATELY, Restarts
 
 DAY = 86_400.0
 
@@ -21,7 +26,17 @@ def test_all_is_well(with_idle_server):
         assert view["checks"] == {
             **{
                 name: {"status": "ok", "message": None}
-                for name in ("database", "workers", "canary", "model", "disk", "backup", "recovery", "keys")
+                for name in (
+                    "database",
+                    "workers",
+                    "canary",
+                    "model",
+                    "disk",
+                    "loop",
+                    "backup",
+                    "recovery",
+                    "keys",
+                )
             },
             "redis": {"status": "ok", "message": "not configured"},
         }
@@ -250,7 +265,10 @@ def test_a_backup_is_overdue_after_three_intervals(with_server, clock):
         assert await check(server, "backup") == ("ok", None)
 
         clock.now += 60
-        assert await check(server, "backup") == ("degraded", "the last backup is 16 min old")
+        verdict, message = await check(server, "backup")
+        assert (verdict, message.split(":")[0]) == ("degraded", "the last backup is 16 min old")
+        await server.services.back_up()
+        assert await check(server, "backup") == ("ok", None)
 
     with_server(body, now=clock)
 
@@ -265,7 +283,7 @@ def test_a_daemon_that_was_off_for_long_has_time_for_its_first_backup(with_serve
         server.services.started_at -= 1000
         assert (await check(server, "backup"))[0] == "degraded"
         server.services.backups.last = None
-        assert await check(server, "backup") == ("degraded", "there is no backup")
+        assert (await check(server, "backup"))[1].startswith("there is no backup: `whisperd backup`")
 
     with_server(body, now=clock)
 
@@ -281,3 +299,47 @@ def test_a_recovery_is_said_for_a_day(with_server):
         assert await check(server, "recovery") == ("ok", None)
 
     with_server(body)
+
+
+def test_a_loop_that_was_blocked_is_said_for_a_minute(with_server):
+    async def body(server):
+        later = 0.0
+        server.services.lag = lag = Lag(now=lambda: time.monotonic() + later)
+        async with asyncio.TaskGroup() as group:
+            following = group.create_task(lag.follow())
+            await asyncio.sleep(0)
+            assert lag.worst() == 0
+            asyncio.get_running_loop().call_soon(time.sleep, 1.0)  # as a handler that computes
+            await until(lambda: lag.worst() > 0.3)
+            following.cancel()
+        verdict, message = await check(server, "loop")
+        assert verdict == "degraded"
+        assert "s late" in message
+
+        later = 61.0
+        assert await check(server, "loop") == ("ok", None)
+
+    with_server(body)
+
+
+def test_workers_that_die_again_and_again_are_said_until_they_have_not_for_a_while(with_server, clock):
+    async def body(server):
+        pool = server.services.pool
+        pool._shared.restarts = died = Restarts(clock)
+        pool._slots[0]._state = "idle"
+        for _ in range(20):
+            died.note("memory")  # replaced for their size, as it was asked for
+        for cause in ("crashed", "crashed", "hung", "crashed", "crashed"):
+            died.note(cause)
+        assert await check(server, "workers") == ("ok", None)
+
+        clock.now += LATELY - 1
+        died.note("crashed")
+        verdict, message = await check(server, "workers")
+        assert verdict == "degraded"
+        assert "6 worker processes died within 15 minutes (crashed 5, hung 1)" in message
+
+        clock.now += 2
+        assert await check(server, "workers") == ("ok", None)
+
+    with_server(body, workers=1)

@@ -12,7 +12,7 @@ from tests.trouble import SmallDisk
 
 pytestmark = pytest.mark.timeout(900)
 QUICK = {"WORKERS__NICE": 0, "WORKERS__COUNT": 1, "LOGGING__LEVEL": "warning"}
-RESERVE = 8  # MB, of a disk of 40
+RESERVE, WARNING = 8, 12  # MB, of a disk of 40
 DATA = "data/"  # in the paths of all that a daemon keeps
 
 
@@ -26,7 +26,12 @@ def small(tmp_path_factory):
 def daemon(small, daemons):
     """One that runs on a small disk."""
     made = daemons(
-        small.folder.parent, inside=small.inside, data=small.seen, STORAGE__MIN_FREE_MB=RESERVE, **QUICK
+        small.folder.parent,
+        inside=small.inside,
+        data=small.seen,
+        STORAGE__MIN_FREE_MB=RESERVE,
+        STORAGE__WARN_FREE_MB=WARNING,
+        **QUICK,
     )
     return made.start()
 
@@ -62,6 +67,16 @@ def test_a_full_disk_refuses_the_new_with_507_keeps_nothing_of_it_and_is_read_on
         assert {name.split(".")[0] for name in daemon.spool()} == {task_id}
 
 
+def test_a_disk_that_fills_up_is_said_before_anything_is_refused(daemon, small):
+    assert daemon.troubles() == []
+    with small.filled(but_for=(RESERVE + 3) * 2**20):
+        found = daemon.until(lambda: "disk" in daemon.troubles() and daemon.health()["checks"]["disk"])
+        assert f"below {RESERVE} nothing new is accepted" in found["message"]
+        assert daemon.http.get("/health/ready").status_code == 200
+
+    daemon.until(lambda: daemon.troubles() == [])
+
+
 def test_space_that_comes_back_is_used_within_5_seconds(daemon, small, files, report):
     with small.filled():
         assert daemon.submit(files["silence"]).status_code == 507
@@ -71,7 +86,7 @@ def test_space_that_comes_back_is_used_within_5_seconds(daemon, small, files, re
 
     assert seconds <= 5
     assert daemon.finished(task_id)["status"] == "completed"
-    daemon.until(lambda: daemon.health()["status"] == "ok", 5)
+    daemon.until(lambda: not daemon.troubles(), 5)
 
 
 def test_work_goes_on_within_the_reserve_and_waits_for_space_beyond_it_and_is_not_done_again(
@@ -191,7 +206,7 @@ def test_a_commit_that_fails_is_not_acknowledged_and_health_is_down_until_a_rest
     assert {answer.status_code for answer in [*refused, still]} == {503}
     assert (health.status_code, health.json()["status"]) == (503, "down")
     assert readable == [lied_to.task(task_id)["status"] for task_id in kept] == ["queued"] * 3
-    assert lied_to.health()["status"] == "ok"
+    assert lied_to.troubles() == []
     assert lied_to.rows("pragma integrity_check") == [("ok",)]
     after = {name.removesuffix(".audio") for name in lied_to.spool()}
     assert after <= {row[0] for row in lied_to.rows("select id from task")}

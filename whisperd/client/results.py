@@ -189,6 +189,7 @@ class Worker(Struct, frozen=True, kw_only=True):
     chunks_done: int = 0
     real_time_factor: float | None = None  # seconds of work a second of audio
     restarts: int = 0
+    silent_seconds: float | None = None  # at a chunk: since its last sign of life
     canary_seconds: float | None = None  # that a second of sound took when it had nothing else to do
 
 

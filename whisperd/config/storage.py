@@ -20,6 +20,15 @@ class Storage(Struct, frozen=True, kw_only=True):
         str, key('"": $STATE_DIRECTORY, else $XDG_DATA_HOME/whisperd, else ~/.local/share/whisperd.')
     ] = ""
     models_dir: Annotated[str, key('"": the folder models in data_dir.')] = ""
+    warn_free_mb: Annotated[
+        int,
+        key(
+            "With less disk space free /health is degraded, while all goes on; 0: never.",
+            0,
+            2**30,
+            reload=True,
+        ),
+    ] = 1000
     min_free_mb: Annotated[
         int, key("Submissions are refused (507) when less disk space is free.", 0, 2**30, reload=True)
     ] = 200

@@ -48,6 +48,7 @@ class Pool(Protocol):
     def canary_trouble(self) -> str | None: ...  # why a worker failed with nothing else to do
     @property
     def deaths(self) -> Mapping[str, int]: ...  # of its children since the start, by cause
+    def lately_died(self) -> Counter[str]: ...  # within a quarter of an hour
     def workers(self) -> list[WorkerInfo]: ...
     def pause(self) -> None: ...  # hand out nothing more; what runs is finished
     def resume(self) -> None: ...

@@ -6,7 +6,7 @@ whoever was woken up by it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from time import monotonic
 from typing import Literal, NamedTuple
@@ -19,9 +19,13 @@ from whisperd import __version__
 from whisperd.routes import NOBODY, Json, Services, caller, services
 from whisperd.routes.call import Answer, Call
 from whisperd.task import ModelUnusable
+from whisperd.worker_pool import WorkerInfo
 
 Verdict = Literal["ok", "degraded", "down"]
 RECOVERY_SECONDS = 86_400.0
+DIE_OFTEN = 5  # workers within a quarter of an hour: more than one file that kills each that tries it
+SILENT = 0.5  # of workers.silence_seconds: signs of life come at a quarter of it
+LATE_SECONDS = 0.25  # that the event loop may be, at the worst of a minute
 RESTART_SECONDS = 30.0  # without any worker, as long as their restart may take
 
 
@@ -90,6 +94,7 @@ async def checks(here: Services) -> Mapping[str, Check]:
         "canary": _canary(here),
         "model": await _model(here),
         "disk": _disk(here),
+        "loop": _loop(here),
         "backup": _backup(here),
         "recovery": _recovery(here),
         "keys": Check("down", here.keys.trouble) if here.keys.trouble else OK,
@@ -114,7 +119,39 @@ def _database(here: Services) -> Check:
 
 
 def _workers(here: Services) -> Check:
-    states = [worker.state for worker in here.pool.workers()]
+    workers = here.pool.workers()
+    up = _those_up(here, [worker.state for worker in workers])
+    return up if up.verdict != "ok" else _wedged(here, workers) or _dying(here) or up
+
+
+def _wedged(here: Services, workers: Sequence[WorkerInfo]) -> Check | None:
+    """Those at a chunk that give no sign of life. They are replaced soon: until then they are of no use."""
+    most = here.config.workers.silence_seconds
+    silent = [worker for worker in workers if (worker.silent_seconds or 0.0) > SILENT * most]
+    if not silent:
+        return None
+    worst = max(silent, key=lambda worker: worker.silent_seconds or 0.0)
+    told = (
+        f"worker {worst.id} (process {worst.pid}) has given no sign of life for {worst.silent_seconds:.0f} s "
+        f"at a chunk; it is replaced after {most:g} s (workers.silence_seconds). If that happens again, look "
+        "at the machine: a hung disk or driver, no memory, a stopped process"
+    )
+    return Check("degraded", told, blocks=len(silent) == len(workers))
+
+
+def _dying(here: Services) -> Check | None:
+    died = here.pool.lately_died()
+    if died.total() <= DIE_OFTEN:
+        return None
+    causes = ", ".join(f"{cause} {times}" for cause, times in died.most_common())
+    told = (
+        f"{died.total()} worker processes died within 15 minutes ({causes}): the log has their last words; "
+        "`whisperd list --status failed` shows whether one file kills them, `whisperd doctor` the rest"
+    )
+    return Check("degraded", told)
+
+
+def _those_up(here: Services, states: Sequence[str]) -> Check:
     at_work = sum(state in ("idle", "busy") for state in states)
     here.none_up_since = (here.none_up_since or monotonic()) if states and not at_work else None
     if at_work == len(states):
@@ -162,8 +199,27 @@ def _disk(here: Services) -> Check:
     if read_only:
         return Check("degraded", "the disk cannot be written: nothing new is accepted", blocks=True)
     if free < least:
-        return Check("degraded", f"{free} MiB free: nothing new is accepted", blocks=True)
+        return Check(
+            "degraded", f"{free} MiB free: nothing new is accepted until there are {least}", blocks=True
+        )
+    if free < here.config.storage.warn_free_mb:
+        told = (
+            f"{free} MiB free; below {least} nothing new is accepted: make room, or keep less (retention.*), "
+            "or set storage.warn_free_mb lower"
+        )
+        return Check("degraded", told)
     return OK
+
+
+def _loop(here: Services) -> Check:
+    late = here.lag.worst()
+    if late <= LATE_SECONDS:
+        return OK
+    told = (
+        f"within the last minute the daemon answered up to {late:.2f} s late: the machine lacks "
+        "processor time or memory (it swaps), or its disk hangs; fewer workers.count leave more to the daemon"
+    )
+    return Check("degraded", told)
 
 
 def _backup(here: Services) -> Check:
@@ -175,7 +231,7 @@ def _backup(here: Services) -> Check:
     if age <= 3 * here.config.backup.interval_seconds:
         return OK
     told = f"the last backup is {age / 60:.0f} min old" if current_at else "there is no backup"
-    return Check("degraded", told)
+    return Check("degraded", f"{told}: `whisperd backup` takes one, or says what hinders it")
 
 
 def _recovery(here: Services) -> Check:

@@ -1,0 +1,27 @@
+"""How often worker processes were replaced since the start, why, and how often of late."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable
+from time import monotonic
+
+PLANNED = "memory"  # replaced between two chunks for its size, as the operator wants it
+LATELY = 900.0  # seconds
+_REMEMBERED = 1000  # of the latest
+
+
+class Restarts:
+    def __init__(self, now: Callable[[], float] = monotonic) -> None:
+        self._now = now
+        self._latest: deque[tuple[float, str]] = deque(maxlen=_REMEMBERED)
+        self.by_cause: Counter[str] = Counter()
+
+    def note(self, cause: str) -> None:
+        self.by_cause[cause] += 1
+        self._latest.append((self._now(), cause))
+
+    def lately(self) -> Counter[str]:
+        """Those of the last quarter of an hour that nobody wanted, by cause."""
+        since = self._now() - LATELY
+        return Counter(cause for at, cause in self._latest if at > since and cause != PLANNED)
