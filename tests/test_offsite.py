@@ -111,10 +111,16 @@ def test_of_what_was_offered_while_the_service_was_away_the_newest_is_copied_whe
                 offsite.offer(backup)
                 await until(lambda: offsite.trouble)
             assert "cannot be reached" in offsite.trouble
+            assert offsite.state().behind
             with serving(port):
                 await until(lambda: offsite.last)
                 assert offsite.trouble is None
                 assert names(port) == [f"whisperd/{backups[2].name}"]
+                state = offsite.state()
+                assert (state.last, state.trouble) == (backups[2].name, None)
+                assert "cannot be reached" in state.error  # it is over, and told all the same
+                assert state.error_at <= state.last_at
+                await until(lambda: not offsite.state().behind)
 
     asyncio.run(main())
 

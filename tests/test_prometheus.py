@@ -43,6 +43,8 @@ def shown():
         chunks_done=0,
         real_time_factor=None,
         restarts=0,
+        restarts_by_cause={},
+        last_restart=None,
         silent_seconds=None,
         canary_seconds=None,
     )

@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 
@@ -153,9 +154,26 @@ def test_the_restarts_are_counted_by_cause(with_pool):
         task, _ = await queue.submit(a_task())
         await over(queue, task)
 
-        assert pool.deaths == {"crashed": 1}
+        assert pool.deaths == pool.lately_died() == {"crashed": 1}
 
     with_pool(body, "segfault")
+
+
+def test_each_worker_knows_its_restarts_by_cause_and_when_the_last_was(with_pool):
+    async def body(queue, pool):
+        began = datetime.now(UTC)
+        task, _ = await queue.submit(a_task())
+        await over(queue, task)
+        os.kill(pool.workers()[0].pid, signal.SIGKILL)
+        await until(lambda: pool.workers()[0].restarts == 2)
+        worker = pool.workers()[0]
+
+        assert worker.restarts_by_cause == {"hung": 1, "crashed": 1}
+        assert worker.last_restart.cause == "crashed"
+        at = datetime.fromisoformat(worker.last_restart.at)
+        assert timedelta(seconds=-1) < at - began < timedelta(minutes=2)
+
+    with_pool(body, "silence", silence_seconds=0.6)
 
 
 def test_a_task_that_takes_too_long_fails_with_a_timeout_and_is_not_tried_again(with_pool):

@@ -23,7 +23,7 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from time import time
-from typing import IO, TypeVar
+from typing import IO, NamedTuple, TypeVar
 
 from whisperd import archive, durable, packer
 from whisperd.archive import BackupError, Manifest, Reason, Stopped
@@ -83,6 +83,17 @@ class Entry:
     taken_at: float
     usable: bool = True  # neither broken nor restored
     upgrade: bool = False
+
+
+class Copies(NamedTuple):
+    """How it stands with the copies of backups elsewhere."""
+
+    last: str | None  # the newest copy, of those made since the start
+    last_at: float | None  # Unix seconds, UTC: when it was made, or seen to be there
+    trouble: str | None  # why the latest try failed; None: it did not
+    error: str | None  # the last trouble that there was, perhaps over
+    error_at: float | None
+    behind: bool  # a newer backup is still to be copied
 
 
 class BackupStore:

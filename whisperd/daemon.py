@@ -357,7 +357,7 @@ def _services(
         installed_models=parts.models.installed,
         database_trouble=lambda: parts.db.broken,
         pulse_trouble=pulse_trouble,
-        offsite_trouble=lambda: parts.offsite.trouble if parts.offsite else None,
+        copies=lambda: parts.offsite.state() if parts.offsite else None,
         backups=parts.backups,
         back_up=lambda: parts.back_up("manual"),
         backup_results=parts.backup_results,

@@ -17,7 +17,7 @@ import structlog
 
 from whisperd import archive, durable, s3
 from whisperd.archive import BackupError
-from whisperd.backup import Backup, Entry, Keep, doomed, time_of
+from whisperd.backup import Backup, Copies, Entry, Keep, doomed, time_of
 from whisperd.config import BackupS3
 
 log = structlog.get_logger(__name__)
@@ -58,6 +58,18 @@ class Offsite:
         self.last: str | None = None
         self.last_at: float | None = None  # Unix seconds, UTC
         self.trouble: str | None = None
+        self._error: str | None = None  # the last trouble, though it may be over
+        self._error_at: float | None = None
+
+    def state(self) -> Copies:
+        return Copies(
+            last=self.last,
+            last_at=self.last_at,
+            trouble=self.trouble,
+            error=self._error,
+            error_at=self._error_at,
+            behind=self._offered.is_set(),
+        )
 
     def offer(self, backup: Backup) -> None:
         """Have it copied, soon. Returns at once."""
@@ -106,7 +118,7 @@ class Offsite:
         try:
             await self._prune()
         except OffsiteError as error:
-            self.trouble = f"{backup.name} was copied, but old copies stay: {error}"
+            self._troubled(f"{backup.name} was copied, but old copies stay: {error}")
             log.warning("old_copies_not_removed", reason=str(error))
 
     async def _upload(self, backup: Backup) -> None:
@@ -162,10 +174,14 @@ class Offsite:
         except FileNotFoundError:
             log.warning("backup_gone_before_it_was_copied", backup=backup.name)
         except (OffsiteError, OSError) as error:
-            self.trouble = str(error)
+            self._troubled(str(error))
             log.warning("backup_not_copied", backup=backup.name, reason=str(error))
             return False
         return True
+
+    def _troubled(self, why: str) -> None:
+        self.trouble = self._error = why
+        self._error_at = time()
 
     async def _prune(self) -> None:
         import obstore

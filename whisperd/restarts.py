@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable
-from time import monotonic
+from time import monotonic, time
+
+from msgspec import Struct
+
+from whisperd.moment import written
 
 PLANNED = "memory"  # replaced between two chunks for its size, as the operator wants it
 LATELY = 900.0  # seconds
 _REMEMBERED = 1000  # of the latest
+
+
+class Restart(Struct, frozen=True):
+    cause: str
+    at: str  # RFC 3339, UTC
 
 
 class Restarts:
@@ -16,10 +25,12 @@ class Restarts:
         self._now = now
         self._latest: deque[tuple[float, str]] = deque(maxlen=_REMEMBERED)
         self.by_cause: Counter[str] = Counter()
+        self.last: Restart | None = None
 
     def note(self, cause: str) -> None:
         self.by_cause[cause] += 1
         self._latest.append((self._now(), cause))
+        self.last = Restart(cause, written(time()))
 
     def lately(self) -> Counter[str]:
         """Those of the last quarter of an hour that nobody wanted, by cause."""

@@ -9,13 +9,7 @@ from msgspec import Struct
 
 from whisperd.backup import Backup
 from whisperd.keys import Key, Plan, Scope
-
-
-def timestamp(seconds: float | None) -> str | None:
-    """RFC 3339, UTC, milliseconds."""
-    if seconds is None:
-        return None
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+from whisperd.moment import timestamp as timestamp
 
 
 class BackupView(Struct, frozen=True, kw_only=True):

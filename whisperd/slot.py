@@ -25,7 +25,7 @@ from whisperd.counts import Counts
 from whisperd.engine.protocol import Abort, Aborted, Alive, MakePlan, Refused, Settings, Transcribe
 from whisperd.holding import STORAGE_RETRY, Holding
 from whisperd.orders import Model, PoolSettings
-from whisperd.restarts import PLANNED, Restarts
+from whisperd.restarts import PLANNED, Restart, Restarts
 from whisperd.restraint import Restraint
 from whisperd.spool import Spool
 from whisperd.task import (
@@ -68,6 +68,8 @@ class WorkerInfo(Struct, frozen=True, kw_only=True):
     chunks_done: int
     real_time_factor: float | None
     restarts: int
+    restarts_by_cause: dict[str, int]
+    last_restart: Restart | None
     silent_seconds: float | None  # at a chunk: since its last sign of life
     canary_seconds: float | None  # that a second of sound took, of the last canary
 
@@ -205,6 +207,8 @@ class Slot:
             chunks_done=self._holding.chunks_done,
             real_time_factor=self._holding.real_time_factor,
             restarts=self._restarts.by_cause.total(),
+            restarts_by_cause=dict(self._restarts.by_cause),
+            last_restart=self._restarts.last,
             silent_seconds=round(monotonic() - self._alive_at, 1) if self._asked is not None else None,
             canary_seconds=self.canary.seconds,
         )

@@ -5,6 +5,7 @@ import pytest
 from tests.http_server import LEASE_SECONDS, the_error
 from whisperd import archive
 from whisperd.archive import BackupError
+from whisperd.backup import Copies
 from whisperd.task import PLAN, Problem, StorageFull, StorageReadOnly
 
 HOUR = 3600.0
@@ -29,7 +30,7 @@ def test_a_backup_is_taken_when_asked_for(with_server):
 
 def test_backups_are_listed_newest_first(with_server):
     async def body(server):
-        assert (await server.get("/admin/backups")).json() == {"backups": []}
+        assert (await server.get("/admin/backups")).json() == {"backups": [], "elsewhere": None}
         first, second = [(await server.client.post("/admin/backup")).json() for _ in range(2)]
         listed = (await server.get("/admin/backups")).json()["backups"]
 
@@ -37,6 +38,22 @@ def test_backups_are_listed_newest_first(with_server):
         assert set(listed[0]) == set(first)
         assert listed[0]["taken_at"].endswith("Z")
         assert not listed[0]["restored"]
+
+    with_server(body)
+
+
+def test_the_copies_elsewhere_are_told_with_the_backups(with_server):
+    async def body(server):
+        assert (await server.get("/admin/backups")).json()["elsewhere"] is None
+        server.services.copies = lambda: Copies("b.zst", 60.0, "it is away", "it is away", 61.5, behind=True)
+
+        assert (await server.get("/admin/backups")).json()["elsewhere"] == {
+            "last": "b.zst",
+            "last_at": "1970-01-01T00:01:00.000Z",
+            "error": "it is away",
+            "error_at": "1970-01-01T00:01:01.500Z",
+            "behind": True,
+        }
 
     with_server(body)
 

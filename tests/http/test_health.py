@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from tests.http_server import until
 from whisperd import __version__
 from whisperd.arrival import Arrival
+from whisperd.backup import Copies
 from whisperd.condition import Condition
 from whisperd.config import with_values
 from whisperd.lag import Lag
@@ -250,7 +251,7 @@ def test_a_backup_that_failed_is_said(with_server):
 
 def test_a_copy_elsewhere_that_failed_is_said(with_server):
     async def body(server):
-        server.services.offsite_trouble = lambda: "the bucket is away"
+        server.services.copies = lambda: Copies(None, None, "the bucket is away", None, None, behind=True)
 
         assert await check(server, "backup") == ("degraded", "the bucket is away")
 

@@ -177,6 +177,13 @@ class Quantiles(Struct, frozen=True, kw_only=True):
     p95: float | None = None
 
 
+class Restart(Struct, frozen=True, kw_only=True):
+    """That a worker's process was replaced."""
+
+    cause: str  # crashed, hung, timeout, out_of_memory, model_unusable, memory (for its size)
+    at: datetime
+
+
 class Worker(Struct, frozen=True, kw_only=True):
     id: int
     state: str  # starting, idle, busy, resting, stopped
@@ -189,6 +196,8 @@ class Worker(Struct, frozen=True, kw_only=True):
     chunks_done: int = 0
     real_time_factor: float | None = None  # seconds of work a second of audio
     restarts: int = 0
+    restarts_by_cause: dict[str, int] = {}
+    last_restart: Restart | None = None
     silent_seconds: float | None = None  # at a chunk: since its last sign of life
     canary_seconds: float | None = None  # that a second of sound took when it had nothing else to do
 

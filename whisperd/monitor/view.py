@@ -126,6 +126,7 @@ def _workers(look: Look) -> Sequence[Row]:
 
 def _worker(worker: Worker, names: dict[str, str]) -> Row:
     factor, restarts = worker.real_time_factor, worker.restarts
+    last = f" ({worker.last_restart.cause})" if worker.last_restart else ""
     at_work = names.get(worker.task_id or "", worker.task_id) or ""
     return (
         Text(str(worker.id)),
@@ -135,7 +136,7 @@ def _worker(worker: Worker, names: dict[str, str]) -> Row:
         Text(megabytes(worker.rss_bytes) if worker.rss_bytes else "-"),
         Text(safe(at_work)),
         Text(f"chunk {worker.chunk}" if worker.chunk is not None else ""),
-        Text(f"{worker.tasks_done} done" + (f", {restarts} restarts" if restarts else "")),
+        Text(f"{worker.tasks_done} done" + (f", {restarts} restarts{last}" if restarts else "")),
     )
 
 

@@ -18,7 +18,7 @@ from structlog.contextvars import bind_contextvars
 
 from whisperd.arrival import Arrival
 from whisperd.attendance import Attendance
-from whisperd.backup import Backup, BackupStore
+from whisperd.backup import Backup, BackupStore, Copies
 from whisperd.config import Config
 from whisperd.counts import Counts
 from whisperd.delivery import Delivery
@@ -113,7 +113,7 @@ class Services:
     minutes: Minutes
     backup_results: Counter[str] = field(default_factory=Counter)  # since the start: "ok", "failed"
     pulse_trouble: Callable[[], str | None] = lambda: None  # why the last look at database and pool failed
-    offsite_trouble: Callable[[], str | None] = lambda: None  # why the last copy elsewhere failed
+    copies: Callable[[], Copies | None] = lambda: None  # of backups elsewhere; None: nobody wants any
     counts: Counts = field(default_factory=Counts)
     lag: Lag = field(default_factory=Lag)
     attendance: Attendance = field(default_factory=Attendance)

@@ -10,18 +10,29 @@ from msgspec import Meta, Struct
 from starlette.requests import Request
 from starlette.responses import Response
 
-from whisperd.backup import BackupFailed
+from whisperd.backup import BackupFailed, Copies
 from whisperd.routes import Json, Services, services
 from whisperd.routes.call import Answer, Call
-from whisperd.shown import BackupView, backup_view
+from whisperd.shown import BackupView, backup_view, timestamp
 from whisperd.task import State
 
 LONGEST_HOURS = 87_600.0  # ten years
 BATCH = 500  # tasks deleted in one transaction
 
 
+class CopiesView(Struct, frozen=True, kw_only=True):
+    """How it stands with the copies elsewhere, since the start."""
+
+    last: str | None  # the newest that is there
+    last_at: str | None  # when it was made, or seen to be there
+    error: str | None  # the last that there was; over where `last_at` is later
+    error_at: str | None
+    behind: bool  # a newer backup is still to be copied
+
+
 class BackupsView(Struct, frozen=True, kw_only=True):
     backups: list[BackupView]
+    elsewhere: CopiesView | None  # null where no copies are made: backup.s3
 
 
 class SweptView(Struct, frozen=True, kw_only=True):
@@ -48,7 +59,19 @@ async def list_backups(request: Request) -> Response:
         found = await asyncio.to_thread(services(request).backups.list)
     except OSError as error:
         raise BackupFailed(f"the backups cannot be listed: {error.strerror}") from error
-    return Json(BackupsView(backups=[backup_view(backup) for backup in found]))
+    copies = services(request).copies()
+    elsewhere = _copies_view(copies) if copies else None
+    return Json(BackupsView(backups=[backup_view(backup) for backup in found], elsewhere=elsewhere))
+
+
+def _copies_view(copies: Copies) -> CopiesView:
+    return CopiesView(
+        last=copies.last,
+        last_at=timestamp(copies.last_at),
+        error=copies.error,
+        error_at=timestamp(copies.error_at),
+        behind=copies.behind,
+    )
 
 
 async def sweep(request: Request) -> Response:

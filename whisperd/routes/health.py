@@ -224,7 +224,8 @@ def _loop(here: Services) -> Check:
 
 def _backup(here: Services) -> Check:
     """Overdue after three intervals. A daemon that was off for longer has as long to take the first one."""
-    if trouble := here.backups.trouble or here.offsite_trouble():
+    copies = here.copies()
+    if trouble := here.backups.trouble or (copies and copies.trouble):
         return Check("degraded", trouble)
     current_at, up = here.backups.current_at, monotonic() - here.started_at
     age = up if current_at is None else min(up, here.now() - current_at)

@@ -18,13 +18,20 @@ export function Backups() {
   };
   return html`<${Heading} actions=${html`<${Button} kind="primary" icon="backups" busy=${busy} onClick=${backUp}>Back up now<//>`}>Backups<//>
     <${Answered} of=${backups} what="The backups could not be listed.">
-      ${({ backups: all }) => all.length
+      ${({ backups: all, elsewhere }) => all.length
         ? html`<${Table} label="Backups" columns=${[["Taken"], ["Checked"], ["Tasks", "num"], ["Size", "num"], ["Why"], ["File"]]}>
             ${all.map((one) => html`<${Backup} key=${one.name} of=${one} />`)}
           <//>
-          <p class="thin">To go back to one, stop the daemon and run <code>whisperd restore FILE</code>.</p>`
+          <p class="thin">To go back to one, stop the daemon and run <code>whisperd restore FILE</code>.</p>
+          ${elsewhere && html`<${Elsewhere} of=${elsewhere} />`}`
         : html`<${Empty} title="No backup yet">The daemon takes one by itself every few minutes, or now: “Back up now”.<//>`}
     <//>`;
+}
+
+function Elsewhere({ of }) {
+  const last = of.last ? html`the last one, <code>${of.last}</code>, <${When} at=${of.last_at} />` : "none since the start";
+  return html`<p class="thin">Copies elsewhere: ${last}${of.behind ? "; a newer backup is still to be copied" : ""}.</p>
+    ${of.error && (of.last_at ?? "") < of.error_at && html`<p class="why">${of.error}</p>`}`;
 }
 
 function Backup({ of }) {

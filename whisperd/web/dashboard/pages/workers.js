@@ -6,7 +6,7 @@ import { useAnswer, useEvery } from "../hooks.js";
 import { stats } from "../live.js";
 import { taskHref } from "../router.js";
 import { may } from "../session.js";
-import { Answered, Button, Empty, Heading, Table } from "../parts/basics.js";
+import { Answered, Button, Empty, Heading, Table, When } from "../parts/basics.js";
 import { told } from "../parts/dialogs.js";
 
 const AGAIN_SECONDS = 2;
@@ -35,7 +35,7 @@ function Worker({ of }) {
     <td class="num">${pace(of.real_time_factor)}</td>
     <td class="num">${bytes(of.rss_bytes)}</td>
     <td class="num">${number(of.tasks_done)}</td>
-    <td class="num">${number(of.restarts)}</td>
+    <td class="num">${number(of.restarts)}${of.last_restart && html`<p class="why">${of.last_restart.cause.replaceAll("_", " ")}, <${When} at=${of.last_restart.at} /></p>`}</td>
     <td class="num">${of.pid ?? "–"}</td>
   </tr>`;
 }
