@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[1]
 RULES = ROOT / "packaging" / "prometheus" / "whisperd.rules.yml"
 BOARD = ROOT / "packaging" / "grafana" / "whisperd.json"
 MANUAL = ROOT / "docs" / "metrics.md"
+RUNBOOK = ROOT / "docs" / "operations.md"
 NAME = re.compile(r"\bwhisperd_\w+")
 
 
@@ -137,6 +138,16 @@ def test_each_alert_has_a_test_that_sees_it_come():
 
     seen = {name for name, after in re.findall(r"alertname: (\w+)\n +(exp_alerts)", tested) if after}
     assert seen == alerts
+
+
+def test_each_alert_leads_to_a_paragraph_that_says_what_to_do():
+    led_to = dict(re.findall(r"- alert: (\w+)\n(?: {8}.*\n)+? {10}runbook: (\S+)\n", RULES.read_text()))
+    guide = RUNBOOK.read_text().partition("\n## Alerts\n")[2].partition("\n## ")[0]
+    paragraphs = dict(re.findall(r"^### (\w+)\n\n(.+?)(?=\n### |\Z)", guide, re.DOTALL | re.MULTILINE))
+
+    assert led_to == {name: f"docs/operations.md#{name.lower()}" for name in paragraphs}
+    assert set(led_to) == set(re.findall(r"- alert: (\w+)", RULES.read_text()))
+    assert [name for name, text in paragraphs.items() if len(text.split()) < 25] == []
 
 
 def test_the_dashboard_is_whole():
