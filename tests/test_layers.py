@@ -128,7 +128,7 @@ ALLOWED = {
         *("counts",),
     },
     "upkeep": {"task", "engine", "minutes", "archive", "housekeeping", "machine"},
-    "connections": {"config", "routes", "http"},
+    "connections": {"config", "counts", "routes", "http"},
     "listening": {"config", "routes", "http", "connections"},
     "daemon": {
         *("task", "config", "logs", "malloc", "notify", "reload", "models", "db", "worker_pool", "routes"),

@@ -15,7 +15,8 @@ WATCHERS = frozenset({"/health", "/health/live", "/health/ready", "/metrics"})  
 
 
 class Access:
-    """A stream is counted with the time until it begins, and logged with all of it; WebSockets are not.
+    """A stream is counted with the time until it begins, and logged with all of it; of WebSockets only
+    their beginning is counted.
 
     A path is known by its template alone: what stands in it may be anything, and so may a query.
     """
@@ -26,7 +27,7 @@ class Access:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
+            await self._app(scope, receive, self._noting_the_first(send))
             return
         began, status = perf_counter(), 0
 
@@ -46,6 +47,19 @@ class Access:
             raise
         finally:
             _say(scope, status, perf_counter() - began)
+
+    def _noting_the_first(self, send: Send) -> Send:
+        """Of a WebSocket, whether it was opened: its first message says so."""
+        known = False
+
+        async def send_and_note(message: Message) -> None:
+            nonlocal known
+            if not known:
+                known = True
+                self._services.counts.asked_for_websocket(opened=message["type"] == "websocket.accept")
+            await send(message)
+
+        return send_and_note
 
     def _count(self, scope: Scope, status: int, began: float) -> None:
         self._services.counts.answered(scope["method"], route_of(scope), status, perf_counter() - began)

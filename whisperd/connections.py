@@ -7,8 +7,9 @@ when others need its place. All of that costs a timer a connection, no task and 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import h11
 import uvicorn
@@ -17,10 +18,12 @@ from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from whisperd.config import Http
+from whisperd.counts import Refused
 from whisperd.http import HEADERS, SafeHeaders
 from whisperd.routes.dialects import rendered
 from whisperd.routes.errors import Refusal, crowded
 
+Tell: TypeAlias = Callable[[Refused], None]
 MAX_HEADERS = 100
 SPARE = 64  # connections beyond the limit, so that there is somebody to answer 503 to, and /health
 
@@ -28,17 +31,22 @@ SPARE = 64  # connections beyond the limit, so that there is somebody to answer 
 class ServerConfig(uvicorn.Config):
     """uvicorn's settings, and ours for its connections."""
 
-    def __init__(self, app: ASGIApp, limits: Http, **options: Any) -> None:
+    def __init__(
+        self, app: ASGIApp, limits: Http, refused: Tell = lambda reason: None, **options: Any
+    ) -> None:
+        """`refused` is told of each that is turned away here, before the application sees it."""
         super().__init__(app, http=Connection, ws=WebSocketConnection, **options)
         self.limits = limits
-        self.crowd = Crowd(limits.max_connections)
+        self.refused = refused
+        self.crowd = Crowd(limits.max_connections, refused)
 
 
 class Crowd:
     """All connections of a server, and which of them ask nothing."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, refused: Tell) -> None:
         self.most = most
+        self._refused = refused
         self._all: set[Connection] = set()
         self._idle: dict[Connection, None] = {}  # the longest idle first
 
@@ -71,6 +79,7 @@ class Crowd:
         self._idle.pop(connection, None)
 
     def _drop(self, connection: Connection) -> None:
+        self._refused("dropped")
         self.leave(connection)  # now: what is lost is told in a later round of the loop
         connection.transport.abort()
 
@@ -128,14 +137,16 @@ class Connection(H11Protocol):
 
     def handle_websocket_upgrade(self, event: h11.Request) -> None:
         if self._crowd.too_large:
-            self._refuse(crowded())
+            self._refuse(crowded(), "crowded")
         else:
             self._is_websocket = True
             super().handle_websocket_upgrade(event)
 
     def send_400_response(self, msg: str) -> None:
         """uvicorn's, for what is not HTTP: in the shape of all errors."""
-        self._refuse(Refusal(400, "malformed_request", "this is not HTTP, or its head is too large"))
+        self._refuse(
+            Refusal(400, "malformed_request", "this is not HTTP, or its head is too large"), "malformed"
+        )
 
     def left(self) -> None:
         """The connection is over, in whatever protocol it ended."""
@@ -165,7 +176,7 @@ class Connection(H11Protocol):
 
     def _head_is_late(self) -> None:
         if self.conn.trailing_data[0]:
-            self._refuse(_too_slow("the head of the request"))
+            self._refuse(_too_slow("the head of the request"), "slow")
         else:  # nothing was asked, so nothing is answered
             self.transport.abort()
 
@@ -174,8 +185,10 @@ class Connection(H11Protocol):
         refusal = None
         if len(scope["headers"]) > MAX_HEADERS:
             refusal = Refusal(431, "too_many_headers", f"at most {MAX_HEADERS} headers are read")
+            self.config.refused("headers")
         elif self._crowd.too_large and not scope["path"].startswith("/health"):
             refusal = crowded()
+            self.config.refused("crowded")
         app = SafeHeaders(rendered(refusal, scope["path"])) if refusal else self.config.loaded_app
         await app(scope, receive, send)
 
@@ -191,6 +204,7 @@ class Connection(H11Protocol):
     def look(self) -> None:
         """Cut it off if it has stalled since the last look."""
         if self._answer_stalls():
+            self.config.refused("slow")
             self.transport.abort()
         elif self._body_stalls():
             self._end_body()
@@ -218,10 +232,11 @@ class Connection(H11Protocol):
 
     def _end_body(self) -> None:
         self.cycle.disconnected = True  # an answer that the application begins just now goes nowhere
-        self._refuse(_too_slow("the body of the request"))
+        self._refuse(_too_slow("the body of the request"), "slow")
 
-    def _refuse(self, refusal: Refusal) -> None:
+    def _refuse(self, refusal: Refusal, reason: Refused) -> None:
         """Answer without the application, and close; where an answer was begun, only that."""
+        self.config.refused(reason)
         if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
             self.transport.abort()
             return

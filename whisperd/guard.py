@@ -51,6 +51,7 @@ class Guard:
             return
         ring = await self._services.keys.current()
         if refusal := _of_url(scope) if ring.is_asked_for else self._local.refusal(scope):
+            self._services.counts.refused("guard")
             await _turn_away(refusal, scope, receive, send)
             return
         shown = scope[SHOWN] = self._shown(ring, scope)

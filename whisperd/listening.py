@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from starlette.types import ASGIApp
 
 from whisperd.config import Http
-from whisperd.connections import ServerConfig
+from whisperd.connections import ServerConfig, Tell
 from whisperd.http import build_app
 from whisperd.routes import Services
 
@@ -63,15 +63,16 @@ def announce(listening: socket.socket) -> None:
 
 
 def http_server(services: Services) -> uvicorn.Server:
-    return server_of(build_app(services), services.config.http)
+    return server_of(build_app(services), services.config.http, services.counts.refused)
 
 
-def server_of(app: ASGIApp, limits: Http) -> uvicorn.Server:
+def server_of(app: ASGIApp, limits: Http, refused: Tell = lambda reason: None) -> uvicorn.Server:
     most = min(limits.max_connections, (_allow_files() - FILES_OF_OURS) // FILES_EACH)
     return _Server(
         ServerConfig(
             app,
             replace(limits, max_connections=max(1, most)),
+            refused,
             log_config=None,
             access_log=False,
             server_header=False,

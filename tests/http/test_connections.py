@@ -20,8 +20,9 @@ GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 class Served:
     """A server of an application, its clients, and what it knows of their connections."""
 
-    def __init__(self, app, uvicorn, address):
+    def __init__(self, app, uvicorn, address, refused):
         self.app, self.uvicorn, self.address = app, uvicorn, address
+        self.refused = refused  # the reasons that were told
         self._writers = []
 
     @property
@@ -65,11 +66,12 @@ class Served:
 async def serving(app, **limits):
     hours = {"head_seconds": HOURS, "slow_seconds": HOURS, "keep_alive_seconds": int(HOURS)}
     http = Http(**{"port": 0, **hours, "min_bytes_per_second": 0, **limits})
-    uvicorn = server_of(app, http)
+    refused = []
+    uvicorn = server_of(app, http, refused.append)
     with bind(http) as listening:
         running = asyncio.create_task(uvicorn.serve([listening]))
         await until(lambda: uvicorn.started)
-        served = Served(app, uvicorn, listening.getsockname())
+        served = Served(app, uvicorn, listening.getsockname(), refused)
         try:
             yield served
         finally:
@@ -200,6 +202,7 @@ def test_more_headers_than_anybody_needs_are_refused():
         headers = b"".join(b"X-%d: 1\r\n" % n for n in range(MAX_HEADERS))
 
         assert the_refusal(await served.ask(GET[:-2] + headers + b"\r\n")) == (431, "too_many_headers")
+        assert served.refused == ["headers"]
 
     run(body)
 
@@ -209,6 +212,7 @@ def test_what_is_not_http_is_told_so():
         reader, _ = await served.connected(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n")
 
         assert the_refusal(parsed(await reader.read())) == (400, "malformed_request")
+        assert served.refused == ["malformed"]
 
     run(body)
 
@@ -527,6 +531,7 @@ def test_beyond_the_limit_requests_are_told_to_come_back_and_health_is_answered(
         reader, writer = await served.open()
         writer.write(UPGRADE)
         assert the_refusal(parsed(await reader.read())) == (503, "too_many_connections")
+        assert served.refused == ["crowded", "crowded"]
 
         served.app.may.set()
         await until(lambda: not served.uvicorn.server_state.tasks)
@@ -599,6 +604,7 @@ def test_beyond_the_spare_ones_connections_are_not_taken():
         reader, _ = await served.open()
         with contextlib.suppress(ConnectionResetError):
             assert await reader.read() == b""
+        assert served.refused[-1] == "dropped"
         served.app.may.set()
 
     run(body, Waiting(), max_connections=1)

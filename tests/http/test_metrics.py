@@ -1,11 +1,16 @@
 """/metrics, read as Prometheus reads it."""
 
+from typing import get_args
+
+import pytest
+import websockets.exceptions
 from prometheus_client.parser import text_string_to_metric_families
 
 from whisperd import __version__
 from whisperd.arrival import Arrival
 from whisperd.condition import Condition
 from whisperd.config import with_values
+from whisperd.counts import Refused
 from whisperd.lag import Lag
 from whisperd.task import Problem
 
@@ -196,6 +201,24 @@ def test_a_request_is_counted_by_its_route_and_not_by_its_path(with_server):
         assert found["http_requests_total", "GET", "other", "4xx"] == 1
         assert found["http_requests_total", "other", "/stats", "4xx"] == 1
         assert found["http_answer_seconds_count", "/tasks/{task_id}"] == 2
+
+    with_server(body)
+
+
+def test_who_is_turned_away_at_the_door_is_counted_and_so_are_websockets(with_server):
+    async def body(server):
+        before = await scrape(server)
+        assert {before["http_refusals_total", why] for why in get_args(Refused)} == {0}
+        await server.client.get("/stats", headers={"Host": "elsewhere.example"})
+        async with server.websocket():
+            pass
+        with pytest.raises(websockets.exceptions.InvalidStatus):
+            async with server.websocket(origin="https://elsewhere.example"):
+                pass
+        found = await scrape(server)
+
+        assert found["http_refusals_total", "guard"] == 2
+        assert (found["websockets_total", "opened"], found["websockets_total", "refused"]) == (1, 1)
 
     with_server(body)
 
