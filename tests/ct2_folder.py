@@ -77,10 +77,14 @@ def write_folder(folder, model=None, **options):
 
 
 def write_multilingual(path, folder):
-    """A ggml file that whisper.cpp loads and asks for languages. Its choice is noise, but always the same."""
+    """A ggml file that can be loaded and asked for languages. The choice is noise, but always the same."""
     model = a_model(n_vocab=51865, n=64, layers=4, audio_ctx=1500, text_ctx=448)
+    write_folder(folder, model)
+    # As in real ones the last is empty: by it CTranslate2 tells that a model knows languages.
+    names = [*(f"{number}x" for number in range(50256)), ""]
+    (folder / "vocabulary.txt").write_text("\n".join([*names, *words(51865)[50257:]]) + "\n")
     with path.open("wb") as out:
-        ggml.convert(write_folder(folder, model), out)
+        ggml.convert(folder, out)
     return path
 
 

@@ -12,10 +12,10 @@ from tests.ct2_folder import write_multilingual
 from tests.trouble import on_a_small_disk
 from whisperd.child import MOST_FILES, OVERHEAD
 from whisperd.engine import memory
+from whisperd.engine.languages import LANGUAGES
 from whisperd.engine.protocol import Aborted, Planned, Transcribed
 from whisperd.spool import Spool
 from whisperd.task import MOST_PEAKS, Cut, Options, Piece
-from whisperd.transcript import LANGUAGES
 
 HOURS = 3 * 3600  # of audio: too long to be decoded by the end of any test
 
@@ -81,7 +81,9 @@ def test_signals_to_the_whole_group_are_the_daemons_to_handle(child, spool, jfk)
 # --- what it answers ---
 
 
-def test_it_plans_and_transcribes(child, spool, jfk):
+@pytest.mark.parametrize("engine", ["whisper.cpp", "ctranslate2", "auto"])
+def test_it_plans_and_transcribes(new_child, spool, jfk, engine):
+    child = new_child(engine=engine)
     child.plan(jfk, spool.pcm("t1"), Options(beam_size=1))
     plan = child.answer().plan
     child.transcribe(spool.pcm("t1"), plan.cuts[0])

@@ -18,6 +18,7 @@ from whisperd.config import BackupS3, Config, Storage, Workers, load
 from whisperd.db import Database, owned
 from whisperd.doctor import examine, installation, running, storage
 from whisperd.doctor.finding import Finding
+from whisperd.engine import features
 from whisperd.events import Events
 from whisperd.queue import SqliteQueue
 from whisperd.task import Rules
@@ -49,7 +50,9 @@ def test_a_sound_machine_has_nothing_to_mend(tmp_path, weights):
 
     assert [finding for finding in findings if finding.status == "fail"] == []
     assert [
-        finding.check for finding in findings if finding.check not in ("disk", "whisper.cpp", "service")
+        finding.check
+        for finding in findings
+        if finding.check not in ("disk", "whisper.cpp", "ctranslate2", "service")
     ] == [
         "python",
         "sqlite",
@@ -359,6 +362,26 @@ def systemd(tmp_path, monkeypatch):
         return finding
 
     return found
+
+
+@pytest.mark.parametrize(
+    ("engine", "here", "status", "words"),
+    [
+        ("ctranslate2", True, "ok", "runs the models in float16"),
+        ("ctranslate2", False, "fail", "every task would fail"),
+        ("auto", False, "ok", "whisper.cpp runs all models"),
+        ("whisper.cpp", True, "ok", "set workers.engine to auto"),
+        ("whisper.cpp", False, None, ""),
+    ],
+)
+def test_the_other_engine_is_named_where_it_is_asked_for_or_would_help(
+    monkeypatch, engine, here, status, words
+):
+    monkeypatch.setattr(features, "has_ctranslate2", lambda: here)
+    found = list(installation.ctranslate2(Config(workers=Workers(engine=engine))))
+
+    assert [finding.status for finding in found] == ([status] if status else [])
+    assert words in "".join(finding.message for finding in found)
 
 
 def test_a_service_that_runs_is_fine(systemd):

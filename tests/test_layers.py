@@ -32,7 +32,7 @@ ALLOWED = {
     "timeline": set(),
     "usage": set(),
     "engine": {"task"},
-    "transcript": {"task"},
+    "transcript": {"task", "engine"},  # LANGUAGES
     "attendance": {"task"},
     "logs": {"config"},
     "reload": {"config"},
@@ -71,10 +71,10 @@ ALLOWED = {
     "keys": {"durable"},
     "sessions": {"durable"},
     # model files
-    "catalogue": {"transcript"},  # LANGUAGES
+    "catalogue": {"engine"},  # LANGUAGES
     "hub": {"catalogue"},
     "ct2": {"catalogue"},  # BadSource
-    "ggml": {"catalogue", "ct2"},
+    "ggml": {"catalogue", "ct2", "engine"},
     "models": {"catalogue", "hub", "ggml"},
     # the machinery
     "child": {"task", "engine"},
@@ -205,6 +205,9 @@ ENGINE_FOR_THE_DAEMON = {
     "whisperd.engine.protocol",
     "whisperd.engine.features",
     "whisperd.engine.memory",
+    "whisperd.engine.languages",
+    "whisperd.engine.ggml_file",  # the format of the file,
+    "whisperd.engine.layout",  # which it writes, too
 }
 
 

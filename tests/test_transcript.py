@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from whisperd.engine.languages import LANGUAGES
 from whisperd.task import Audio, Kind, Options, Segment, State, Task, Word
 from whisperd.transcript import (
     FORMATS,
-    LANGUAGES,
     Transcript,
     compression_ratio,
     language_code,

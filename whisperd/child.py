@@ -29,9 +29,11 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from whisperd.engine import features, memory
+from whisperd.engine import memory
 from whisperd.engine.audio import AudioError, Decoded, Limits, decode
+from whisperd.engine.choosing import WHISPER_CPP, device, load, name
 from whisperd.engine.language import vote
+from whisperd.engine.model import Engine, EngineFailed, EngineStopped, ModelBroken
 from whisperd.engine.peaks import peaks
 from whisperd.engine.protocol import (
     Abort,
@@ -50,7 +52,6 @@ from whisperd.engine.protocol import (
     Work,
 )
 from whisperd.engine.speech import plan_cuts, to_source_time, window
-from whisperd.engine.whisper import ModelBroken, Whisper, WhisperFailed, WhisperStopped, system_info
 from whisperd.task import SAMPLE_RATE, Cut, Options, Plan, Segment
 
 OVERHEAD = 2**31  # bytes of address space that take no memory: libraries, stacks, arenas; 1 GB was seen
@@ -96,12 +97,12 @@ class Worker:
         self._requests: SimpleQueue[Work] = SimpleQueue()
         self._aborted = 0  # the highest request number that was aborted
         self._said_at = 0.0
-        self._whisper: Whisper | None = None
+        self._engine: Engine | None = None
 
     def run(self) -> None:
         threading.Thread(target=self._listen, daemon=True).start()
         self._model(self._settings.model)
-        self._say(Ready(_device(self._settings)))
+        self._say(Ready(device(self._settings)))
         while True:
             self._say(self._answer(self._requests.get()))
 
@@ -123,7 +124,7 @@ class Worker:
         _ration(request.cpu_seconds)
         try:
             return self._done(request)
-        except (Stopped, WhisperStopped):
+        except (Stopped, EngineStopped):
             return Aborted()
         except PcmGone as gone:
             return Refused("pcm_gone", str(gone), "replan")
@@ -137,7 +138,7 @@ class Worker:
             return _disk_trouble(error)
         except ModelBroken as error:
             return Refused("model_unusable", str(error))
-        except WhisperFailed as error:
+        except EngineFailed as error:
             return Refused("engine_error", str(error), "retry")
 
     def _done(self, request: Work) -> Answer:
@@ -158,7 +159,7 @@ class Worker:
         cuts = () if request.options.detect_only else spoken
         return Planned(
             Plan(
-                fingerprint=_fingerprint(request, cuts),
+                fingerprint=_fingerprint(request, cuts, name(request.model, self._settings)),
                 cuts=cuts,
                 duration=decoded.samples / SAMPLE_RATE,
                 language=language,
@@ -194,22 +195,22 @@ class Worker:
             return request.options.language, None
         if not cuts:
             return "en", None
-        whisper = self._model(request.model)
+        engine = self._model(request.model)
 
         def ask(cut: Cut) -> NDArray[np.float32]:
             self._pulse(request.number)
-            return whisper.language_probabilities(window(pcm, cut))
+            return engine.language_probabilities(window(pcm, cut))
 
         elected, probability = vote(cuts, ask)
-        return whisper.languages[elected], probability
+        return engine.languages[elected], probability
 
     def _transcribe(self, request: Transcribe) -> Transcribed:
         began = time.monotonic()
         cut = request.cut
         pcm = _pcm(request.pcm, cut.channels, cut.pieces[-1].end)
         self._pulse(request.number)
-        whisper, stop = self._model(request.model), self._stopping(request.number)
-        segments, warnings = whisper.transcribe(window(pcm, cut), request.options, request.language, stop)
+        engine, stop = self._model(request.model), self._stopping(request.number)
+        segments, warnings = engine.transcribe(window(pcm, cut), request.options, request.language, stop)
         placed = [_placed(segment, cut, request.options) for segment in segments]
         return Transcribed(placed, time.monotonic() - began, warnings)
 
@@ -220,7 +221,7 @@ class Worker:
         return Transcribed([], time.monotonic() - began)
 
     def _stopping(self, number: int) -> Callable[[], bool]:
-        """For whisper.cpp to ask: shows a sign of life, and says whether there was an abort."""
+        """For the engine to ask: shows a sign of life, and says whether there was an abort."""
 
         def stop() -> bool:
             with suppress(OSError):
@@ -239,13 +240,13 @@ class Worker:
         if time.monotonic() - self._said_at >= PULSE:
             self._say(Alive())
 
-    def _model(self, path: str) -> Whisper:
-        if self._whisper is None or self._whisper.path != path:
-            if self._whisper is not None:
-                self._whisper.close()  # first: two large models may not fit
-            self._whisper = None
-            self._whisper = Whisper(path, threads=self._settings.threads, gpu=self._settings.gpu)
-        return self._whisper
+    def _model(self, path: str) -> Engine:
+        if self._engine is None or self._engine.path != path:
+            if self._engine is not None:
+                self._engine.close()  # first: two large models may not fit
+            self._engine = None
+            self._engine = load(path, self._settings)
+        return self._engine
 
 
 def _hum() -> NDArray[np.float32]:
@@ -332,8 +333,11 @@ def _placed(segment: Segment, cut: Cut, options: Options) -> Segment:
     )
 
 
-def _fingerprint(request: MakePlan, cuts: tuple[Cut, ...]) -> str:
-    parts = (request.audio_sha256, request.model_sha256, request.options, cuts)
+def _fingerprint(request: MakePlan, cuts: tuple[Cut, ...], engine: str) -> str:
+    others = (
+        () if engine == WHISPER_CPP else (engine,)
+    )  # which was the only one when there were plans already
+    parts = (request.audio_sha256, request.model_sha256, request.options, cuts, *others)
     return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
 
 
@@ -360,13 +364,9 @@ def _address_space(settings: Settings) -> int:
 
     None with a GPU: CUDA reserves hundreds of GB of addresses, whatever memory there is.
     """
-    if settings.max_memory_bytes or _device(settings) == "gpu":
+    if settings.max_memory_bytes or device(settings) == "gpu":
         return settings.max_memory_bytes
     return memory.total_bytes() + settings.max_file_bytes + OVERHEAD
-
-
-def _device(settings: Settings) -> str:
-    return "gpu" if settings.gpu and features.names_gpu(system_info()) else "cpu"
 
 
 def _ration(cpu_seconds: float) -> None:

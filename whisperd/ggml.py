@@ -10,17 +10,17 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from whisperd.catalogue import BadSource
 from whisperd.ct2 import Weights, open_weights, tokens
+from whisperd.engine.ggml_file import MAGIC, Size
+from whisperd.engine.layout import Tensor, layout
 
-MAGIC = 0x67676D6C
 _FLOAT16 = 1
 
 # The id of <|endoftext|> by the number of ids: English only, multilingual, and large-v3 with Cantonese.
@@ -39,7 +39,7 @@ def convert(folder: Path, out: BinaryIO) -> None:
         weights = Weights(file)
         size = _measure(weights)
         _write_header(out, size, tokens(folder, _TOKENS_WRITTEN, _END_OF_TEXT[size.n_vocab]))
-        for tensor in _layout(size):
+        for tensor in layout(size):
             _write_tensor(out, tensor, weights)
 
 
@@ -66,25 +66,10 @@ def _hz(mel: float) -> float:
     return mel * 200 / 3 if mel < 15 else 1000 * math.exp(_LOG_STEP * (mel - 15))
 
 
-class _Size(NamedTuple):
-    """The numbers of the header, in its order; the type of the weights follows them."""
-
-    n_vocab: int
-    n_audio_ctx: int
-    n_audio_state: int
-    n_audio_head: int
-    n_audio_layer: int
-    n_text_ctx: int
-    n_text_state: int
-    n_text_head: int
-    n_text_layer: int
-    n_mels: int
-
-
-def _measure(weights: Weights) -> _Size:
+def _measure(weights: Weights) -> Size:
     n_vocab, n_text_state = _shape(weights, "decoder/embeddings/weight", 2)
     n_audio_ctx, n_audio_state = _shape(weights, "encoder/position_encodings/encodings", 2)
-    size = _Size(
+    size = Size(
         n_vocab=n_vocab,
         n_audio_ctx=n_audio_ctx,
         n_audio_state=n_audio_state,
@@ -114,7 +99,7 @@ def _layers(weights: Weights, side: str) -> int:
     return layer
 
 
-def _check(size: _Size) -> None:
+def _check(size: Size) -> None:
     if size.n_vocab not in _END_OF_TEXT:
         raise BadSource(f"model.bin has {size.n_vocab} tokens, a Whisper model 51864, 51865 or 51866")
     sound = min(size) > 0 and size.n_mels in (80, 128) and size.n_audio_state == size.n_text_state
@@ -122,69 +107,7 @@ def _check(size: _Size) -> None:
         raise BadSource(f"model.bin does not have the measures of a Whisper model: {size}")
 
 
-class _Tensor(NamedTuple):
-    name: str
-    shape: tuple[int, ...]
-    variable: str
-    part: int = 0
-    parts: int = 1  # CTranslate2 stacks query, key and value into one
-
-
-def _layout(size: _Size) -> Iterator[_Tensor]:
-    """Every tensor of a model, in the order of OpenAI's checkpoints."""
-    n, hidden = size.n_text_state, 4 * size.n_text_state
-    for side, ctx in (("decoder", size.n_text_ctx), ("encoder", size.n_audio_ctx)):
-        yield _Tensor(f"{side}.positional_embedding", (ctx, n), f"{side}/position_encodings/encodings")
-    yield _Tensor("decoder.token_embedding.weight", (size.n_vocab, n), "decoder/embeddings/weight")
-    for layer in range(size.n_text_layer):
-        ours, theirs = f"decoder.blocks.{layer}", f"decoder/layer_{layer}"
-        yield from _block(ours, theirs, n, hidden)
-        yield from _norm(f"{ours}.cross_attn_ln", f"{theirs}/attention/layer_norm", n)
-        yield from _cross_attention(f"{ours}.cross_attn", f"{theirs}/attention", n)
-    yield from _norm("decoder.ln", "decoder/layer_norm", n)
-    yield from _linear("encoder.conv1", "encoder/conv1", (n, size.n_mels, 3))
-    yield from _linear("encoder.conv2", "encoder/conv2", (n, n, 3))
-    for layer in range(size.n_audio_layer):
-        yield from _block(f"encoder.blocks.{layer}", f"encoder/layer_{layer}", n, hidden)
-    yield from _norm("encoder.ln_post", "encoder/layer_norm", n)
-
-
-def _block(ours: str, theirs: str, n: int, hidden: int) -> Iterator[_Tensor]:
-    yield from _norm(f"{ours}.mlp_ln", f"{theirs}/ffn/layer_norm", n)
-    yield from _linear(f"{ours}.mlp.0", f"{theirs}/ffn/linear_0", (hidden, n))
-    yield from _linear(f"{ours}.mlp.2", f"{theirs}/ffn/linear_1", (n, hidden))
-    yield from _norm(f"{ours}.attn_ln", f"{theirs}/self_attention/layer_norm", n)
-    yield from _self_attention(f"{ours}.attn", f"{theirs}/self_attention", n)
-
-
-# A key has no bias in Whisper; CTranslate2 stacks zeros in its place, which are left out.
-
-
-def _self_attention(ours: str, theirs: str, n: int) -> Iterator[_Tensor]:
-    yield from _linear(f"{ours}.query", f"{theirs}/linear_0", (n, n), 0, 3)
-    yield _Tensor(f"{ours}.key.weight", (n, n), f"{theirs}/linear_0/weight", 1, 3)
-    yield from _linear(f"{ours}.value", f"{theirs}/linear_0", (n, n), 2, 3)
-    yield from _linear(f"{ours}.out", f"{theirs}/linear_1", (n, n))
-
-
-def _cross_attention(ours: str, theirs: str, n: int) -> Iterator[_Tensor]:
-    yield from _linear(f"{ours}.query", f"{theirs}/linear_0", (n, n))
-    yield _Tensor(f"{ours}.key.weight", (n, n), f"{theirs}/linear_1/weight", 0, 2)
-    yield from _linear(f"{ours}.value", f"{theirs}/linear_1", (n, n), 1, 2)
-    yield from _linear(f"{ours}.out", f"{theirs}/linear_2", (n, n))
-
-
-def _linear(ours: str, theirs: str, shape: tuple[int, ...], *part: int) -> Iterator[_Tensor]:
-    yield _Tensor(f"{ours}.weight", shape, f"{theirs}/weight", *part)
-    yield _Tensor(f"{ours}.bias", shape[:1], f"{theirs}/bias", *part)
-
-
-def _norm(ours: str, theirs: str, n: int) -> Iterator[_Tensor]:
-    yield _Tensor(f"{ours}.weight", (n,), f"{theirs}/gamma")
-    yield _Tensor(f"{ours}.bias", (n,), f"{theirs}/beta")
-
-
-def _write_header(out: BinaryIO, size: _Size, words: list[bytes]) -> None:
+def _write_header(out: BinaryIO, size: Size, words: list[bytes]) -> None:
     filters = mel_filters(size.n_mels)
     out.write(struct.pack("<12i", MAGIC, *size, _FLOAT16))
     out.write(struct.pack("<2i", *filters.shape) + filters.astype("<f4").tobytes())
@@ -192,7 +115,7 @@ def _write_header(out: BinaryIO, size: _Size, words: list[bytes]) -> None:
     out.writelines(struct.pack("<i", len(word)) + word for word in words)
 
 
-def _write_tensor(out: BinaryIO, tensor: _Tensor, weights: Weights) -> None:
+def _write_tensor(out: BinaryIO, tensor: Tensor, weights: Weights) -> None:
     # whisper.cpp adds vectors and positions in float32 and multiplies matrices in float16. The bias of a
     # convolution is a column there: it is added to every frame.
     exact = len(tensor.shape) == 1 or tensor.name.endswith("positional_embedding")
@@ -205,7 +128,7 @@ def _write_tensor(out: BinaryIO, tensor: _Tensor, weights: Weights) -> None:
     out.write(values.tobytes())
 
 
-def _values(tensor: _Tensor, weights: Weights, kind: np.dtype[np.floating]) -> NDArray[np.floating]:
+def _values(tensor: Tensor, weights: Weights, kind: np.dtype[np.floating]) -> NDArray[np.floating]:
     stacked = (tensor.shape[0] * tensor.parts, *tensor.shape[1:])
     if (shape := weights.shape(tensor.variable)) != stacked:
         raise BadSource(f"{tensor.variable} in model.bin has shape {shape}, expected {stacked}")

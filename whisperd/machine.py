@@ -222,6 +222,7 @@ def pool_settings(config: Config) -> PoolSettings:
     return PoolSettings(
         workers=workers,
         threads=threads,
+        engine=config.workers.engine,
         gpu=config.workers.gpu,
         nice=config.workers.nice,
         max_memory_bytes=config.workers.max_memory_mb * 2**20,

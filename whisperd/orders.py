@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from math import inf
 from time import monotonic
+from typing import Literal
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -32,6 +33,7 @@ class Model(Struct, frozen=True):
 class PoolSettings(Struct, frozen=True, kw_only=True):
     workers: int
     threads: int
+    engine: Literal["auto", "whisper.cpp", "ctranslate2"] = "whisper.cpp"
     gpu: bool = True
     nice: int = 10
     max_memory_bytes: int = 0  # address space of a child; 0 = by the machine, or none with a GPU
@@ -55,6 +57,7 @@ def child_settings(model: Model, settings: PoolSettings) -> Settings:
         model=model.path,
         daemon_pid=os.getpid(),
         threads=settings.threads,
+        engine=settings.engine,
         gpu=settings.gpu,
         nice=settings.nice,
         max_memory_bytes=settings.max_memory_bytes,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.browser.chromium import SOURCE
 from tests.clients import installed
-from whisperd.transcript import LANGUAGES
+from whisperd.engine.languages import LANGUAGES
 
 ROOT = Path(__file__).parents[2]
 DASHBOARD = ROOT / "whisperd" / "web" / "dashboard"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Struct
 
@@ -87,7 +87,15 @@ class Workers(Struct, frozen=True, kw_only=True):
     nice: Annotated[
         int, key("Scheduling niceness, so that the daemon answers while all cores transcribe.", 0, 19)
     ] = 10
-    gpu: Annotated[bool, key("Use the GPU when pywhispercpp was built for one.")] = True
+    gpu: Annotated[bool, key("Use the GPU when the engine was built for one.")] = True
+    engine: Annotated[
+        Literal["auto", "whisper.cpp", "ctranslate2"],
+        key(
+            "What runs the models. ctranslate2 is faster on a CPU, needs `pip install 'whisperd[ct2]'`, and "
+            "takes models in float16 only. auto: ctranslate2 where it is installed, there is no GPU for "
+            "whisper.cpp and the model is not quantised; whisper.cpp otherwise."
+        ),
+    ] = "whisper.cpp"
 
     def sized(self, cores: int, gpu_build: bool = False) -> tuple[int, int]:
         """How many workers with how many threads each: the zeros filled in for a machine of `cores`."""

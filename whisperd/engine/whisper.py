@@ -9,9 +9,8 @@ from __future__ import annotations
 import math
 import os
 import re
-import zlib
 from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise
+from functools import partial
 from typing import NoReturn, TypeAlias
 
 import _pywhispercpp as cpp
@@ -20,30 +19,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whisperd.engine import memory
+from whisperd.engine.model import (
+    BEST_OF,
+    EngineFailed,
+    EngineStopped,
+    ModelBroken,
+    plain,
+    without_loops,
+    words,
+)
 from whisperd.task import SAMPLE_RATE, Options, Segment, Word
 
 Token: TypeAlias = cpp.whisper_token_data  # id, p (probability), plog, t0 and t1 (centiseconds), …
-REPETITION = "repetition"  # the warning
-# As OpenAI's whisper/transcribe.py: compression_ratio_threshold, logprob_threshold.
-MOST_COMPRESSIBLE, LEAST_LIKELY = 2.4, -1.0
 HOTTER = 0.4  # the temperature of a second try without a prompt to blame
 PROBE_CONTEXT, PROBE_TOKENS = 128, 8  # 50 positions of the encoder are a second
-BEST_OF = 5  # tries at each temperature above 0, as whisper.cpp's own command line does
 _ERROR = 4  # GGML_LOG_LEVEL_ERROR
 _TOKENS_BESIDE_LANGUAGES = 51_766  # of a multilingual model, as whisper.cpp counts them: 99 or 100 are left
 _FALLBACKS = re.compile(r"fallbacks = +(\d+) p / +(\d+) h")
-
-
-class WhisperFailed(Exception):
-    """whisper.cpp returned an error code."""
-
-
-class ModelBroken(WhisperFailed):
-    """whisper.cpp could not load the model, with memory enough."""
-
-
-class WhisperStopped(Exception):
-    """The run was stopped because `stop` said so."""
 
 
 def system_info() -> str:
@@ -73,22 +65,13 @@ class Whisper:
     def transcribe(
         self, window: NDArray[np.float32], options: Options, language: str, stop: Callable[[], bool]
     ) -> tuple[list[Segment], tuple[str, ...]]:
-        """Segments of `window` (mono, 16 kHz, shape (n,), at most 30 s), times in seconds in it; warnings.
-
-        A text that repeats itself is decoded again, without context and with other searches; the best is
-        kept, and REPETITION warns of it either way: real refrains compress as well as loops do. `stop` is
-        asked often, from another thread. Raises WhisperStopped, WhisperFailed, MemoryError.
-        """
-        best = self._decode(window, options, language, stop)
-        if not _repeats(best):
-            return best, ()
-        for other in _second_tries(options):
-            found = self._decode(window, other, language, stop, context=False)
-            if _likelihood(found) >= LEAST_LIKELY and _compression(found) < _compression(best):
-                best = found if found or not options.vad else best  # where speech was heard there is some
-            if not _repeats(best):
-                break
-        return best, (REPETITION,)
+        """See Engine.transcribe."""
+        first = self._decode(window, options, language, stop, context=True)
+        others = (
+            partial(self._decode, window, other, language, stop, context=False)
+            for other in _second_tries(options)
+        )
+        return without_loops(first, others, vad=options.vad)
 
     def _decode(
         self,
@@ -97,7 +80,7 @@ class Whisper:
         language: str,
         stop: Callable[[], bool],
         *,
-        context: bool = True,
+        context: bool,
     ) -> list[Segment]:
         if self._used_random:
             self._load()
@@ -108,11 +91,7 @@ class Whisper:
         return list(self._segments(len(window) / SAMPLE_RATE, options))
 
     def probe(self, window: NDArray[np.float32], stop: Callable[[], bool]) -> None:
-        """Encode and decode a second or two, to see that it can be done. Raises as `transcribe`.
-
-        It is cheap: the encoder computes no more than is there, which would cost accuracy, and there is one
-        try. Nothing of it is in what comes after.
-        """
+        """See Engine.probe: the encoder computes no more than is there, which would cost accuracy."""
         params = self._params(Options(beam_size=1), "en")
         params.audio_ctx, params.max_tokens, params.temperature_inc = PROBE_CONTEXT, PROBE_TOKENS, 0.0
         used_random = self._used_random  # then the next window loads the model anew, and not this one
@@ -133,9 +112,9 @@ class Whisper:
             cpp.assign_abort_callback(params, None)
         self._used_random = code != 0 or draws or self._fell_back()
         if stop():
-            raise WhisperStopped
+            raise EngineStopped
         if code != 0:
-            self._fail(WhisperFailed(f"whisper.cpp returned {code}"))
+            self._fail(EngineFailed(f"whisper.cpp returned {code}"))
 
     @property
     def languages(self) -> tuple[str, ...]:
@@ -149,16 +128,16 @@ class Whisper:
         """How likely each of `languages` is spoken in `window` (mono, 16 kHz, up to 30 s); their sum is 1.
 
         The context answers as a fresh one would: nothing of an earlier window is in it, and no random number.
-        Raises WhisperFailed.
+        Raises EngineFailed.
         """
         known = len(self.languages)
         if known == 1:
             return np.ones(1, np.float32)
         if code := cpp.whisper_pcm_to_mel(self._context, window, len(window), self._threads):
-            raise WhisperFailed(f"whisper_pcm_to_mel returned {code}")
+            raise EngineFailed(f"whisper_pcm_to_mel returned {code}")
         probabilities = np.zeros(cpp.whisper_lang_max_id() + 1, np.float32)
         if (code := cpp.whisper_lang_auto_detect(self._context, 0, self._threads, probabilities)) < 0:
-            raise WhisperFailed(f"whisper_lang_auto_detect returned {code}")
+            raise EngineFailed(f"whisper_lang_auto_detect returned {code}")
         # Of an older model it takes the token behind the last language for Cantonese.
         return np.asarray(probabilities[:known] / probabilities[:known].sum())
 
@@ -185,7 +164,7 @@ class Whisper:
         if level == _ERROR:  # it may be followed by an abort of the process: these are the words to judge by
             os.write(2, text.encode(errors="replace"))
 
-    def _fail(self, error: WhisperFailed) -> NoReturn:
+    def _fail(self, error: EngineFailed) -> NoReturn:
         """Raise it, or MemoryError if that was the cause."""
         if memory.lacking("".join(text for _, text in self._log)):
             raise MemoryError from error
@@ -221,7 +200,7 @@ class Whisper:
     def _segments(self, seconds: float, options: Options) -> Iterator[Segment]:
         ended = 0.0
         for number in range(cpp.whisper_full_n_segments(self._context)):
-            text = _text(cpp.whisper_full_get_segment_text(self._context, number))
+            text = plain(cpp.whisper_full_get_segment_text(self._context, number))
             tokens = self._tokens(number)
             if not text:
                 continue
@@ -244,42 +223,23 @@ class Whisper:
         return [token for token in tokens if token.id < cpp.whisper_token_eot(self._context)]
 
     def _words(self, tokens: Sequence[Token], start: float, end: float) -> Iterator[Word]:
-        for group in self._grouped(tokens):
-            word = _text(b"".join(self._bytes(token) for token in group))
+        texts = [self._bytes(token) for token in tokens]
+        for places in words(texts):
+            word = plain(b"".join(texts[place] for place in places))
             if not word:
                 continue
+            group = [tokens[place] for place in places]
             start = min(max(start, group[0].t0 / 100), end)
             word_end = min(max(start, group[-1].t1 / 100), end)
             yield Word(start=start, end=word_end, word=word, probability=sum(t.p for t in group) / len(group))
             start = word_end
 
-    def _grouped(self, tokens: Sequence[Token]) -> Iterator[Sequence[Token]]:
-        """Tokens of one word. A word begins with a space; a character split over tokens stays together."""
-        starts = [n for n, token in enumerate(tokens) if n == 0 or self._bytes(token).startswith(b" ")]
-        for first, last in pairwise([*starts, len(tokens)]):
-            yield tokens[first:last]
-
     def _bytes(self, token: Token) -> bytes:
         return bytes(cpp.whisper_token_to_bytes(self._context, token.id))
 
 
-def _repeats(segments: Sequence[Segment]) -> bool:
-    return _compression(segments) > MOST_COMPRESSIBLE
-
-
-def _compression(segments: Sequence[Segment]) -> float:
-    """How many times shorter zlib makes the text, as OpenAI's whisper/utils.py; below 1 for a short one."""
-    text = " ".join(segment.text for segment in segments).encode()
-    return len(text) / len(zlib.compress(text))
-
-
-def _likelihood(segments: Sequence[Segment]) -> float:
-    """Mean log probability of the text tokens."""
-    tokens = max(1, sum(len(segment.tokens) for segment in segments))
-    return math.fsum(segment.avg_logprob * len(segment.tokens) for segment in segments) / tokens
-
-
 def _second_tries(options: Options) -> Iterator[Options]:
+    """Without context and with other searches, if the text repeats itself."""
     if options.prompt:
         yield msgspec.structs.replace(options, prompt=None)
     yield msgspec.structs.replace(
@@ -289,8 +249,3 @@ def _second_tries(options: Options) -> Iterator[Options]:
 
 def _draws(options: Options) -> bool:
     return options.temperature > 0 or options.beam_size > 1
-
-
-def _text(raw: bytes) -> str:
-    """Bytes are joined before they are decoded: a token may end in the middle of a character."""
-    return raw.decode("utf-8", errors="replace").strip()

@@ -1,0 +1,317 @@
+"""CTranslate2, which calculates in int8: one loaded model, one window of speech at a time.
+
+Whisper was trained on windows of 30 s, filled up with silence, and hears worse in shorter ones. So as much as
+was spoken is encoded, and behind it stands what the encoder makes of silence, which was computed once: the
+decoder finds the window that it knows, at the cost of what is in it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from typing import NamedTuple, NoReturn
+
+import ctranslate2
+import numpy as np
+from numpy.typing import NDArray
+
+from whisperd.engine import ct2_model, ggml_file, memory
+from whisperd.engine.mel import FRAMES_PER_SECOND, log_mel
+from whisperd.engine.model import (
+    BEST_OF,
+    LEAST_LIKELY,
+    EngineFailed,
+    EngineStopped,
+    ModelBroken,
+    plain,
+    without_loops,
+    words,
+)
+from whisperd.engine.vocabulary import Vocabulary
+from whisperd.task import SAMPLE_RATE, Options, Segment, Word
+
+LONGEST = 3000  # frames of 10 ms, two of which become one position of the encoder's
+MARGIN_SECONDS = 0.5  # of real silence behind the speech, before the one that was computed once
+LOOP = 5  # tokens in a row that a text which went round may have once only
+SILENCE = -1.5  # in a spectrogram: (log10(1e-10) + 4) / 4
+NO_SPEECH = 0.6  # the probability at which an unlikely text is none, as OpenAI's
+MOST_TOKENS = 224  # of a window, and of the text before it: half of what the decoder holds
+PROBE_TOKENS = 8
+PULSE = 0.25  # seconds between two calls of `stop`
+
+Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class _Heard:
+    """What a window is, for the decoder."""
+
+    encoded: ctranslate2.StorageView
+    frames: int  # that hold sound
+    tokens: list[int]
+    likelihood: float  # mean log probability of the tokens
+    silent: bool
+
+
+class _Search(NamedTuple):
+    """How a text is looked for: with the prompt and what was said before; without runs of tokens twice."""
+
+    context: bool = False
+    no_repeat: int = 0
+
+
+class CTranslate:
+    def __init__(self, path: str, *, threads: int, gpu: bool) -> None:
+        """Load the ggml model at `path`. Raises ModelBroken, MemoryError."""
+        self.path = path
+        self._threads = threads
+        self._gpu = gpu and ctranslate2.get_cuda_device_count() > 0
+        self._used_random = False
+        self._load()
+        silence = np.full((len(self._filters), LONGEST), SILENCE, np.float32)
+        with _errors(ModelBroken):
+            self._silence = np.array(self._whisper.encode(_view(silence), to_cpu=True))
+
+    def _load(self) -> None:
+        model = ggml_file.read(self.path)
+        self._vocabulary = Vocabulary(model.tokens, model.size.n_vocab)
+        self._filters = model.filters
+        ctranslate2.set_random_seed(1)
+        with _errors(ModelBroken):
+            self._whisper = ctranslate2.models.Whisper(
+                self.path,
+                "cuda" if self._gpu else "cpu",
+                compute_type="int8_float16" if self._gpu else "int8",
+                intra_threads=self._threads,
+                files=ct2_model.files(model, self._vocabulary),
+            )
+        self._used_random = False
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """See Engine.languages."""
+        return self._vocabulary.languages
+
+    def language_probabilities(self, window: Array) -> Array:
+        """See Engine.language_probabilities."""
+        if len(self.languages) == 1:
+            return np.ones(1, np.float32)
+        with _errors():
+            (found,) = self._whisper.detect_language(self._encode(self._mel(window)))
+        likely = {token.strip("<|>"): probability for token, probability in found}
+        return np.array([likely.get(code, 0.0) for code in self.languages], np.float32)
+
+    def transcribe(
+        self, window: Array, options: Options, language: str, stop: Callable[[], bool]
+    ) -> tuple[list[Segment], tuple[str, ...]]:
+        """See Engine.transcribe. It stops between two runs of the model, not within one.
+
+        What is drawn at a temperature above 0 comes from a generator that lives as long as a thread of the
+        library: so after such a run the model is loaded anew.
+        """
+        if self._used_random:
+            self._load()
+        self._used_random = options.temperature > 0
+
+        def decode(search: _Search) -> list[Segment]:
+            return list(self._passages(window, options, language, stop, search))
+
+        with _asked(stop), _errors():
+            others = [_Search(), _Search(no_repeat=LOOP)] if options.prompt else [_Search(no_repeat=LOOP)]
+            first = decode(_Search(context=True))
+            return without_loops(first, (partial(decode, other) for other in others), vad=options.vad)
+
+    def probe(self, window: Array, stop: Callable[[], bool]) -> None:
+        """See Engine.probe."""
+        with _asked(stop), _errors():
+            prompt = self._start(Options(), "en")
+            self._hear(self._mel(window), prompt, Options(beam_size=1), _Search(), most=PROBE_TOKENS)
+        if stop():
+            raise EngineStopped
+
+    def close(self) -> None:
+        """Free the model."""
+        self._whisper.unload_model()
+
+    def _passages(
+        self, window: Array, options: Options, language: str, stop: Callable[[], bool], search: _Search
+    ) -> Iterator[Segment]:
+        """Segments of the whole window: where the decoder ends too early, it goes on from there."""
+        mel, seconds, at = self._mel(window), len(window) / SAMPLE_RATE, 0
+        start = self._start(options, language)
+        before = self._vocabulary.tokens(f" {options.prompt.strip()}") if options.prompt else []
+        while at < seconds * FRAMES_PER_SECOND:
+            if stop():
+                raise EngineStopped
+            prompt = [*(self._before(before) if search.context else []), *start]
+            heard = self._hear(mel[:, at : at + LONGEST], prompt, options, search)
+            spans, ended = self._spans(heard)
+            if not heard.silent:
+                yield from self._segments(heard, spans, at / FRAMES_PER_SECOND, seconds, options, start)
+            before = [*before, *heard.tokens]
+            at += ended or LONGEST
+        if stop():
+            raise EngineStopped
+
+    def _hear(
+        self, mel: Array, prompt: list[int], options: Options, search: _Search, *, most: int = MOST_TOKENS
+    ) -> _Heard:
+        encoded = self._encode(mel)
+        draws = options.temperature > 0
+        (found,) = self._whisper.generate(
+            encoded,
+            [prompt],
+            beam_size=1 if draws else options.beam_size,
+            num_hypotheses=BEST_OF if draws else 1,
+            sampling_topk=0 if draws else 1,
+            sampling_temperature=options.temperature if draws else 1.0,
+            no_repeat_ngram_size=search.no_repeat,
+            max_length=len(prompt) + most,
+            return_scores=True,
+            return_no_speech_prob=True,
+        )
+        tokens = [token for token in found.sequences_ids[0] if token != self._vocabulary.end]
+        likelihood = found.scores[0] * max(1, len(tokens)) / (len(tokens) + 1)  # <|endoftext|> counts
+        silent = found.no_speech_prob > NO_SPEECH and likelihood < LEAST_LIKELY
+        return _Heard(encoded, mel.shape[1], tokens, likelihood, silent)
+
+    def _before(self, tokens: list[int]) -> list[int]:
+        text = [token for token in tokens if token < self._vocabulary.end]
+        return [self._vocabulary.id("startofprev"), *text[-(MOST_TOKENS - 1) :]] if text else []
+
+    def _start(self, options: Options, language: str) -> list[int]:
+        start = [self._vocabulary.id("startoftranscript")]
+        if self._vocabulary.multilingual:
+            task = "translate" if options.translate else "transcribe"
+            start += [self._vocabulary.id(language), self._vocabulary.id(task)]
+        return start
+
+    def _spans(self, heard: _Heard) -> tuple[list[list[int]], int]:
+        """Tokens of each segment, its times with them; and the frame at which they end, 0 if all was heard.
+
+        As OpenAI's whisper/transcribe.py reads them: two times in a row part two segments.
+        """
+        tokens, first_time = heard.tokens, self._vocabulary.first_time
+        times = [token >= first_time for token in tokens]
+        parts = [place + 1 for place, pair in enumerate(pairwise(times)) if all(pair)]
+        finished = times[-2:] == [False, True] or not parts
+        ends = [0, *parts, *([len(tokens)] if finished else [])]
+        spans = [tokens[start:end] for start, end in pairwise(ends) if end > start]
+        return spans, 0 if finished else (tokens[parts[-1] - 1] - first_time) * 2
+
+    def _segments(
+        self,
+        heard: _Heard,
+        spans: list[list[int]],
+        offset: float,
+        seconds: float,
+        options: Options,
+        prompt: list[int],
+    ) -> Iterator[Segment]:
+        aligned = self._aligned(heard, spans, prompt) if options.word_timestamps else [()] * len(spans)
+        ended = offset
+        for span, found in zip(spans, aligned, strict=True):
+            tokens = [token for token in span if token < self._vocabulary.end]
+            text = plain(self._vocabulary.text(tokens))
+            if not text:
+                continue
+            times = [(t - self._vocabulary.first_time) / 50 for t in span if t >= self._vocabulary.first_time]
+            start = min(max(offset + (times[0] if times else 0.0), ended), seconds)
+            last = times[-1] if len(times) > 1 else heard.frames / FRAMES_PER_SECOND
+            ended = min(max(offset + last, start), seconds)
+            yield Segment(
+                start=start,
+                end=ended,
+                text=text,
+                tokens=tuple(tokens),
+                avg_logprob=heard.likelihood,
+                temperature=options.temperature,
+                words=tuple(_within(found, offset, start, ended)),
+            )
+
+    def _aligned(self, heard: _Heard, spans: list[list[int]], prompt: list[int]) -> Iterator[Sequence[Word]]:
+        """The words of each span, by the decoder's attention; times in seconds from the start of the mel."""
+        texts = [[token for token in span if token < self._vocabulary.end] for span in spans]
+        flat = [token for text in texts for token in text]
+        (found,) = self._whisper.align(heard.encoded, prompt, [flat], heard.frames)
+        starts = np.full(len(flat) + 1, np.inf)
+        for token, position in reversed(found.alignments):
+            starts[token] = position / 50
+        starts = np.minimum.accumulate(starts[::-1])[::-1]
+        first = 0
+        for text in texts:
+            pieces = [self._vocabulary.words[token] for token in text]
+            yield [
+                Word(
+                    start=float(starts[first + places.start]),
+                    end=float(starts[first + places.stop]),
+                    word=plain(b"".join(pieces[place] for place in places)),
+                    probability=float(np.mean([found.text_token_probs[first + place] for place in places])),
+                )
+                for places in words(pieces)
+            ]
+            first += len(text)
+
+    def _mel(self, window: Array) -> Array:
+        """With a margin of silence behind: (mels, an even number of frames)."""
+        silence = np.zeros(round(MARGIN_SECONDS * SAMPLE_RATE), np.float32)
+        mel = log_mel(np.concatenate([window, silence]), self._filters)
+        return mel[:, : mel.shape[1] // 2 * 2]
+
+    def _encode(self, mel: Array) -> ctranslate2.StorageView:
+        """Of at most 30 s: (1, 1500, state), silence from where the sound ends."""
+        heard = np.array(self._whisper.encode(_view(mel[:, :LONGEST]), to_cpu=True))
+        return ctranslate2.StorageView.from_array(
+            np.ascontiguousarray(np.concatenate([heard, self._silence[:, heard.shape[1] :]], axis=1))
+        )
+
+
+def _view(mel: Array) -> ctranslate2.StorageView:
+    return ctranslate2.StorageView.from_array(np.ascontiguousarray(mel[np.newaxis]))
+
+
+def _within(found: Sequence[Word], offset: float, start: float, end: float) -> Iterator[Word]:
+    """Words in order, inside of their segment; those of nothing but a space left out."""
+    for word in found:
+        if not word.word:
+            continue
+        start = min(max(start, offset + word.start), end)
+        word_end = min(max(start, offset + word.end), end)
+        yield Word(start=start, end=word_end, word=word.word, probability=word.probability)
+        start = word_end
+
+
+@contextmanager
+def _asked(stop: Callable[[], bool]) -> Iterator[None]:
+    """Ask `stop` now and then from another thread, since the library, at work, asks nobody."""
+    done = threading.Event()
+
+    def ask() -> None:
+        while not done.wait(PULSE):
+            stop()
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+@contextmanager
+def _errors(kind: type[EngineFailed] = EngineFailed) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        _fail(kind, error)
+
+
+def _fail(kind: type[EngineFailed], error: RuntimeError) -> NoReturn:
+    if memory.lacking(str(error)):
+        raise MemoryError from error
+    raise kind(f"CTranslate2: {error}") from error
