@@ -251,6 +251,7 @@ async def a_server(
     outbound=None,
     s3=None,
     search=None,
+    tracing=None,
     workers=0,
     now=time,
     **rules,
@@ -314,6 +315,7 @@ async def a_server(
             minutes=Minutes(db, now),
             now=now,
             counts=counts,
+            tracing=tracing,
         )
         stage.app = build_app(services)
         attending = asyncio.create_task(services.attendance.cancel_abandoned(queue.cancel))

@@ -97,7 +97,8 @@ ALLOWED = {
     "worker_pool": {"task", "events", "spool", "counts", "orders", "restraint", "slot"},
     "queue": {"task", "db", "events", "sql", "forecast", "counts"},
     "outlook": {"task", "events", "forecast"},
-    "history": {"db", "sql", "timeline", "usage"},
+    "history": {"task", "db", "sql", "timeline", "usage"},
+    "tracing": {"task", "config", "events", "history", "timeline"},
     # what the outside is told
     "outbox": {"db", "delivery", "sql"},
     "minutes": {"db", "sql"},
@@ -112,11 +113,12 @@ ALLOWED = {
         *("archive", "backup", "arrival", "shown", "attendance", "keys", "outbox", "delivery"),
         *("outbound", "buckets", "sources", "outlook", "forecast", "turns", "pace", "sessions"),
         *("history", "timeline", "usage", "minutes"),
-        *("counts", "gpu", "lag"),
+        *("counts", "gpu", "lag", "tracing"),
     },
+    "traced": {"access", "routes", "tracing"},
     "access": {"routes"},
     "guard": {"config", "keys", "routes", "sessions"},
-    "http": {"config", "access", "guard", "routes"},
+    "http": {"config", "access", "guard", "routes", "traced"},
     # the composition root
     "model_store": {"task", "config", "models", "worker_pool"},
     "housekeeping": {"task", "config", "events", "queue", "outbox", "spool", "history", "usage"},
@@ -134,7 +136,7 @@ ALLOWED = {
         *("task", "config", "logs", "malloc", "notify", "reload", "models", "db", "worker_pool", "routes"),
         *("archive", "arrival", "housekeeping", "listening", "machine", "upkeep", "deliveries", "webhooks"),
         *("keys", "sessions", "minutes", "outbound", "s3", "buckets", "sources", "results"),
-        *("lag",),
+        *("lag", "tracing"),
     },
     "embedded": {"task", "config", "transcript", "worker_pool", "machine"},
     "unit": set(),
@@ -185,11 +187,12 @@ ONLY = {
         "doctor",
     },
     "aiosqlite": {"db", "connection"},
-    "starlette": {"routes", "http", "access", "guard", "connections", "listening"},
+    "starlette": {"routes", "http", "access", "traced", "guard", "connections", "listening"},
     "python_multipart": {"routes"},
     "uvicorn": {"listening", "connections"},
     "apscheduler": {"upkeep"},
     "prometheus_client": {"counts", "metrics"},
+    "opentelemetry": {"tracing"},
     "obstore": {"s3", "buckets", "offsite"},
     "httpx": {"client", "outbound"},
     "huggingface_hub": {"hub"},
@@ -301,7 +304,7 @@ def test_only_the_child_knows_how_the_engine_works():
 # What is really in memory after an import, by whatever way it came there.
 SERVER = {"starlette", "uvicorn", "apscheduler", "aiosqlite", "sqlite3", "aiofiles", "python_multipart"}
 SCREEN = {"typer", "click", "rich", "httpx"}
-HEAVY = {"numpy", "av", "_pywhispercpp", "pywhispercpp", "huggingface_hub"}
+HEAVY = {"numpy", "av", "_pywhispercpp", "pywhispercpp", "huggingface_hub", "opentelemetry"}
 
 
 def loaded_by(module):

@@ -42,6 +42,7 @@ from whisperd.s3 import S3Missing
 from whisperd.sessions import Sessions
 from whisperd.sources import Sources
 from whisperd.task import ModelUnusable, State, Stats, StorageBusy, StorageFailed, StorageFull, TaskError
+from whisperd.tracing import Tracing, TracingMissing
 from whisperd.upkeep import Upkeep
 from whisperd.webhooks import Webhooks
 from whisperd.worker_pool import PoolFailed, WorkerInfo
@@ -55,7 +56,7 @@ PULSE_SECONDS = 5.0  # between two looks whether all is well, at most
 # Why a start can fail that is for the operator to read, without a traceback.
 _REASONS = (
     *(DatabaseInUse, DatabaseTooNew, CannotStart, BackupError, StorageFull),
-    *(S3Missing, PoolFailed, ModelUnusable, models.ModelError),
+    *(S3Missing, TracingMissing, PoolFailed, ModelUnusable, models.ModelError),
 )
 
 
@@ -145,12 +146,14 @@ class Daemon:
         self._upkeep = Upkeep(parts)
         self._webhooks = Webhooks(parts.config, task_view, parts.clock.now)
         buckets = Buckets(parts.config.s3)
+        self._tracing = Tracing(parts.config.tracing) if parts.config.tracing.endpoint else None
         senders: dict[str, Sender] = {"webhook": self._webhooks, "result": Results(buckets, parts.queue)}
         self._deliveries = Deliveries(parts.outbox, parts.events, senders)
         self._trouble: str | None = None  # what the last look at database and pool found
         self._services = _services(
             parts, ring, self._deliveries, self._upkeep, buckets, lambda: self._trouble
         )
+        self._services.tracing = self._tracing
 
     async def serve(self, listening: socket.socket) -> None:
         """Until a signal, or until a part fails; a last backup is taken of what has changed either way."""
@@ -182,6 +185,8 @@ class Daemon:
             await asyncio.wait([serving])
             for work in beside:
                 work.cancel()
+        if self._tracing is not None:
+            await asyncio.to_thread(self._tracing.close)
         with suppress(StorageFull, StorageBusy, StorageFailed):  # else the next start does it
             await parts.queue.release_all()
             await parts.queue.keep_measured()
@@ -204,6 +209,8 @@ class Daemon:
             "lag": self._services.lag.follow(),
             "attendance": self._services.attendance.cancel_abandoned(parts.queue.cancel),
         }
+        if self._tracing is not None:
+            works["traces"] = self._tracing.follow(parts.events, parts.history)
         return works | ({"offsite": parts.offsite.run()} if parts.offsite else {})
 
     # --- the end ---

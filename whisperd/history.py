@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from whisperd.db import Database
-from whisperd.sql import timeline, usage
+from whisperd.sql import timeline, traces, usage
+from whisperd.task import Task
 from whisperd.timeline import Timeline
 from whisperd.usage import Usage, UsageQuery
 
@@ -19,6 +20,17 @@ class History:
     async def timeline(self, task_id: str) -> Timeline:
         """Raises TaskNotFound."""
         return await self._db.read(timeline.timeline, task_id)
+
+    async def trace(self, seq: int) -> str | None:
+        """The traceparent of what submitted the task, until its spans are sent."""
+        return await self._db.read(traces.parent, seq)
+
+    async def traced(self) -> Sequence[Task]:
+        """The tasks that are over, and whose spans were not sent."""
+        return await self._db.read(traces.over)
+
+    async def forget_trace(self, seq: int) -> None:
+        await self._db.write(traces.forget, seq)
 
     async def usage(self, query: UsageQuery) -> Sequence[Usage]:
         return await self._db.read(usage.sums, query)

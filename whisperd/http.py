@@ -43,6 +43,7 @@ from whisperd.routes.call import Call, Socket, mounted
 from whisperd.routes.dialects import rendered
 from whisperd.routes.errors import HANDLERS, stopping
 from whisperd.routes.interactive import CUT
+from whisperd.traced import Traced
 
 CALLS: list[Call | Socket] = [
     *explain.calls,
@@ -77,6 +78,7 @@ def build_app(services: Services) -> Starlette:
         exception_handlers={**HANDLERS},
         middleware=[
             Middleware(SafeHeaders),
+            *([Middleware(Traced, tracing=services.tracing)] if services.tracing else []),
             Middleware(Access, services=services),
             Middleware(CutOff, services=services),
             *_for_pages_elsewhere(services.config.http),

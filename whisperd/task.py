@@ -151,6 +151,7 @@ class NewTask(Struct, frozen=True, kw_only=True):
     metadata: dict[str, Any] = {}
     idempotency_key: str | None = None
     body_sha256: str = ""  # of everything submitted; guards the idempotency key
+    trace: str | None = None  # the traceparent of what submitted it, while tracing is on
     model_sha256: str | None = None  # of the model file as it is now; None: not known
 
     @property

@@ -5,7 +5,7 @@
 `printing` shows it. Every key is also the environment variable `WHISPERD_SECTION__KEY`.
 """
 
-from whisperd.config.daemon import Logging, Metrics, Shutdown
+from whisperd.config.daemon import Logging, Metrics, Shutdown, Tracing
 from whisperd.config.http import Http
 from whisperd.config.keys import DATABASE, KEYS, Config, Key, with_values
 from whisperd.config.outbound import Outbound, Webhooks
@@ -38,6 +38,7 @@ __all__ = [
     "Shutdown",
     "Storage",
     "TenantLimits",
+    "Tracing",
     "Webhooks",
     "Workers",
     "cores",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
-from whisperd.config.declaring import key
+from whisperd.config.declaring import PLAIN_URL, key
 
 
 class Shutdown(Struct, frozen=True, kw_only=True):
@@ -37,6 +37,16 @@ class Logging(Struct, frozen=True, kw_only=True):
         50 * 2**20
     )
     keep: Annotated[int, key("So many of those are kept.", 1, 1000)] = 5
+
+
+class Tracing(Struct, frozen=True, kw_only=True):
+    """OpenTelemetry: see docs/tracing.md. Needs the extra otel: pip install 'whisperd[otel]'."""
+
+    endpoint: Annotated[
+        str,
+        Meta(pattern=PLAIN_URL),
+        key('Where a collector takes OTLP over HTTP: "http://127.0.0.1:4318". "": nothing is traced.'),
+    ] = ""
 
 
 class Metrics(Struct, frozen=True, kw_only=True):

@@ -11,6 +11,9 @@ YEAR_SECONDS = 366 * DAY_SECONDS
 DECADE_DAYS = 10 * 366
 DECADE_HOURS = DECADE_DAYS * 24
 
+# A user and a password in it would be printed wherever the address is.
+PLAIN_URL = r"^(https?://[^@/?#\s]+(/[^@?#\s]*)?)?$"
+
 NotEmpty = Annotated[str, Meta(min_length=1)]
 
 

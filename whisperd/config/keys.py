@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 from msgspec import Meta, Struct
 from msgspec.structs import FieldInfo, fields, replace
 
-from whisperd.config.daemon import Logging, Metrics, Shutdown
+from whisperd.config.daemon import Logging, Metrics, Shutdown, Tracing
 from whisperd.config.http import Http
 from whisperd.config.outbound import Outbound, Webhooks
 from whisperd.config.queue import Cache, Plans, Queue, Retention, Search, TenantLimits
@@ -48,6 +48,7 @@ class Config(Struct, frozen=True, kw_only=True):
     shutdown: Shutdown = Shutdown()
     logging: Logging = Logging()
     metrics: Metrics = Metrics()
+    tracing: Tracing = Tracing()
 
     @property
     def data_dir(self) -> Path:

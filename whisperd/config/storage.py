@@ -6,10 +6,8 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from whisperd.config.declaring import DAY_SECONDS, NotEmpty, key
+from whisperd.config.declaring import DAY_SECONDS, PLAIN_URL, NotEmpty, key
 
-# A user and a password in it would be printed wherever the address is.
-_PLAIN_URL = r"^(https?://[^@/?#\s]+(/[^@?#\s]*)?)?$"
 _BUCKET = r"^[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]$"
 
 
@@ -39,7 +37,7 @@ class S3Service(Struct, frozen=True, kw_only=True):
 
     endpoint: Annotated[
         str,
-        Meta(pattern=_PLAIN_URL),
+        Meta(pattern=PLAIN_URL),
         key('"": Amazon\'s; else the URL of the service, without user and password.'),
     ] = ""
     region: Annotated[NotEmpty, key("Where the buckets are.")] = "us-east-1"

@@ -34,6 +34,7 @@ from whisperd.sessions import Sessions
 from whisperd.sources import Sources
 from whisperd.spool import Spool
 from whisperd.task import Task, TaskNotFound, TaskQueue
+from whisperd.tracing import Tracing
 from whisperd.worker_pool import WorkerInfo
 
 
@@ -120,6 +121,7 @@ class Services:
     pace: Pace = field(default_factory=Pace)
     wrong_keys: Pace = field(default_factory=lambda: Pace(of="wrong keys"))  # at the sign-in, by address
     lately: Lately = field(default_factory=Lately)  # statistics, as WebSockets are told them
+    tracing: Tracing | None = None  # None: it is off
     draining: bool = False  # nothing new is accepted
     none_up_since: float | None = None  # monotonic: the first look in a row that found no worker up
     now: Callable[[], float] = time

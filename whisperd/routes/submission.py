@@ -29,6 +29,7 @@ from whisperd.routes.reading import checked, counted, json_object
 from whisperd.routes.remote_file import fetch_remote
 from whisperd.spool import Incoming
 from whisperd.task import Audio, NewTask, Options
+from whisperd.tracing import PARENT
 from whisperd.transcript import language_code
 
 HIGHEST = 100  # priority
@@ -219,6 +220,7 @@ def new_task(
         metadata=submission.metadata,
         idempotency_key=idempotency_key,
         body_sha256=hashlib.sha256(msgspec.json.encode(content)).hexdigest(),
+        trace=PARENT.get(),
     )
 
 

@@ -9,7 +9,7 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
-from whisperd.sql import line, plans, timeline
+from whisperd.sql import line, plans, timeline, traces
 from whisperd.sql.line import end, move
 from whisperd.sql.questions import check_room, get
 from whisperd.sql.rows import to_json, to_task
@@ -37,6 +37,8 @@ def submit(
         plans.remember(conn, new.tenant, new.plan)
     row = conn.execute(_INSERT_TASK, _columns(new, place, now)).fetchone()
     conn.execute("insert into chunk (task, number) values (?, 0)", (row["seq"],))
+    if new.trace is not None:
+        traces.note(conn, row["seq"], new.trace)
     if new.idempotency_key:
         key = (new.tenant, new.idempotency_key, new.body_sha256, row["seq"], now)
         conn.execute("insert or replace into idempotency values (?, ?, ?, ?, ?)", key)

@@ -1,0 +1,36 @@
+"""Each request as a span, where tracing is on."""
+
+from __future__ import annotations
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from whisperd.access import WATCHERS
+from whisperd.routes.call import route_of
+from whisperd.tracing import Tracing
+
+
+class Traced:
+    """Of a path, only its template is told. Who watches is not traced: it asks every few seconds."""
+
+    def __init__(self, app: ASGIApp, tracing: Tracing) -> None:
+        self._app = app
+        self._tracing = tracing
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] in WATCHERS:
+            await self._app(scope, receive, send)
+            return
+        with self._tracing.request(Headers(scope=scope)) as span:
+
+            async def send_and_note(message: Message) -> None:
+                if message["type"] == "http.response.start":
+                    span.set_attribute("http.response.status_code", message["status"])
+                await send(message)
+
+            try:
+                await self._app(scope, receive, send_and_note)
+            finally:
+                route = route_of(scope) or "other"
+                span.update_name(f"{scope['method']} {route}")
+                span.set_attributes({"http.request.method": scope["method"], "http.route": route})
