@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import io
 import json
 import os
 import sys
@@ -29,22 +28,12 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track as progress
 from rich.table import Table
-from whisper_normalizer.english import EnglishTextNormalizer
 
+from benchmarks.clips import Clip, english_clips, errors, samples
 from whisperd import models
 from whisperd.config import load
 from whisperd.embedded import embedded
-from whisperd.engine.audio import Limits, decode
 from whisperd.task import Options
-
-CORPUS = Path(os.environ.get("WHISPERD_CORPUS") or Path(__file__).resolve().parents[2] / "shared" / "corpus")
-
-
-@dataclass
-class Clip:
-    path: Path
-    seconds: float
-    reference: str
 
 
 @dataclass
@@ -54,9 +43,7 @@ class Score:
     seconds: float
 
     def wer(self, clips: list[Clip]) -> jiwer.WordOutput:
-        normal = EnglishTextNormalizer()
-        references = [normal(clip.reference.replace("(", "").replace(")", "")) for clip in clips]
-        return jiwer.process_words(references, [normal(text) for text in self.texts])
+        return errors([clip.reference for clip in clips], self.texts)
 
 
 def main() -> None:
@@ -66,19 +53,12 @@ def main() -> None:
     parser.add_argument("--only", default="", help="only clips whose path holds this")
     parser.add_argument("--json", type=Path, help="write the figures there, with every text")
     args = parser.parse_args()
-    clips = [clip for clip in _clips() if args.only in str(clip.path)][: args.clips or None]
+    clips = [clip for clip in english_clips() if args.only in str(clip.path)][: args.clips or None]
     config = load(None, dict(os.environ), {"workers.model": args.model})
     ours = asyncio.run(_whisperd(clips, config))
     path = str(models.find(args.model, config.models_dir).path)
     peers = [_plain("whisper.cpp, greedy", path, clips, 1), _plain("whisper.cpp, 5 beams", path, clips, 5)]
     _report(clips, [ours, *peers], args.json)
-
-
-def _clips() -> Iterator[Clip]:
-    for line in (CORPUS / "speech" / "manifest.jsonl").read_text().splitlines():
-        entry = json.loads(line)
-        if entry["language"] == "en" and entry["use_for_wer"]:
-            yield Clip(CORPUS / "speech" / entry["file"], entry["duration_s"], entry["reference"])
 
 
 async def _whisperd(clips: list[Clip], config: object) -> Score:
@@ -98,9 +78,9 @@ def _plain(name: str, model: str, clips: list[Clip], beams: int) -> Score:
     context = cpp.whisper_init_from_file_with_params(model, cpp.whisper_context_default_params())
     texts, seconds = [], 0.0
     for clip in track(clips, name):
-        samples = _samples(clip.path)
+        heard = samples(clip.path).astype(np.float32) / 32768
         began = perf_counter()
-        texts.append(_whole(context, samples, beams))
+        texts.append(_whole(context, heard, beams))
         seconds += perf_counter() - began
     return Score(name, texts, seconds)
 
@@ -110,14 +90,7 @@ def track(items: list, name: str) -> Iterator:
     return progress(items, name, console=Console(stderr=True))
 
 
-def _samples(path: Path) -> np.ndarray:
-    pcm = io.BytesIO()
-    with path.open("rb") as file:
-        decode(file, pcm, split=False, limits=Limits(), tick=lambda seconds: None)
-    return np.frombuffer(pcm.getvalue(), np.int16).astype(np.float32) / 32768
-
-
-def _whole(context: object, samples: np.ndarray, beams: int) -> str:
+def _whole(context: object, heard: np.ndarray, beams: int) -> str:
     sampling = cpp.whisper_sampling_strategy
     greedy, beam = sampling.WHISPER_SAMPLING_GREEDY, sampling.WHISPER_SAMPLING_BEAM_SEARCH
     params = cpp.whisper_full_default_params(beam if beams > 1 else greedy)
@@ -125,7 +98,7 @@ def _whole(context: object, samples: np.ndarray, beams: int) -> str:
     params.n_threads = 1
     params.language = "en"
     params.print_progress = params.print_realtime = params.print_timestamps = False
-    if code := cpp.whisper_full(context, params, samples, len(samples)):
+    if code := cpp.whisper_full(context, params, heard, len(heard)):
         raise SystemExit(f"whisper.cpp returned {code}")
     count = cpp.whisper_full_n_segments(context)
     text = b"".join(cpp.whisper_full_get_segment_text(context, n) for n in range(count))

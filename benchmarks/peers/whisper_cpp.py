@@ -1,0 +1,90 @@
+"""whisper.cpp's own programs, built from its repository: whisper-cli; whisper-server and 8 clients."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+CLIENTS = 8
+HOUR = 3600.0
+
+
+@dataclass
+class WhisperCli:
+    """One process for all files; loading the model, some tenths of a second once, is in its time."""
+
+    name: str
+    command: list[str]
+
+    def transcribe(self, files: Sequence[Path]) -> list[str]:
+        with tempfile.TemporaryDirectory() as folder:
+            where: list[str] = []
+            for number, file in enumerate(files):
+                where += ["-f", str(file), "-of", f"{folder}/{number}"]
+            subprocess.run([*self.command, "-otxt", *where], check=True, capture_output=True)
+            return [Path(folder, f"{number}.txt").read_text() for number in range(len(files))]
+
+
+@dataclass
+class WhisperServer:
+    name: str
+    url: str
+
+    def transcribe(self, files: Sequence[Path]) -> list[str]:
+        with ThreadPoolExecutor(CLIENTS) as clients:
+            return list(clients.map(self._one, files))
+
+    def _one(self, file: Path) -> str:
+        with file.open("rb") as sound:
+            answer = httpx.post(
+                f"{self.url}/inference",
+                files={"file": sound},
+                data={"response_format": "text", "language": "en"},
+                timeout=HOUR,
+            )
+        return answer.raise_for_status().text
+
+
+@contextlib.contextmanager
+def whisper_cli(bin: Path, model: str, threads: int) -> Iterator[WhisperCli]:
+    yield WhisperCli(
+        "whisper-cli", [str(bin / "whisper-cli"), "-m", model, "-t", str(threads), "-l", "en", "-np"]
+    )
+
+
+@contextlib.contextmanager
+def whisper_server(bin: Path, model: str, threads: int, warm: Path) -> Iterator[WhisperServer]:
+    port = _free_port()
+    command = [str(bin / "whisper-server"), "-m", model, "-t", str(threads), "-l", "en", "--port", str(port)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            peer = WhisperServer("whisper-server", f"http://127.0.0.1:{port}")
+            _wait_for(port)
+            peer.transcribe([warm])
+            yield peer
+        finally:
+            process.kill()
+
+
+def _free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+def _wait_for(port: int) -> None:
+    ends = time.monotonic() + 60
+    while time.monotonic() < ends:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+            return
+        time.sleep(0.1)
+    raise SystemExit("whisper-server did not start")
