@@ -98,6 +98,19 @@ def test_it_plans_and_transcribes(new_child, spool, jfk, engine):
     assert left_in(spool) == ["t1.pcm"]
 
 
+@pytest.mark.parametrize("engine", ["whisper.cpp", "ctranslate2"])
+def test_a_language_that_the_model_does_not_know_is_refused_for_good(tmp_path, spool, jfk, engine):
+    model = write_multilingual(tmp_path / "ggml-noise.bin", tmp_path / "noise")  # without Cantonese
+    options = Options(language="yue", beam_size=1, vad=False)
+    with Child(tmp_path, model, engine=engine) as child:
+        child.plan(jfk, spool.pcm("t1"), options)
+        child.transcribe(spool.pcm("t1"), child.answer().plan.cuts[0], options)
+        refused = child.answer()
+
+    assert (refused.code, refused.then) == ("model_unusable", "fail")
+    assert "yue" in refused.message
+
+
 @pytest.mark.parametrize(
     ("file", "code"),
     [

@@ -210,6 +210,8 @@ class Worker:
         pcm = _pcm(request.pcm, cut.channels, cut.pieces[-1].end)
         self._pulse(request.number)
         engine, stop = self._model(request.model), self._stopping(request.number)
+        if request.language not in engine.languages:  # of the newest models one more than of the others
+            raise ModelBroken(f"the model does not know the language {request.language}")
         segments, warnings = engine.transcribe(window(pcm, cut), request.options, request.language, stop)
         placed = [_placed(segment, cut, request.options) for segment in segments]
         return Transcribed(placed, time.monotonic() - began, warnings)

@@ -25,7 +25,7 @@ from whisperd.config import Config, PlanLimits, TenantLimits, cores
 from whisperd.counts import Counts
 from whisperd.db import Database, owned
 from whisperd.deliveries import LONGEST_DELAY_SECONDS
-from whisperd.engine.features import gpu_build
+from whisperd.engine.features import on_gpu
 from whisperd.events import Events
 from whisperd.history import History
 from whisperd.housekeeping import clean_spool, prune
@@ -218,7 +218,7 @@ def _heaviest(limits: TenantLimits) -> float:
 
 
 def pool_settings(config: Config) -> PoolSettings:
-    workers, threads = config.workers.sized(cores(), gpu_build())
+    workers, threads = config.workers.sized(cores(), on_gpu(config.workers.engine))
     return PoolSettings(
         workers=workers,
         threads=threads,

@@ -104,3 +104,18 @@ def test_a_truncated_model_is_refused(tmp_path, weights, kept):
 
     with pytest.raises(ggml_file.ModelBroken):
         ggml_file.read(str(path))
+
+
+def test_a_model_without_one_of_its_tensors_is_refused(weights, vocabulary):
+    model = ggml_file.read(str(weights / "ggml-tiny.en.bin"))
+    del model.tensors["encoder.ln_post.bias"]
+
+    with pytest.raises(ggml_file.ModelBroken, match=r"encoder\.ln_post\.bias"):
+        ct2_model.files(model, vocabulary)
+
+
+def test_a_text_of_letters_without_end_takes_no_time(vocabulary):
+    """4,000 letters of four bytes each: what a prompt may have."""
+    text = "\U00010400" * 4000
+
+    assert vocabulary.text(vocabulary.tokens(text)).decode() == text

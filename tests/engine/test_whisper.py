@@ -122,7 +122,7 @@ def test_a_model_that_cannot_be_loaded_is_an_error_and_not_a_crash(told, tmp_pat
     """
 
     assert told(_unindented(script), model).startswith(
-        ("whisper.cpp could not load the model", "it is no model of whisper.cpp")
+        ("whisper.cpp could not load the model", "it is no model of whisper.cpp", "the model is gone")
     )
 
 
@@ -184,6 +184,28 @@ def test_of_two_tries_the_better_one_is_kept(said, likely, vad, kept):
     best, warnings = without_loops(first, [lambda: second], vad=vad)
 
     assert (best is {"first": first, "second": second}[kept], warnings) == (True, ("repetition",))
+
+
+def test_a_prompt_of_any_length_is_taken(told):
+    script = """
+    whisper = Whisper(model, threads=1, gpu=False)
+    segments = hear(whisper, prompt="country music, " * 260, beam_size=1)
+    tell(" ".join(s.text for s in segments).count("country"))
+    """
+
+    assert told(_unindented(script)) == 2
+
+
+def test_where_the_decoder_ends_too_early_it_goes_on(told, engine):
+    """Two sentences a long silence apart: of 28 s nothing is left out."""
+    script = """
+    whisper = Whisper(model, threads=1, gpu=False)
+    apart = np.concatenate([speech[: 2 * 16000], np.zeros(13 * 16000, np.float32), speech])
+    segments = hear(whisper, apart)
+    tell([segments[-1].end > 20, " ".join(s.text for s in segments).count("country")])
+    """
+
+    assert told(_unindented(script)) == [True, 2]
 
 
 def test_words_follow_one_another_inside_their_segment(told):

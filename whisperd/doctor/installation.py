@@ -130,7 +130,7 @@ def whisper(config: Config) -> Finding:
             "whisper.cpp", "fail", f"does not load: {why}", "pip install --force-reinstall pywhispercpp"
         )
     gpu = features.gpu_build()
-    count, threads = config.workers.sized(cores(), gpu)
+    count, threads = config.workers.sized(cores(), features.on_gpu(config.workers.engine))
     said = f"{_features(built)}; workers x threads on {cores()} cores: {count} x {threads}"
     if "AVX2 = 1" not in built and _cpu_has("avx2"):
         return Finding(
@@ -152,6 +152,8 @@ def ctranslate2(config: Config) -> Iterator[Finding]:
     if config.workers.engine == "ctranslate2" and not here:
         why = "workers.engine is ctranslate2, which is not installed: every task would fail"
         yield Finding("ctranslate2", "fail", why, "pip install 'whisperd[ct2]'")
+    elif wanted and config.workers.gpu and features.gpu_build() and config.workers.engine == "auto":
+        yield Finding("ctranslate2", "ok", "not used: whisper.cpp has the GPU")
     elif wanted:
         said = "runs the models in float16" if here else "not installed: whisper.cpp runs all models"
         yield Finding("ctranslate2", "ok", said)

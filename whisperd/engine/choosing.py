@@ -18,7 +18,7 @@ def load(path: str, settings: Settings) -> Engine:
         raise ModelBroken("CTranslate2 is not installed: `pip install 'whisperd[ct2]'`")
     from whisperd.engine.ctranslate import CTranslate  # here: it need not be installed, and takes 0.2 s
 
-    return CTranslate(path, threads=settings.threads, gpu=settings.gpu)
+    return CTranslate(path, threads=settings.threads, gpu=device(settings) == "gpu")
 
 
 def device(settings: Settings) -> str:

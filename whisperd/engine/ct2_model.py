@@ -6,23 +6,25 @@ lies beside it: its `converters/transformers.py`.
 
 from __future__ import annotations
 
+import io
 import json
 import struct
 from collections.abc import Iterator
-from itertools import groupby
+from itertools import chain, groupby
 
 import numpy as np
 from numpy.typing import NDArray
 
 from whisperd.engine.ggml_file import GgmlFile, Size
 from whisperd.engine.layout import Tensor, layout
+from whisperd.engine.model import ModelBroken
 from whisperd.engine.vocabulary import TIMES, Vocabulary
 
 _TYPES = {np.dtype("<f4"): 0, np.dtype("i1"): 1, np.dtype("<i2"): 2, np.dtype("<f2"): 4}
 _GELU = 3  # ActivationType of CTranslate2
 # The heads of the decoder whose attention follows the audio, found by OpenAI
 # (whisper/__init__.py, spelled out in whisper.cpp): by layers of the decoder and number of tokens. Of others,
-# all of the upper half are taken.
+# as of large-v1 and v2, which their size does not tell apart, all of the upper half are taken.
 _HEADS: dict[tuple[int, int], str] = {
     (4, 51_864): "1.0 2.0 2.5 3.0 3.1 3.2 3.3 3.4",
     (4, 51_865): "2.2 3.0 3.2 3.3 3.4 3.5",
@@ -48,17 +50,19 @@ def files(model: GgmlFile, vocabulary: Vocabulary) -> dict[str, bytes]:
 
 
 def _model_bin(model: GgmlFile) -> bytes:
-    variables = sorted([*_variables(model), *_measures(model.size)], key=lambda pair: pair[0])
-    parts = [struct.pack("<I", 6), _string("WhisperSpec"), struct.pack("<II", 3, len(variables))]
-    for name, values in variables:
-        parts += [_string(name), struct.pack(f"<B{values.ndim}I", values.ndim, *values.shape)]
-        parts += [struct.pack("<BI", _TYPES[values.dtype], values.nbytes), values.tobytes()]
-    aliases = [
-        struct.pack("<I", 1),
-        _string("decoder/projection/weight"),
-        _string("decoder/embeddings/weight"),
-    ]
-    return b"".join([*parts, *aliases])
+    """One tensor is copied at a time: beside what is made here nothing of the model is in memory."""
+    measures = dict(_measures(model.size))
+    count = len({tensor.variable for tensor in layout(model.size)}) + len(measures)
+    out = io.BytesIO()
+    out.write(struct.pack("<I", 6) + _string("WhisperSpec") + struct.pack("<II", 3, count))
+    for name, values in chain(_variables(model), measures.items()):
+        out.write(_string(name) + struct.pack(f"<B{values.ndim}I", values.ndim, *values.shape))
+        out.write(struct.pack("<BI", _TYPES[values.dtype], values.nbytes))
+        out.write(np.ascontiguousarray(values).data)
+    out.write(
+        struct.pack("<I", 1) + _string("decoder/projection/weight") + _string("decoder/embeddings/weight")
+    )
+    return out.getvalue()
 
 
 def _variables(model: GgmlFile) -> Iterator[tuple[str, NDArray[np.generic]]]:
@@ -74,7 +78,10 @@ def _variables(model: GgmlFile) -> Iterator[tuple[str, NDArray[np.generic]]]:
 def _values(model: GgmlFile, tensor: Tensor | None, like: Tensor) -> NDArray[np.generic]:
     if tensor is None:
         return np.zeros(like.shape, np.float32)
-    return model.tensors[tensor.name].reshape(tensor.shape)
+    try:
+        return model.tensors[tensor.name].reshape(tensor.shape)
+    except (KeyError, ValueError) as error:
+        raise ModelBroken(f"the model has no {tensor.name} of the size that its head tells of") from error
 
 
 def _measures(size: Size) -> Iterator[tuple[str, NDArray[np.generic]]]:

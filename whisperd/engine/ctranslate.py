@@ -7,13 +7,12 @@ decoder finds the window that it knows, at the cost of what is in it.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import ctranslate2
 import numpy as np
@@ -36,12 +35,13 @@ from whisperd.task import SAMPLE_RATE, Options, Segment, Word
 
 LONGEST = 3000  # frames of 10 ms, two of which become one position of the encoder's
 MARGIN_SECONDS = 0.5  # of real silence behind the speech, before the one that was computed once
+SHORTEST = 10  # frames at the end of a window that are worth a run; whisper.cpp leaves out as many
+LEAST = 100  # frames to go on by: of a decoder that says two times and no more, there would be no end
 LOOP = 5  # tokens in a row that a text which went round may have once only
 SILENCE = -1.5  # in a spectrogram: (log10(1e-10) + 4) / 4
 NO_SPEECH = 0.6  # the probability at which an unlikely text is none, as OpenAI's
-MOST_TOKENS = 224  # of a window, and of the text before it: half of what the decoder holds
+MOST_TOKENS = 224  # of a window, and of the text before it; the library takes twice as much for its bound
 PROBE_TOKENS = 8
-PULSE = 0.25  # seconds between two calls of `stop`
 
 Array = NDArray[np.float32]
 
@@ -65,27 +65,29 @@ class _Search(NamedTuple):
 
 
 class CTranslate:
+    _whisper: Any  # ctranslate2.models.Whisper, None when it is closed
+
     def __init__(self, path: str, *, threads: int, gpu: bool) -> None:
         """Load the ggml model at `path`. Raises ModelBroken, MemoryError."""
         self.path = path
         self._threads = threads
-        self._gpu = gpu and ctranslate2.get_cuda_device_count() > 0
-        self._used_random = False
+        self._gpu = gpu
         self._load()
         silence = np.full((len(self._filters), LONGEST), SILENCE, np.float32)
         with _errors(ModelBroken):
             self._silence = np.array(self._whisper.encode(_view(silence), to_cpu=True))
 
     def _load(self) -> None:
+        self.close()  # first: two large models may not fit
         model = ggml_file.read(self.path)
         self._vocabulary = Vocabulary(model.tokens, model.size.n_vocab)
-        self._filters = model.filters
+        self._filters = np.array(model.filters)  # a copy: else the whole file would stay mapped
         ctranslate2.set_random_seed(1)
         with _errors(ModelBroken):
             self._whisper = ctranslate2.models.Whisper(
                 self.path,
                 "cuda" if self._gpu else "cpu",
-                compute_type="int8_float16" if self._gpu else "int8",
+                compute_type="auto" if self._gpu else "int8",
                 intra_threads=self._threads,
                 files=ct2_model.files(model, self._vocabulary),
             )
@@ -108,7 +110,8 @@ class CTranslate:
     def transcribe(
         self, window: Array, options: Options, language: str, stop: Callable[[], bool]
     ) -> tuple[list[Segment], tuple[str, ...]]:
-        """See Engine.transcribe. It stops between two runs of the model, not within one.
+        """See Engine.transcribe. It stops between two runs of the model, not within one; whoever cannot wait
+        for that ends the process. That it works shows in the processor time that it takes.
 
         What is drawn at a temperature above 0 comes from a generator that lives as long as a thread of the
         library: so after such a run the model is loaded anew.
@@ -120,22 +123,22 @@ class CTranslate:
         def decode(search: _Search) -> list[Segment]:
             return list(self._passages(window, options, language, stop, search))
 
-        with _asked(stop), _errors():
+        with _errors():
             others = [_Search(), _Search(no_repeat=LOOP)] if options.prompt else [_Search(no_repeat=LOOP)]
             first = decode(_Search(context=True))
             return without_loops(first, (partial(decode, other) for other in others), vad=options.vad)
 
     def probe(self, window: Array, stop: Callable[[], bool]) -> None:
         """See Engine.probe."""
-        with _asked(stop), _errors():
+        with _errors():
             prompt = self._start(Options(), "en")
             self._hear(self._mel(window), prompt, Options(beam_size=1), _Search(), most=PROBE_TOKENS)
         if stop():
             raise EngineStopped
 
     def close(self) -> None:
-        """Free the model."""
-        self._whisper.unload_model()
+        """Free the model, and the file that the library keeps a copy of."""
+        self._whisper = None
 
     def _passages(
         self, window: Array, options: Options, language: str, stop: Callable[[], bool], search: _Search
@@ -144,7 +147,7 @@ class CTranslate:
         mel, seconds, at = self._mel(window), len(window) / SAMPLE_RATE, 0
         start = self._start(options, language)
         before = self._vocabulary.tokens(f" {options.prompt.strip()}") if options.prompt else []
-        while at < seconds * FRAMES_PER_SECOND:
+        while at == 0 or at + SHORTEST <= seconds * FRAMES_PER_SECOND:
             if stop():
                 raise EngineStopped
             prompt = [*(self._before(before) if search.context else []), *start]
@@ -153,7 +156,7 @@ class CTranslate:
             if not heard.silent:
                 yield from self._segments(heard, spans, at / FRAMES_PER_SECOND, seconds, options, start)
             before = [*before, *heard.tokens]
-            at += ended or LONGEST
+            at += max(ended, LEAST) if ended else LONGEST
         if stop():
             raise EngineStopped
 
@@ -170,7 +173,7 @@ class CTranslate:
             sampling_topk=0 if draws else 1,
             sampling_temperature=options.temperature if draws else 1.0,
             no_repeat_ngram_size=search.no_repeat,
-            max_length=len(prompt) + most,
+            max_length=2 * most,
             return_scores=True,
             return_no_speech_prob=True,
         )
@@ -237,6 +240,9 @@ class CTranslate:
         """The words of each span, by the decoder's attention; times in seconds from the start of the mel."""
         texts = [[token for token in span if token < self._vocabulary.end] for span in spans]
         flat = [token for text in texts for token in text]
+        if not flat:
+            yield from ([] for _ in texts)
+            return
         (found,) = self._whisper.align(heard.encoded, prompt, [flat], heard.frames)
         starts = np.full(len(flat) + 1, np.inf)
         for token, position in reversed(found.alignments):
@@ -286,32 +292,14 @@ def _within(found: Sequence[Word], offset: float, start: float, end: float) -> I
 
 
 @contextmanager
-def _asked(stop: Callable[[], bool]) -> Iterator[None]:
-    """Ask `stop` now and then from another thread, since the library, at work, asks nobody."""
-    done = threading.Event()
-
-    def ask() -> None:
-        while not done.wait(PULSE):
-            stop()
-
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
-
-
-@contextmanager
 def _errors(kind: type[EngineFailed] = EngineFailed) -> Iterator[None]:
     try:
         yield
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
         _fail(kind, error)
 
 
-def _fail(kind: type[EngineFailed], error: RuntimeError) -> NoReturn:
+def _fail(kind: type[EngineFailed], error: Exception) -> NoReturn:
     if memory.lacking(str(error)):
         raise MemoryError from error
     raise kind(f"CTranslate2: {error}") from error

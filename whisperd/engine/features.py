@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 _ASK = "import _pywhispercpp as cpp; print(cpp.whisper_print_system_info())"
+_ASK_CT2 = "import ctranslate2; print(ctranslate2.get_cuda_device_count())"
 _GPU = frozenset({"CUDA", "METAL", "Metal", "VULKAN", "Vulkan", "SYCL", "CANN", "HIP", "MUSA", "OPENCL"})
 
 
@@ -32,6 +33,17 @@ def system_info() -> str:
 def gpu_build() -> bool:
     """Whether it can use a GPU: a backend stands before a colon in the line."""
     return names_gpu(system_info())
+
+
+@cache
+def on_gpu(engine: str) -> bool:
+    """Whether what is set as `workers.engine` can use a GPU here. Blocks for a second, once."""
+    if engine != "ctranslate2":
+        return gpu_build()
+    ask = [sys.executable, "-P", "-c", _ASK_CT2]
+    with suppress(subprocess.TimeoutExpired):
+        return subprocess.run(ask, capture_output=True, text=True, timeout=60).stdout.strip() not in ("", "0")
+    return False
 
 
 def names_gpu(system_info: str) -> bool:

@@ -6,6 +6,7 @@ before a child is told of it; still no length is believed before the file is see
 
 from __future__ import annotations
 
+import errno
 import math
 import struct
 from dataclasses import dataclass
@@ -51,7 +52,13 @@ def read(path: str) -> GgmlFile:
     """The model of `path`, in float16. Raises ModelBroken for a quantised and for a damaged one."""
     try:
         return _Reader(np.memmap(path, np.uint8, "r")).model()
-    except (struct.error, ValueError, OSError) as error:
+    except FileNotFoundError as error:
+        raise ModelBroken("the model is gone") from error
+    except OSError as error:
+        if error.errno == errno.ENOMEM:
+            raise MemoryError from error
+        raise
+    except (struct.error, ValueError) as error:
         raise ModelBroken("it is no model of whisper.cpp, or a damaged one") from error
 
 

@@ -12,7 +12,8 @@ _PROC, _CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
 # libstdc++, Python, ggml, CUDA, glibc, OpenBLAS, a thread without a stack; ggml's assertions on malloc.
 _WORDS = re.compile(
     r"bad_alloc|MemoryError|failed to allocate|out of memory|insufficient memory|cannot allocate memory"
-    r"|memory allocation .*failed|can't start new thread|GGML_ASSERT\((ctx->mem_buffer != NULL|buffer)\)",
+    r"|CUBLAS_STATUS_ALLOC_FAILED|memory allocation .*failed"
+    r"|can't start new thread|GGML_ASSERT\((ctx->mem_buffer != NULL|buffer)\)",
     re.IGNORECASE,
 )
 

@@ -33,6 +33,7 @@ class Vocabulary:
         self.end = 50_256 + self.multilingual  # <|endoftext|>
         self.words = words[: self.end]
         self._ids = {word: number for number, word in enumerate(self.words)}
+        self._longest = max(map(len, self.words), default=1)  # bytes
         names = ("startoftranscript", *codes, "translate", "transcribe", "startoflm", "startofprev")
         self.special = ("endoftext", *names, "nospeech", "notimestamps")
         self.first_time = self.end + len(self.special)
@@ -46,7 +47,7 @@ class Vocabulary:
 
     def tokens(self, text: str) -> list[int]:
         """Each part of the text by the longest tokens, from the left, as whisper.cpp does it."""
-        return [token for part in _PARTS.findall(text) for token in self._longest(part.encode())]
+        return [token for part in _PARTS.findall(text) for token in self._split(part.encode())]
 
     def symbols(self) -> list[int]:
         """Tokens that write no speech, as `non_speech_tokens` of OpenAI's tokenizer lists them."""
@@ -57,9 +58,10 @@ class Vocabulary:
                     found.update(tokens[:1])
         return sorted(found)
 
-    def _longest(self, part: bytes) -> Iterator[int]:
+    def _split(self, part: bytes) -> Iterator[int]:
         while part:
-            end = next((end for end in range(len(part), 0, -1) if part[:end] in self._ids), 0)
+            longest = min(len(part), self._longest)
+            end = next((end for end in range(longest, 0, -1) if part[:end] in self._ids), 0)
             if end:
                 yield self._ids[part[:end]]
             part = part[end or 1 :]  # every byte is a token, but of a model made for tests
