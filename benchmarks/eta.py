@@ -73,12 +73,12 @@ def report(what: str, foretold: Mapping[str, float | None], came: Mapping[str, t
         if end is not None and (took := seconds(task.finished_at) - since) > 0:
             errors.append((end - since - took) / took)
     if not errors:
-        print(f"{what}: nothing was foretold")
+        print(f"{what}: nothing was foretold of {len(foretold)} tasks")
         return
     parts = sorted(abs(error) for error in errors)
     late = sum(error < 0 for error in errors) / len(errors)
     print(
-        f"{what}: {len(errors)} tasks, error median {median(parts):.0%}, p90 "
+        f"{what}: {len(errors)} of {len(foretold)} tasks, error median {median(parts):.0%}, p90 "
         f"{parts[int(0.9 * len(parts))]:.0%}, signed {median(errors):+.0%}, {late:.0%} later than foretold"
     )
 

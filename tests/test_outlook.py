@@ -128,19 +128,43 @@ def test_an_end_is_foretold_once_a_chunk_was_measured_and_while_work_is_handed_o
     run_beside_a_pool(tmp_path, body, "")
 
 
-def test_who_submits_waits_for_no_forecast(tmp_path):
+def test_who_submits_into_a_line_now_and_then_is_told_an_end_each_time(tmp_path, clock, monkeypatch):
+    monkeypatch.setattr(outlooks, "PATIENCE", 60.0)  # however busy this machine is
+    monkeypatch.setattr(outlooks, "REST", 0)  # only the clock moves, not the time
+
+    async def body(queue, pool):
+        await over(queue, (await queue.submit(a_task()))[0])
+        queue._now = clock
+        outlook = Outlook(queue, pool, clock)
+        painting = asyncio.create_task(outlook.paint())
+        told = []
+        for _ in range(3):
+            task, _ = await queue.submit(a_task(run_at=clock.now + 1000))
+            told.append(await outlook.eta_soon(task, None))
+            clock.now += outlooks.OLD + 1
+        painting.cancel()
+
+        assert [990 < eta < 1010 for eta in told] == [True, True, True]
+
+    run_beside_a_pool(tmp_path, body, "")
+
+
+def test_who_submits_waits_for_a_forecast_only_so_long_and_not_while_none_is_made(tmp_path, monkeypatch):
     async def body(queue, pool):
         await over(queue, (await queue.submit(a_task()))[0])
         outlook = Outlook(queue, pool)
         task, _ = await queue.submit(a_task(run_at=time.time() + 1000))
-        assert outlook.eta_at_once(task, None) is None
+        assert await outlook.eta_soon(task, None) is None  # nobody paints
 
-        painting = asyncio.create_task(outlook.paint())
-        await until(lambda: outlook.eta_at_once(task, None))
-        painting.cancel()
-        assert 990 < outlook.eta_at_once(task, None) < 1010
+        monkeypatch.setattr(outlooks, "PATIENCE", 3600.0)
+        outlook._rests_until = time.monotonic() + 3600
+        assert await outlook.eta_soon(task, None) is None
+        outlook._rests_until = 0.0
         pool.pause()
-        assert outlook.eta_at_once(task, None) is None
+        assert await outlook.eta_soon(task, None) is None
+        pool.resume()
+        queue.measurements = Measurements()
+        assert await outlook.eta_soon(task, None) is None
 
     run_beside_a_pool(tmp_path, body, "")
 
@@ -154,8 +178,8 @@ def test_a_forecast_that_is_old_says_nothing_but_of_what_is_next(tmp_path, clock
         clock.now = outlook._forecast.now + 3600
         later, _ = await queue.submit(a_task())
 
-        assert outlook.eta_at_once(later, 2) is None
-        assert 0 < outlook.eta_at_once(later, 1) < 60
+        assert await outlook.eta_soon(later, 2) is None
+        assert 0 < await outlook.eta_soon(later, 1) < 60
 
     run_beside_a_pool(tmp_path, body, "")
 

@@ -3,8 +3,8 @@
 A forecast is made when somebody asks, off the loop, and then so seldom that all of them together take a
 small part of the time; in between the last one is asked again. So a daemon that nobody asks pays nothing for
 it, and one with 100,000 tasks in line little. The same holds for the late times and for the plays with a file
-that is not sent yet. Who submits waits for none of it. Nothing is known before a chunk was measured, nor
-while none is handed out.
+that is not sent yet. Who submits waits for one PATIENCE at most. Nothing is known before a chunk was
+measured, nor while none is handed out.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from math import ceil, inf
 from time import monotonic, time
 from typing import NamedTuple, Protocol
@@ -28,6 +29,9 @@ from whisperd.task import FINAL, PLAN, Chunk, State, Task
 log = structlog.get_logger(__name__)
 REST = 20  # times as long as the last forecast took nobody makes another one
 OLD = 10.0  # seconds after which a forecast knows nothing of the line any more
+PATIENCE = (
+    0.05  # seconds that a submission waits for another one then: that of a short line takes less
+)
 MOST_PROMISES = 10_000  # tasks whose first estimate is remembered
 NEWEST = 2**62  # the seq of a task that is only thought of
 
@@ -75,6 +79,7 @@ class Outlook:
         self._slow: Forecast | None = None  # of the same, once somebody asked how late it may be
         self._painting = asyncio.Lock()
         self._wanted = asyncio.Event()  # a new forecast
+        self._renewed = asyncio.Event()  # of those who wait for the next one; each has an event of its own
         self._rests_until = -inf  # monotonic
         self._estimates_rest_until = -inf
 
@@ -85,16 +90,17 @@ class Outlook:
         await self._look()
         return [self._eta(task, place) for task, place in zip(tasks, places, strict=True)]
 
-    def eta_at_once(self, task: Task, place: int | None) -> float | None:
-        """The same of a task that has just come, by the last forecast: who submits waits for none.
+    async def eta_soon(self, task: Task, place: int | None) -> float | None:
+        """The same of a task that has just come: who submits waits PATIENCE for it at most, and seldom.
 
-        None where that one is too old to know what stands before it.
+        None where the last forecast is too old to know what stands before it, and no other is made by then.
         """
         self._wanted.set()
-        is_old = self._forecast is not None and self._now() - self._forecast.now > OLD
-        if not self._works or (is_old and place != 1):
+        if not self._works or not self._speeds().knows(task.model):
             return None
-        return self._eta(task, place)
+        if self._is_old or self._eta(task, place) is None:
+            await self._next_one()
+        return None if self._is_old and place != 1 else self._eta(task, place)
 
     async def prospect(self, task: Task, place: int | None) -> Prospect | None:
         """None where nothing is known of it, or it is over."""
@@ -170,6 +176,16 @@ class Outlook:
     def _speeds(self) -> Speeds:
         return self._queue.measurements.speeds()
 
+    @property
+    def _is_old(self) -> bool:
+        return self._forecast is None or self._now() - self._forecast.now > OLD
+
+    async def _next_one(self) -> None:
+        """`paint` makes it, and goes on with it when nobody waits any more. Its rest is not waited for."""
+        if self._rests_until <= monotonic():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._renewed.wait(), PATIENCE)
+
     async def _look(self) -> None:
         """Have a forecast that is new enough."""
         if not (self._painting.locked() and self._forecast is not None):  # else the last one will do
@@ -182,6 +198,8 @@ class Outlook:
                 self._last, self._forecast = await self._made()
                 self._slow = None
                 self._rest_since(began)
+                self._renewed.set()
+                self._renewed = asyncio.Event()
 
     def _rest_since(self, began: float) -> None:
         self._rests_until = monotonic() + REST * (monotonic() - began)

@@ -15,7 +15,7 @@ from whisperd.routes.admission import admit, admit_again, admit_caller, check_ro
 from whisperd.routes.call import Answer, Call, Form, Header
 from whisperd.routes.errors import Refusal, stopping
 from whisperd.routes.interactive import finished, unless_left
-from whisperd.routes.view import TaskView, all_shown, shown, shown_at_once
+from whisperd.routes.view import TaskView, all_shown, shown, shown_soon
 from whisperd.task import (
     Audio,
     AudioGone,
@@ -37,7 +37,7 @@ MAX_HITS = 100  # each is looked into for where it is said
 async def submit(request: Request) -> Response:
     """Queue audio: multipart with the form field `file`, or JSON that names it."""
     task, created = await accepted(request)
-    view = await shown_at_once(services(request), task)
+    view = await shown_soon(services(request), task)
     if created:
         services(request).outlook.promise(task.id, view.eta_seconds)
     return Json(view, 202 if created else 200, {"Location": f"/tasks/{task.id}"})

@@ -94,10 +94,11 @@ async def shown(here: Services, task: Task) -> TaskView:
     return (await all_shown(here, [task]))[0]
 
 
-async def shown_at_once(here: Services, task: Task) -> TaskView:
-    """The same of one that was just submitted, without a wait for a forecast."""
+async def shown_soon(here: Services, task: Task) -> TaskView:
+    """The same of one that was just submitted, hardly waiting for a forecast."""
     (place,) = await here.queue.positions([task])
-    return task_view(task, place, here.outlook.eta_at_once(task, place), is_kept(here, task))
+    eta = await here.outlook.eta_soon(task, place)
+    return task_view(task, place, eta, is_kept(here, task))
 
 
 async def all_shown(here: Services, tasks: Sequence[Task]) -> list[TaskView]:
