@@ -21,7 +21,7 @@ def effort(seconds, threads=1):
 
 async def eta(queue, outlook, task):
     task = await queue.get(task.id)
-    return (await outlook.etas([task], await queue.positions([task])))[0]
+    return (await outlook.foretold([task], await queue.positions([task])))[0].eta
 
 
 def thought_of(name="a.wav", size=1, seconds=None):
@@ -140,7 +140,7 @@ def test_who_submits_into_a_line_now_and_then_is_told_an_end_each_time(tmp_path,
         told = []
         for _ in range(3):
             task, _ = await queue.submit(a_task(run_at=clock.now + 1000))
-            told.append(await outlook.eta_soon(task, None))
+            told.append((await outlook.foretold_soon(task, None)).eta)
             clock.now += outlooks.OLD + 1
         painting.cancel()
 
@@ -154,17 +154,17 @@ def test_who_submits_waits_for_a_forecast_only_so_long_and_not_while_none_is_mad
         await over(queue, (await queue.submit(a_task()))[0])
         outlook = Outlook(queue, pool)
         task, _ = await queue.submit(a_task(run_at=time.time() + 1000))
-        assert await outlook.eta_soon(task, None) is None  # nobody paints
+        assert (await outlook.foretold_soon(task, None)).eta is None  # nobody paints
 
         monkeypatch.setattr(outlooks, "PATIENCE", 3600.0)
         outlook._rests_until = time.monotonic() + 3600
-        assert await outlook.eta_soon(task, None) is None
+        assert (await outlook.foretold_soon(task, None)).eta is None
         outlook._rests_until = 0.0
         pool.pause()
-        assert await outlook.eta_soon(task, None) is None
+        assert (await outlook.foretold_soon(task, None)).eta is None
         pool.resume()
         queue.measurements = Measurements()
-        assert await outlook.eta_soon(task, None) is None
+        assert (await outlook.foretold_soon(task, None)).eta is None
 
     run_beside_a_pool(tmp_path, body, "")
 
@@ -174,12 +174,12 @@ def test_a_forecast_that_is_old_says_nothing_but_of_what_is_next(tmp_path, clock
         await over(queue, (await queue.submit(a_task()))[0])
         outlook = Outlook(queue, pool, clock)
         task, _ = await queue.submit(a_task())
-        assert await outlook.etas([task], [1]) != [None]
+        assert (await outlook.foretold([task], [1]))[0].eta is not None
         clock.now = outlook._forecast.now + 3600
         later, _ = await queue.submit(a_task())
 
-        assert await outlook.eta_soon(later, 2) is None
-        assert 0 < await outlook.eta_soon(later, 1) < 60
+        assert (await outlook.foretold_soon(later, 2)).eta is None
+        assert 0 < (await outlook.foretold_soon(later, 1)).eta < 60
 
     run_beside_a_pool(tmp_path, body, "")
 

@@ -29,9 +29,7 @@ from whisperd.task import FINAL, PLAN, Chunk, State, Task
 log = structlog.get_logger(__name__)
 REST = 20  # times as long as the last forecast took nobody makes another one
 OLD = 10.0  # seconds after which a forecast knows nothing of the line any more
-PATIENCE = (
-    0.05  # seconds that a submission waits for another one then: that of a short line takes less
-)
+PATIENCE = 0.05  # seconds that a submission waits for another one then: that of a short line takes less
 MOST_PROMISES = 10_000  # tasks whose first estimate is remembered
 NEWEST = 2**62  # the seq of a task that is only thought of
 
@@ -50,6 +48,13 @@ class Queue(Protocol):
     measurements: Measurements
 
     async def line(self, also: tuple[int, str] | None = None) -> Line: ...
+
+
+class Foretold(NamedTuple):
+    """What is told of each task, however many are asked for."""
+
+    place: int | None  # in line, from 1
+    eta: float | None  # seconds until it is over; None where that is not known, or has happened
 
 
 class Prospect(NamedTuple):
@@ -83,24 +88,30 @@ class Outlook:
         self._rests_until = -inf  # monotonic
         self._estimates_rest_until = -inf
 
-    async def etas(self, tasks: Sequence[Task], places: Sequence[int | None]) -> Sequence[float | None]:
-        """Seconds until each is over; None where that is not known, or has happened. `places`: in line."""
-        if all(task.state in FINAL for task in tasks):
-            return [None] * len(tasks)
-        await self._look()
-        return [self._eta(task, place) for task, place in zip(tasks, places, strict=True)]
+    async def foretold(self, tasks: Sequence[Task], places: Sequence[int | None]) -> Sequence[Foretold]:
+        """`places`: by priority and order alone, None of what does not stand in line.
 
-    async def eta_soon(self, task: Task, place: int | None) -> float | None:
+        They become those of the forecast where it is new enough and has the task.
+        """
+        if not all(task.state in FINAL for task in tasks):
+            await self._look()
+        return [
+            Foretold(self._place(task, place), self._eta(task, place))
+            for task, place in zip(tasks, places, strict=True)
+        ]
+
+    async def foretold_soon(self, task: Task, place: int | None) -> Foretold:
         """The same of a task that has just come: who submits waits PATIENCE for it at most, and seldom.
 
-        None where the last forecast is too old to know what stands before it, and no other is made by then.
+        No end where the last forecast is too old to know what stands before it, and no other is made by then.
         """
         self._wanted.set()
         if not self._works or not self._speeds().knows(task.model):
-            return None
+            return Foretold(place, None)
         if self._is_old or self._eta(task, place) is None:
             await self._next_one()
-        return None if self._is_old and place != 1 else self._eta(task, place)
+        is_guess = self._is_old and place != 1
+        return Foretold(self._place(task, place), None if is_guess else self._eta(task, place))
 
     async def prospect(self, task: Task, place: int | None) -> Prospect | None:
         """None where nothing is known of it, or it is over."""
@@ -108,7 +119,7 @@ class Outlook:
         picture, forecast, likely = self._last, self._forecast, self._span(task, place)
         if picture is None or forecast is None or likely is None:
             return None
-        before = picture.before(forecast, task.seq, self._now())
+        before = None if self._is_old else picture.before(forecast, task.seq, self._now())
         return _prospect(likely, picture.span(await self._slow_of(picture), task, place, self._now()), before)
 
     async def prospect_of_new(self, task: Standing) -> Prospect | None:
@@ -228,6 +239,12 @@ class Outlook:
         line = await self._queue.line(also)
         held = {(chunk.task.seq, chunk.number): chunk.claimed_at for chunk in self._pool.held()}
         return _Picture(line, speeds, self._pool.at_hand, held)
+
+    def _place(self, task: Task, place: int | None) -> int | None:
+        if place is None or self._forecast is None or self._is_old:
+            return place
+        ahead = self._forecast.ahead(task.seq, self._now())
+        return place if ahead is None else ahead + 1
 
     def _eta(self, task: Task, place: int | None) -> float | None:
         span = self._span(task, place)

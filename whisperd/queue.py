@@ -173,7 +173,7 @@ class SqliteQueue:
 
         By priority and `queue.order` alone: it knows nothing of limits, of shares between tenants and of what
         has waited too long. With one tenant and no long waits that is the order; with several a task's turn
-        may come before or after its place.
+        may come before or after its place: the outlook knows more of the next 2,000 or so.
         """
         waiting = [task.id for task in tasks if task.state == State.QUEUED]
         found = await self._db.read(questions.positions, waiting, self._rules.order) if waiting else {}

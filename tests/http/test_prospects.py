@@ -63,13 +63,34 @@ def test_a_place_in_line_is_told_as_the_shares_of_tenants_will_have_it(with_serv
         other = await server.submit(tenant="few")
         found = {task["task_id"]: await explained(server, task) for task in (other, first, second)}
 
-        assert (await server.task(other["task_id"]))["position"] == 3
+        listed = {task["task_id"]: task["position"] for task in (await server.get("/tasks")).json()["tasks"]}
+
+        for task_id, one in found.items():
+            assert (await server.task(task_id))["position"] == listed[task_id] == one["position"]
         assert sorted(one["position"] for one in found.values()) == [1, 2, 3]
         assert found[other["task_id"]]["position"] < found[second["task_id"]]["position"]
         assert found[second["task_id"]]["ahead"] == {"tasks": 2, "by_priority": {}}
         assert found[second["task_id"]]["summary"].startswith("3rd in line; ")
 
     with_server(body, workers=1, order="fifo")
+
+
+def test_a_place_is_counted_where_the_last_forecast_is_too_old(with_server, clock, monkeypatch):
+    monkeypatch.setattr(outlook, "REST", 1e9)
+
+    async def body(server):
+        await measured(server)
+        for _ in range(2):
+            await server.submit(tenant="many")
+        other = await server.submit(tenant="few")
+        foretold = (await server.task(other["task_id"]))["position"]
+        clock.now += outlook.OLD + 1
+
+        assert foretold < 3
+        assert (await server.task(other["task_id"]))["position"] == 3
+        assert (await explained(server, other))["position"] == 3
+
+    with_server(body, workers=1, order="fifo", now=clock)
 
 
 def test_a_file_is_estimated_without_another_play_while_the_last_one_rests(with_server, monkeypatch):

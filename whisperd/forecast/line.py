@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
+from itertools import islice
 
 from msgspec import Struct
 
@@ -95,15 +96,18 @@ class Forecast(Struct, frozen=True, kw_only=True):
     now: float
     spans: Mapping[int, Span]  # by seq, of those that were played
     beginnings: Sequence[float]  # in order, of those that stood in line
-    turns: Sequence[int]  # their seqs
+    turns: Mapping[int, int]  # by seq, how many of them begin before it; in the same order
     until: float  # so far it was played
 
+    def ahead(self, seq: int, now: float) -> int | None:
+        """How many begin before it and have not by now; None where that is not known."""
+        turn = self.turns.get(seq)
+        return None if turn is None else max(0, turn - self._begun(now))
+
     def before(self, seq: int, now: float) -> Sequence[int] | None:
-        """The seqs of those that begin before it and have not by now; None where that is not known."""
-        try:
-            return self.turns[self._begun(now) : self.turns.index(seq)]
-        except ValueError:
-            return None
+        """The seqs of those."""
+        ahead, begun = self.ahead(seq, now), self._begun(now)
+        return None if ahead is None else list(islice(self.turns, begun, begun + ahead))
 
     def begins_behind(self, ahead: int, now: float | None = None) -> float:
         """When a task begins that is not among them and has so many before it: by the pace of those.

@@ -110,7 +110,7 @@ class _Play:
             now=self._line.now,
             spans={seq: self._span(task, workers) for seq, task in self._tasks.items() if _begun(task)},
             beginnings=self._beginnings,
-            turns=self._begun,
+            turns={seq: turn for turn, seq in enumerate(self._begun)},
             until=self._now,
         )
 

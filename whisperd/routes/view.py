@@ -20,7 +20,7 @@ class TaskView(Struct, frozen=True, kw_only=True):
     kind: Kind
     status: State
     priority: int
-    position: int | None  # 1 = next to run; only while it stands in line
+    position: int | None  # 1 = next to run, as far as that is foretold; only while it stands in line
     progress: float  # 0 to 1
     tenant: str
     model: str
@@ -97,15 +97,14 @@ async def shown(here: Services, task: Task) -> TaskView:
 async def shown_soon(here: Services, task: Task) -> TaskView:
     """The same of one that was just submitted, hardly waiting for a forecast."""
     (place,) = await here.queue.positions([task])
-    eta = await here.outlook.eta_soon(task, place)
-    return task_view(task, place, eta, is_kept(here, task))
+    foretold = await here.outlook.foretold_soon(task, place)
+    return task_view(task, *foretold, is_kept(here, task))
 
 
 async def all_shown(here: Services, tasks: Sequence[Task]) -> list[TaskView]:
     places = await here.queue.positions(tasks)
-    etas = await here.outlook.etas(tasks, places)
-    kept = (is_kept(here, task) for task in tasks)
-    return [task_view(*shown) for shown in zip(tasks, places, etas, kept, strict=True)]
+    foretold = await here.outlook.foretold(tasks, places)
+    return [task_view(task, *known, is_kept(here, task)) for task, known in zip(tasks, foretold, strict=True)]
 
 
 def is_kept(here: Services, task: Task) -> bool:
