@@ -147,6 +147,24 @@ def test_a_failure_and_what_led_to_it_are_in_the_span_of_the_task(with_server, c
     with_server(body, tracing=tracing)
 
 
+def test_a_trace_that_lacks_its_first_chunks_says_so(with_server, collector, tracing, monkeypatch):
+    monkeypatch.setattr("whisperd.sql.timeline.MOST_CHUNKS", 2)
+
+    async def body(server):
+        async with followed(server, tracing):
+            await server.post(headers=called_by())
+            await server.plan(chunks=3)
+            for _ in range(3):
+                await server.finish("Ask not.")
+            task = (await whole(collector))["task"]
+        chunks = [span for span in collector.spans(Collector.TRACE) if span.name == "chunk"]
+
+        assert attributes(task)["whisperd.truncated"] is True
+        assert {attributes(chunk)["whisperd.chunk"] for chunk in chunks} == {2, 3}
+
+    with_server(body, tracing=tracing)
+
+
 def test_what_the_caller_does_not_sample_is_not_noted(with_server, tracing):
     async def body(server):
         assert (await server.post(headers=called_by("00"))).status_code == 202
