@@ -1,6 +1,7 @@
 """A receiver of traces: OTLP over HTTP, as a collector of OpenTelemetry speaks it."""
 
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
@@ -13,13 +14,15 @@ class Collector:
 
     def __init__(self):
         self.bodies = []
-        bodies = self.bodies
+        self.seconds = 0.0  # that it takes for an answer
+        collector = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self):
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 if self.path == "/v1/traces":
-                    bodies.append(body)
+                    time.sleep(collector.seconds)
+                    collector.bodies.append(body)
                 self.send_response(200)
                 self.end_headers()
 

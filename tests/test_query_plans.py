@@ -13,7 +13,7 @@ import pytest
 from tests.conftest import a_task
 from whisperd.db import migrate
 from whisperd.delivery import DeliveryQuery, DeliveryState
-from whisperd.sql import claims, holder, moves, outbox, questions, rescue, search, standing, usage
+from whisperd.sql import claims, holder, moves, outbox, questions, rescue, search, standing, traces, usage
 from whisperd.task import (
     Change,
     Cut,
@@ -388,6 +388,13 @@ def test_the_usage_of_a_tenant_and_of_a_day_is_found(conn):
 
 
 # --- what it costs, triggers and cascades included ---
+
+
+def test_what_is_to_be_told_to_a_collector_is_looked_for_among_what_is_traced(conn):
+    found = plans(conn, traces.over, 0)
+
+    assert plan_of(found, "select * from task").startswith("SEARCH task USING INTEGER PRIMARY KEY")
+    assert (walks(found), sorts(found)) == ([], [])
 
 
 def cost(conn, verb, *args):

@@ -25,9 +25,9 @@ class History:
         """The traceparent of what submitted the task, until its spans are sent."""
         return await self._db.read(traces.parent, seq)
 
-    async def traced(self) -> Sequence[Task]:
-        """The tasks that are over, and whose spans were not sent."""
-        return await self._db.read(traces.over)
+    async def traced(self, after: int) -> Sequence[Task]:
+        """The next 100 behind that seq, in its order, that are over and whose spans were not sent."""
+        return await self._db.read(traces.over, after)
 
     async def forget_trace(self, seq: int) -> None:
         await self._db.write(traces.forget, seq)

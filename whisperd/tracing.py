@@ -92,9 +92,12 @@ class Tracing:
         self._provider.shutdown()
 
     async def _catch_up(self, history: History) -> None:
+        seq = 0
         try:
-            for task in await history.traced():
-                await self._tell(task, history)
+            while tasks := await history.traced(seq):
+                for task in tasks:
+                    await self._tell(task, history)
+                seq = tasks[-1].seq
         except TaskError as error:
             log.warning("traces are not sent", reason=str(error))
 
@@ -102,10 +105,15 @@ class Tracing:
         try:
             if parent := await history.trace(task.seq):
                 timeline = await history.timeline(task.id)
-                await _aside(partial(self._show, task, parent, timeline))
+                await _aside(partial(self._send, task, parent, timeline))
                 await history.forget_trace(task.seq)
         except TaskError as error:  # it was deleted, or the disk is full: the next start tries again
             log.warning("a trace was not sent", task_id=task.id, reason=str(error))
+
+    def _send(self, task: Task, parent: str, timeline: Timeline) -> None:
+        """All that waits to be sent goes first: what comes faster than the collector takes it is dropped."""
+        self._show(task, parent, timeline)
+        self._provider.force_flush()
 
     def _show(self, task: Task, parent: str, timeline: Timeline) -> None:
         """Blocks: 400 chunks take 20 ms."""

@@ -2,11 +2,12 @@
 
 import asyncio
 import contextlib
+from collections import Counter
 
 import pytest
 
 from tests.collector import Collector, attributes
-from tests.http_server import said, until
+from tests.http_server import SOUND, said, until
 from whisperd.config import Tracing as Settings
 from whisperd.task import Cut, Death, Effort, Piece, Plan, Problem
 from whisperd.tracing import Tracing
@@ -129,6 +130,27 @@ def test_what_ended_while_nobody_listened_is_told_at_the_next_start(with_server,
         assert spans["task"].parent_span_id == spans[SUBMIT].span_id
 
     with_server(body, tracing=tracing)
+
+
+def test_a_slow_collector_gets_all_that_ended_while_nobody_listened(with_server, collector, monkeypatch):
+    for name, most in (("QUEUE_SIZE", "8"), ("EXPORT_BATCH_SIZE", "4")):
+        monkeypatch.setenv(f"OTEL_BSP_MAX_{name}", most)
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "50")
+    tracing, number = Tracing(Settings(endpoint=collector.url)), 12
+
+    async def body(server):
+        for n in range(number):
+            await server.post(SOUND + bytes([n]), headers=called_by())
+            await worked_on(server, effort())
+        collector.seconds = 0.05
+        async with followed(server, tracing):
+            await until_noted(server, 0)
+
+        names = Counter(span.name for span in collector.spans(Collector.TRACE))
+        assert {names[name] for name in ("task", "wait", "plan", "chunk")} == {number}
+
+    with_server(body, tracing=tracing)
+    tracing.close()
 
 
 def test_a_failure_and_what_led_to_it_are_in_the_span_of_the_task(with_server, collector, tracing):
