@@ -1,7 +1,7 @@
 """The composition root: where the parts are joined to the outside, run, and stopped in their order.
 
-Order of a stop: streams end, HTTP ends, the pool finishes its chunks, a last backup is taken, the database
-closes last.
+Order of a stop: streams end, HTTP ends, the pool finishes its chunks, a last backup is taken and the last
+spans are sent, the database closes last.
 """
 
 from __future__ import annotations
@@ -42,13 +42,14 @@ from whisperd.s3 import S3Missing
 from whisperd.sessions import Sessions
 from whisperd.sources import Sources
 from whisperd.task import ModelUnusable, State, Stats, StorageBusy, StorageFailed, StorageFull, TaskError
-from whisperd.tracing import Tracing, TracingMissing
+from whisperd.tracing import SEND_SECONDS, Tracing, TracingMissing
 from whisperd.upkeep import Upkeep
 from whisperd.webhooks import Webhooks
 from whisperd.worker_pool import PoolFailed, WorkerInfo
 
 log = structlog.get_logger(__name__)
 BACKUP_SECONDS = 1.5  # for the last one, at least, whatever the pool has left of the grace
+SPANS_SECONDS = 1.0  # for the last traces, at least; no more than a second beyond the grace
 STOP_SECONDS = 60.0  # beyond the grace, for what systemd need not interrupt
 PACKED_BYTES = 16 * 10**6  # a second that a backup takes, about
 PULSE_SECONDS = 5.0  # between two looks whether all is well, at most
@@ -162,8 +163,11 @@ class Daemon:
             await self._serve(listening)
             reason = "shutdown"
         finally:
-            if reason == "shutdown" or self._parts.pool.ready.is_set():  # a start that fails again and again
-                await self._last_backup(reason)  # must not push out what was backed up before
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._last_spans(), name="last-spans")
+                # A start that fails again and again must not push out what was backed up before.
+                if reason == "shutdown" or self._parts.pool.ready.is_set():
+                    group.create_task(self._last_backup(reason), name="backup")
 
     async def _serve(self, listening: socket.socket) -> None:
         parts = self._parts
@@ -185,8 +189,6 @@ class Daemon:
             await asyncio.wait([serving])
             for work in beside:
                 work.cancel()
-        if self._tracing is not None:
-            await asyncio.to_thread(self._tracing.close)
         with suppress(StorageFull, StorageBusy, StorageFailed):  # else the next start does it
             await parts.queue.release_all()
             await parts.queue.keep_measured()
@@ -254,6 +256,12 @@ class Daemon:
             parts.ends_at = monotonic()
         elif parts.offsite is not None:
             await parts.offsite.drain(max(0.0, min(parts.ends_at, monotonic() + 60) - monotonic()))
+
+    async def _last_spans(self) -> None:
+        """Beside the last backup; a second signal ends it, too."""
+        if self._tracing is not None:
+            left = min(self._parts.ends_at - monotonic(), SEND_SECONDS)
+            await _first(self._tracing.close(max(SPANS_SECONDS, left)), self._signals.now.wait())
 
     # --- while it runs ---
 

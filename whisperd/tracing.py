@@ -11,7 +11,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
@@ -29,7 +29,7 @@ if TYPE_CHECKING:  # it costs memory, and need not be installed
     from opentelemetry.trace import Span
 
 log = structlog.get_logger(__name__)
-SEND_SECONDS = 3.0  # for one batch; a stop waits for the last
+SEND_SECONDS = 3.0  # for one batch
 PARENT: ContextVar[str | None] = ContextVar("traceparent", default=None)  # of what this request submits
 Attributes = Mapping[str, str | int | float]
 
@@ -87,9 +87,11 @@ class Tracing:
                 async for event in subscription:
                     await self._tell(event.task, history)
 
-    def close(self) -> None:
-        """Send what is left. Blocks, for seconds where the collector is away."""
-        self._provider.shutdown()
+    async def close(self, seconds: float) -> None:
+        """Send what is left, as far as that goes within some seconds; the rest is lost."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await _aside(self._provider.shutdown)
 
     async def _catch_up(self, history: History) -> None:
         seq = 0

@@ -29,7 +29,7 @@ def tracing(collector, monkeypatch):
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "50")
     made = Tracing(Settings(endpoint=collector.url))
     yield made
-    made.close()
+    asyncio.run(made.close(10))
 
 
 def called_by(flags="01"):
@@ -150,7 +150,7 @@ def test_a_slow_collector_gets_all_that_ended_while_nobody_listened(with_server,
         assert {names[name] for name in ("task", "wait", "plan", "chunk")} == {number}
 
     with_server(body, tracing=tracing)
-    tracing.close()
+    asyncio.run(tracing.close(10))
 
 
 def test_a_failure_and_what_led_to_it_are_in_the_span_of_the_task(with_server, collector, tracing):
