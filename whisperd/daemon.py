@@ -152,9 +152,8 @@ class Daemon:
         self._deliveries = Deliveries(parts.outbox, parts.events, senders)
         self._trouble: str | None = None  # what the last look at database and pool found
         self._services = _services(
-            parts, ring, self._deliveries, self._upkeep, buckets, lambda: self._trouble
+            parts, ring, self._deliveries, self._upkeep, buckets, self._tracing, lambda: self._trouble
         )
-        self._services.tracing = self._tracing
 
     async def serve(self, listening: socket.socket) -> None:
         """Until a signal, or until a part fails; a last backup is taken of what has changed either way."""
@@ -355,6 +354,7 @@ def _services(
     deliveries: Deliveries,
     upkeep: Upkeep,
     buckets: Buckets,
+    tracing: Tracing | None,
     pulse_trouble: Callable[[], str | None],
 ) -> Services:
     return Services(
@@ -378,6 +378,7 @@ def _services(
         backup_results=parts.backup_results,
         counts=parts.counts,
         lag=Lag(parts.counts.lagged),
+        tracing=tracing,
         sweep=upkeep.sweep,
         arrival=parts.arrival,
         keys=ring,

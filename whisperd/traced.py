@@ -11,7 +11,10 @@ from whisperd.tracing import Tracing
 
 
 class Traced:
-    """Of a path, only its template is told. Who watches is not traced: it asks every few seconds."""
+    """Of a path, only its template is told, and no method that nobody knows: a client may invent any.
+
+    Who watches is not traced: it asks every few seconds.
+    """
 
     def __init__(self, app: ASGIApp, tracing: Tracing) -> None:
         self._app = app
@@ -22,15 +25,18 @@ class Traced:
             await self._app(scope, receive, send)
             return
         with self._tracing.request(Headers(scope=scope)) as span:
+            status: int | None = None
 
             async def send_and_note(message: Message) -> None:
+                nonlocal status
                 if message["type"] == "http.response.start":
-                    span.set_attribute("http.response.status_code", message["status"])
+                    status = message["status"]
                 await send(message)
 
             try:
                 await self._app(scope, receive, send_and_note)
+            except Exception:
+                status = status or 500  # which is sent further outside
+                raise
             finally:
-                route = route_of(scope) or "other"
-                span.update_name(f"{scope['method']} {route}")
-                span.set_attributes({"http.request.method": scope["method"], "http.route": route})
+                self._tracing.answered(span, scope["method"], route_of(scope) or "other", status)

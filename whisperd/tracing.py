@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # it costs memory, and need not be installed
 
 log = structlog.get_logger(__name__)
 SEND_SECONDS = 3.0  # for one batch
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})  # that a span may name
 PARENT: ContextVar[str | None] = ContextVar("traceparent", default=None)  # of what this request submits
 Attributes = Mapping[str, str | int | float]
 
@@ -68,16 +69,32 @@ class Tracing:
 
     @contextmanager
     def request(self, headers: Mapping[str, str]) -> Iterator[Span]:
-        """The span of a request, in the trace that its `traceparent` names; what it submits is in it too."""
+        """The span of a request, in the trace that its `traceparent` names; what it submits is in it too.
+
+        Its `tracestate` goes no further: it is a stranger's text.
+        """
         from opentelemetry.trace import SpanKind
 
-        span = self._tracer.start_span("request", self._format.extract(headers), kind=SpanKind.SERVER)
+        context = self._format.extract({"traceparent": headers.get("traceparent", "")})
+        span = self._tracer.start_span("request", context, kind=SpanKind.SERVER)
         before = PARENT.set(self._written(span))
         try:
             yield span
         finally:
             PARENT.reset(before)
             span.end()
+
+    def answered(self, span: Span, method: str, route: str, status: int | None) -> None:
+        """Tell how a request was answered; None: not at all."""
+        from opentelemetry.trace import StatusCode
+
+        known = method in METHODS
+        span.update_name(f"{method if known else 'HTTP'} {route}")
+        span.set_attributes({"http.request.method": method if known else "_OTHER", "http.route": route})
+        if status is not None:
+            span.set_attribute("http.response.status_code", status)
+        if (status or 0) >= 500:
+            span.set_status(StatusCode.ERROR)
 
     async def follow(self, events: Events, history: History) -> None:
         """Make the spans of each task that ends; and of those that ended while nobody was listening."""

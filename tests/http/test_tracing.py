@@ -187,6 +187,57 @@ def test_a_trace_that_lacks_its_first_chunks_says_so(with_server, collector, tra
     with_server(body, tracing=tracing)
 
 
+async def the_only(collector):
+    """The span of the one request of the trace."""
+    await until(lambda: collector.spans(Collector.TRACE))
+    (span,) = collector.spans(Collector.TRACE)
+    return span
+
+
+def test_a_method_that_a_client_invents_names_no_span(with_server, collector, tracing):
+    async def body(server):
+        answer = await server.ask("/stats", "SECRET-WORDS", headers=[*called_by().items()])
+        span = await the_only(collector)
+
+        assert answer.status_code == 405
+        assert span.name == "HTTP /stats"
+        assert attributes(span)["http.request.method"] == "_OTHER"
+        assert b"SECRET" not in b"".join(collector.bodies)
+
+    with_server(body, tracing=tracing)
+
+
+def test_a_trace_is_taken_over_without_what_else_strangers_have_to_say(with_server, collector, tracing):
+    async def body(server):
+        await server.post(headers={**called_by(), "tracestate": "stranger=words"})
+        span = await the_only(collector)
+
+        assert (span.parent_span_id.hex(), span.trace_state) == (CALLER, "")
+
+    with_server(body, tracing=tracing)
+
+
+def test_what_the_daemon_could_not_do_is_an_error_and_what_it_refused_is_none(
+    with_server, collector, tracing, nothing_broke
+):
+    async def body(server):
+        await server.ask("/tasks/of-none", headers=[*called_by().items()])
+        server.services.draining = True
+        await server.post(headers=called_by())
+        server.services.history = None
+        with pytest.raises(AttributeError):
+            await server.ask("/usage", headers=[*called_by().items()])
+        nothing_broke.clear()
+        await until(lambda: len(collector.spans(Collector.TRACE)) == 3)
+
+        assert {
+            span.name: (attributes(span)["http.response.status_code"], span.status.code)
+            for span in collector.spans(Collector.TRACE)
+        } == {"GET /tasks/{task_id}": (404, 0), SUBMIT: (503, 2), "GET /usage": (500, 2)}
+
+    with_server(body, tracing=tracing)
+
+
 def test_what_the_caller_does_not_sample_is_not_noted(with_server, tracing):
     async def body(server):
         assert (await server.post(headers=called_by("00"))).status_code == 202
