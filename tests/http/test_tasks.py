@@ -3,12 +3,14 @@
 import asyncio
 import json
 import re
+import threading
 from itertools import pairwise
 
 import pytest
 
 from tests.http_server import SECOND, SOUND, a_field, a_request, said, the_error, the_file, until
 from whisperd.events import Event
+from whisperd.spool import Spool
 from whisperd.task import Cut, Piece, Plan, Problem, Segment
 
 BOOM = Problem("worker_crashed", "child 7 was killed by signal 11")
@@ -807,5 +809,27 @@ def test_every_answer_forbids_to_guess_its_type_and_to_keep_it(with_server):
             assert answer.headers["x-content-type-options"] == "nosniff"
             assert answer.headers["cache-control"] == "no-store"
             assert "server" not in answer.headers
+
+    with_server(body)
+
+
+def test_a_page_of_what_is_over_asks_the_disk_on_one_thread_beside_the_loop(with_server, monkeypatch):
+    threads, has_audio = [], Spool.has_audio
+
+    def noted(spool, task_id):
+        threads.append(threading.get_ident())
+        return has_audio(spool, task_id)
+
+    async def body(server):
+        kept, gone = [(await server.submit())["task_id"] for _ in range(2)]
+        for task_id in (kept, gone):
+            await server.client.delete(f"/tasks/{task_id}")
+        server.spool.audio(gone).unlink()
+        monkeypatch.setattr(Spool, "has_audio", noted)
+        page = (await server.get("/tasks")).json()["tasks"]
+
+        assert {task["task_id"]: task["audio_kept"] for task in page} == {kept: True, gone: False}
+        assert len(threads) == 2
+        assert len({*threads, threading.get_ident()}) == 2
 
     with_server(body)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Sequence, Set
 from typing import Any
 
 from msgspec import UNSET, Struct, UnsetType
@@ -98,18 +99,30 @@ async def shown_soon(here: Services, task: Task) -> TaskView:
     """The same of one that was just submitted, hardly waiting for a forecast."""
     (place,) = await here.queue.positions([task])
     foretold = await here.outlook.foretold_soon(task, place)
-    return task_view(task, *foretold, is_kept(here, task))
+    return task_view(task, *foretold, *await _kept(here, [task]))
 
 
 async def all_shown(here: Services, tasks: Sequence[Task]) -> list[TaskView]:
     places = await here.queue.positions(tasks)
     foretold = await here.outlook.foretold(tasks, places)
-    return [task_view(task, *known, is_kept(here, task)) for task, known in zip(tasks, foretold, strict=True)]
+    kept = await _kept(here, tasks)
+    return [
+        task_view(task, *known, is_kept) for task, known, is_kept in zip(tasks, foretold, kept, strict=True)
+    ]
 
 
-def is_kept(here: Services, task: Task) -> bool:
-    """Whether the audio is there. What is not over has it: only of the rest the disk is asked."""
-    return task.state not in FINAL or here.spool.has_audio(task.id)
+async def _kept(here: Services, tasks: Sequence[Task]) -> list[bool]:
+    """Whether the audio of each is there. What is not over has it: only of the rest the disk is asked.
+
+    All of them on one thread: a disk that hangs, or a page of 500, must not hold up the loop.
+    """
+    over = [task.id for task in tasks if task.state in FINAL]
+    gone = await asyncio.to_thread(_without_audio, here, over) if over else frozenset()
+    return [task.id not in gone for task in tasks]
+
+
+def _without_audio(here: Services, ids: Sequence[str]) -> Set[str]:
+    return {task_id for task_id in ids if not here.spool.has_audio(task_id)}
 
 
 def task_view(
