@@ -1,11 +1,14 @@
 """/tasks/{id}/explain and /tasks/estimate: what keeps a task, and when it is thought to be its turn."""
 
+from itertools import count
+
 import pytest
 
 from tests.http.test_tenants import Tenant
 from tests.http_server import the_error
 from tests.test_queue import a_plan, said
 from whisperd import outlook
+from whisperd.queue import SqliteQueue
 from whisperd.task import Effort, Limits, Problem
 
 BOOM = Problem("worker_crashed", "child 7 was killed by signal 11")
@@ -118,6 +121,23 @@ def test_a_tenant_at_its_limit_is_told_so(with_server):
         assert found["tenant"] == {"running": 1, "limit": 1}
         assert "tenant at 1 of 1" in found["summary"]
         assert "tenant_limit" in codes(found)
+
+    with_server(body, limits=lambda tenant, plan: Limits(concurrent=1))
+
+
+def test_a_tenants_tasks_at_work_are_counted_once_so_that_number_and_reason_agree(with_server, monkeypatch):
+    more = count(1)  # each time that somebody looks
+
+    async def running(queue, tenant):
+        return next(more)
+
+    monkeypatch.setattr(SqliteQueue, "running", running)
+
+    async def body(server):
+        found = await explained(server, await server.submit())
+
+        assert found["tenant"] == {"running": 1, "limit": 1}
+        assert found["reasons"][-1]["message"].startswith("its tenant has 1 task at work")
 
     with_server(body, limits=lambda tenant, plan: Limits(concurrent=1))
 

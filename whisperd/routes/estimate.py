@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from whisperd.forecast.line import Standing
-from whisperd.outlook import NEWEST
+from whisperd.outlook import NEWEST, Prospect
 from whisperd.routes import Json, Services, caller, services, submission
 from whisperd.routes.call import Answer, Call
 from whisperd.routes.errors import Refusal, as_refusal
@@ -56,31 +56,40 @@ async def estimate(request: Request, asked: Asked) -> Response:
     wanted = submission.Submission(
         model=asked.model, priority=asked.priority, plan=asked.plan, tenant=asked.tenant, run_at=asked.run_at
     )
-    run_at = submission.unix_seconds(asked.run_at)
-    task = Standing(
+    task = _thought_of(here, asked, wanted.tenant_for(who), wanted.priority_for(who, here.config))
+    await here.check_model(task.model)
+    refusal = await _would_be_refused(here, asked, task.tenant, wanted.plan_for(who))
+    prospect = None if refusal else await here.outlook.prospect_of_new(task)
+    return Json(_told(here, task, refusal, prospect))
+
+
+def _thought_of(here: Services, asked: Asked, tenant: str, priority: int) -> Standing:
+    """It as if it stood in line."""
+    begins = max(here.now(), submission.unix_seconds(asked.run_at) or 0.0)
+    return Standing(
         seq=NEWEST,
-        tenant=wanted.tenant_for(who),
-        priority=wanted.priority_for(who, here.config),
+        tenant=tenant,
+        priority=priority,
         started=False,
-        lined_at=max(here.now(), run_at or 0.0),
-        run_at=max(here.now(), run_at or 0.0),
+        lined_at=begins,
+        run_at=begins,
         model=asked.model or here.config.workers.model,
         name=asked.name,
         size=asked.size_bytes or 0,
         seconds=asked.duration_seconds,
     )
-    await here.check_model(task.model)
-    refusal = await _would_be_refused(here, asked, task.tenant, wanted.plan_for(who))
-    prospect = None if refusal else await here.outlook.prospect_of_new(task)
-    return Json(
-        Estimate(
-            accepted=refusal is None,
-            model=task.model,
-            refusal=refusal,
-            audio_seconds=round(here.outlook.length(task), 1),
-            starts_in_seconds=quantiles(here, prospect, "begins"),
-            eta_seconds=quantiles(here, prospect, "ends"),
-        )
+
+
+def _told(
+    here: Services, task: Standing, refusal: WouldBeRefused | None, prospect: Prospect | None
+) -> Estimate:
+    return Estimate(
+        accepted=refusal is None,
+        model=task.model,
+        refusal=refusal,
+        audio_seconds=round(here.outlook.length(task), 1),
+        starts_in_seconds=quantiles(here, prospect, "begins"),
+        eta_seconds=quantiles(here, prospect, "ends"),
     )
 
 

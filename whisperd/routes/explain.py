@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import msgspec
 from msgspec import Struct
@@ -50,23 +50,27 @@ class Explanation(Struct, frozen=True, kw_only=True):
 async def explain(request: Request) -> Response:
     """Why the task is where it is: what is before it, what keeps it, when it is thought to be its turn."""
     here, task = services(request), await task_of(request)
+    found = await _explained(here, task)
+    return Json(msgspec.structs.replace(found, summary=_summary(here, found)))
+
+
+async def _explained(here: Services, task: Task) -> Explanation:
     (place,) = await here.queue.positions([task])
     prospect = await here.outlook.prospect(task, place)
     ahead = await _ahead(here, task, place, prospect) if place else None
     waits = task.state == State.QUEUED
     tenant = None if task.state in FINAL else await _tenant_now(here, task)
-    explanation = Explanation(
+    return Explanation(
         task_id=task.id,
         status=task.state,
         position=ahead.tasks + 1 if ahead else None,
         summary="",
-        reasons=[reason async for reason in _reasons(here, task, ahead)],
+        reasons=[reason async for reason in _reasons(here, task, ahead, tenant)],
         ahead=ahead,
         tenant=tenant,
         starts_in_seconds=quantiles(here, prospect, "begins") if waits else None,
         eta_seconds=quantiles(here, prospect, "ends"),
     )
-    return Json(msgspec.structs.replace(explanation, summary=_summary(here, explanation)))
 
 
 async def _tenant_now(here: Services, task: Task) -> TenantNow:
@@ -87,8 +91,10 @@ async def _ahead(here: Services, task: Task, place: int, prospect: Prospect | No
 # --- what keeps it ---
 
 
-async def _reasons(here: Services, task: Task, ahead: Ahead | None) -> AsyncIterator[Reason]:
-    if task.state in FINAL:
+async def _reasons(
+    here: Services, task: Task, ahead: Ahead | None, tenant: TenantNow | None
+) -> AsyncIterator[Reason]:
+    if tenant is None:  # it is over
         yield _ended(here, task)
         return
     async for reason in _held_up(here, task):
@@ -98,7 +104,7 @@ async def _reasons(here: Services, task: Task, ahead: Ahead | None) -> AsyncIter
     elif task.run_at is not None:
         yield _put_off(here, task)
     else:
-        async for reason in _in_line(here, task, ahead):
+        for reason in _in_line(ahead, tenant):
             yield reason
 
 
@@ -146,14 +152,14 @@ def _put_off(here: Services, task: Task) -> Reason:
     return Reason(code="retry", message=f"{tries}, since the last one failed: {task.error.message}")
 
 
-async def _in_line(here: Services, task: Task, ahead: Ahead | None) -> AsyncIterator[Reason]:
+def _in_line(ahead: Ahead | None, tenant: TenantNow) -> Iterator[Reason]:
     if ahead is None:
         message = "another task has the same audio and options, and is at work: this one is completed with it"
         yield Reason(code="twin", message=message)
         return
-    tenant = await _tenant_now(here, task)
     if is_full := tenant.limit is not None and tenant.running >= tenant.limit:
-        message = f"its tenant has {tenant.running} tasks at work, and may have {tenant.limit} at a time"
+        n = tenant.running
+        message = f"its tenant has {n} task{_s(n)} at work, and may have {tenant.limit} at a time"
         yield Reason(code="tenant_limit", message=message)
     if ahead.tasks:
         yield Reason(code="ahead", message=f"{ahead.tasks} task{_s(ahead.tasks)} before it in line")
