@@ -129,7 +129,7 @@ ALLOWED = {
         *("history",),
         *("counts",),
     },
-    "upkeep": {"task", "engine", "minutes", "archive", "housekeeping", "machine"},
+    "upkeep": {"task", "engine", "gpu", "minutes", "archive", "housekeeping", "machine"},
     "connections": {"config", "counts", "routes", "http"},
     "listening": {"config", "routes", "http", "connections"},
     "daemon": {

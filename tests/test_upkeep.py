@@ -6,9 +6,11 @@ import time
 import pytest
 
 from tests.conftest import a_task
+from whisperd import gpu
 from whisperd.clock import Clock
 from whisperd.config import Config, with_values
 from whisperd.machine import machine
+from whisperd.minutes import Minutes
 from whisperd.task import QueueFull, StorageFull
 from whisperd.upkeep import Upkeep
 
@@ -194,3 +196,18 @@ def test_a_job_that_fails_runs_again(run):
         assert parts.backups.trouble is None
 
     run(body, **{"backup.interval_seconds": 1})
+
+
+def test_a_minute_has_the_memory_that_is_used_on_all_gpus_if_there_are_any(run, monkeypatch):
+    async def recorded(upkeep, parts, *gpus):
+        monkeypatch.setattr(gpu, "memory", lambda: gpus)
+        await upkeep._record()
+        _, points = await Minutes(parts.db, parts.clock.now).points(1, 60)
+        return points[-1]["gpu_bytes"]
+
+    async def body(upkeep, parts):
+        await parts.queue.submit(a_task())
+        assert await recorded(upkeep, parts) is None
+        assert await recorded(upkeep, parts, gpu.GpuMemory(0, 5, 80), gpu.GpuMemory(2, 7, 80)) == 12
+
+    run(body)

@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 import structlog
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
+from whisperd import gpu
 from whisperd.archive import BackupError, Reason
 from whisperd.engine.memory import own_bytes
 from whisperd.housekeeping import clean_spool
@@ -120,7 +121,7 @@ class Upkeep:
         gauges = {
             "busy": sum(worker.state == "busy" for worker in workers) / max(1, len(workers)),
             "rss_bytes": sum(sizes) + own_bytes(),
-            "gpu_bytes": None,
+            "gpu_bytes": await asyncio.to_thread(_gpu_bytes),
             "free_bytes": self._parts.spool.free_bytes(),
         }
         await self._minutes.record(gauges)
@@ -133,6 +134,12 @@ class Upkeep:
 
     async def _back_up(self) -> None:
         await self.back_up("interval")
+
+
+def _gpu_bytes() -> int | None:
+    """Used on all GPUs, by whatever program; None where there is none. Blocks."""
+    found = gpu.memory()
+    return sum(one.used for one in found) if found else None
 
 
 async def _patiently(name: str, job: Callable[[], Awaitable[object]]) -> None:

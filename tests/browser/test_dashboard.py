@@ -43,3 +43,17 @@ def test_who_chose_dark_sees_it_from_the_first_moment_on(page):
 
     assert page.evaluate("document.documentElement.dataset.theme") == "dark"
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(18, 23, 21)"
+
+
+def test_the_memory_of_gpus_is_a_chart_of_the_day_where_there_are_any(page):
+    point = dict.fromkeys(("wait_p50", "wait_p95", "real_time_factor"))
+    point |= dict.fromkeys(("queued", "processing", "done", "failed", "tasks_per_minute", "busy"), 0)
+    point |= dict.fromkeys(("audio_seconds_per_second", "rss_bytes", "free_bytes"), 0)
+    points = [{**point, "at": f"2026-11-28T0{n}:00:00Z", "gpu_bytes": n * 2**30} for n in (1, 5)]
+    expect(page.get_by_text("Memory of the GPU")).to_have_count(0)
+    page.route("**/stats/history*", lambda route: route.fulfill(json={"step_seconds": 360, "points": points}))
+    page.reload()
+
+    day = page.get_by_role("region", name="The last 24 hours")
+    expect(day).to_contain_text("Memory of the GPU")
+    expect(day).to_contain_text("GPU memory: 5 GiB at last, between 1 GiB and 5 GiB.")

@@ -51,7 +51,7 @@ class PointView(Struct, frozen=True, kw_only=True):
     real_time_factor: float | None  # compute time ÷ audio time
     busy: float  # of the workers, 0 to 1
     rss_bytes: int | None  # of the daemon and its workers
-    gpu_bytes: int | None
+    gpu_bytes: int | None  # used on all GPUs, by whatever program
     free_bytes: int | None
 
 
