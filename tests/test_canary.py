@@ -102,8 +102,10 @@ def test_a_task_that_comes_meanwhile_has_its_way(with_pool, tmp_path):
         await until(lambda: (tmp_path / "misbehaved").exists())
         task, _ = await queue.submit(a_task())
 
+        pool.reload(replace(pool.settings, canary_after_seconds=3600.0))
         assert (await over(queue, task)).attempt == 1
         assert (pool.workers()[0].restarts, pool.canary_trouble) == (0, None)
+        assert pool.workers()[0].canary_seconds is None  # it was never heard out
 
     with_pool(body, "obeys")
 

@@ -28,7 +28,7 @@ class Canary:
         self._failures = 0  # in a row
         self._singing: tuple[Child, int] | None = None  # the request that its child is at
         self.wanted = False
-        self.seconds: float | None = None  # that the last one took
+        self.seconds: float | None = None  # that the last one took which was heard out
         self.trouble: str | None = None  # why the last one failed, until the worker has done something
 
     @property
@@ -60,15 +60,16 @@ class Canary:
         """Raises ChildDied where the child cannot do it, or not in time: it is of no use then."""
         self._singing, began = (child, request.number), self._now()
         try:
-            await self._heard_out(child, request, limits)
+            if await self._heard_out(child, request, limits):
+                self.seconds = round(self._now() - began, 3)
         except ChildDied as died:
             self._failed(died.problem)
             raise
         finally:
             self._singing = None
-        self.seconds = round(self._now() - began, 3)
 
-    async def _heard_out(self, child: Child, request: Probe, limits: Limits) -> None:
+    async def _heard_out(self, child: Child, request: Probe, limits: Limits) -> bool:
+        """Whether it was transcribed; else it gave way."""
         async with aclosing(child.answer(request, limits)) as answers:
             async for answer in answers:
                 if isinstance(answer, Refused):
@@ -76,8 +77,10 @@ class Canary:
                 if isinstance(answer, Transcribed):
                     self.well()
                     log.debug("canary", worker=self._worker, seconds=answer.seconds)
-                elif not isinstance(answer, Alive):  # it gave way, which says that it is there
+                    return True
+                if not isinstance(answer, Alive):  # it gave way, which says that it is there
                     self._well_at = self._now()
+        return False
 
     def _failed(self, problem: Problem) -> None:
         """The next child is asked at once, and after that as seldom as any: to load a model costs, too."""
