@@ -94,6 +94,11 @@ class WorkerPool:
         """Why a worker could not transcribe a second of sound when it had nothing else to do."""
         return next((slot.canary.trouble for slot in self._slots if slot.canary.trouble), None)
 
+    @property
+    def is_fit(self) -> bool:
+        """Whether any worker is left that did not fail at its last second of sound."""
+        return not self._slots or any(slot.canary.trouble is None for slot in self._slots)
+
     def workers(self) -> list[WorkerInfo]:
         return [slot.info() for slot in self._slots]
 

@@ -13,6 +13,7 @@ from whisperd.condition import Condition
 from whisperd.config import with_values
 from whisperd.lag import Lag
 from whisperd.restarts import LATELY, Restarts
+from whisperd.task import Problem
 
 DAY = 86_400.0
 
@@ -208,6 +209,23 @@ def test_workers_that_have_stopped_do_not_come_back(with_server):
         assert (status, ready) == (503, 503)
 
     with_server(body, workers=1)
+
+
+def test_while_no_worker_can_do_a_second_of_sound_the_daemon_is_not_ready(with_server):
+    async def body(server):
+        server.services.pool.ready.set()
+        slots = server.services.pool._slots
+        for slot in slots:
+            slot._state = "idle"
+        for slot, expected in zip(slots, (200, 503), strict=True):
+            slot.canary._failed(Problem("worker_hung", "child 7 gave no sign of life"))
+            status, view, ready, _ = await health(server)
+            assert (status, view["checks"]["canary"]["status"], ready) == (200, "degraded", expected)
+
+        slots[0].canary.well()
+        assert (await health(server))[2] == 200
+
+    with_server(body, workers=2)
 
 
 def test_a_daemon_that_is_stopping_is_alive_and_not_ready(with_server):

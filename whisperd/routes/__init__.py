@@ -48,6 +48,8 @@ class Pool(Protocol):
     @property
     def canary_trouble(self) -> str | None: ...  # why a worker failed with nothing else to do
     @property
+    def is_fit(self) -> bool: ...  # False: none could do that
+    @property
     def deaths(self) -> Mapping[str, int]: ...  # of its children since the start, by cause
     def lately_died(self) -> Counter[str]: ...  # within a quarter of an hour
     def workers(self) -> list[WorkerInfo]: ...

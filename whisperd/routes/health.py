@@ -172,8 +172,10 @@ def _is_restarting(here: Services, states: Collection[str]) -> bool:
 
 
 def _canary(here: Services) -> Check:
-    is_on = here.config.workers.canary_after_seconds > 0
-    return Check("degraded", trouble) if is_on and (trouble := here.pool.canary_trouble) else OK
+    """Where all failed, a task would most likely fare no better: none is to be sent here."""
+    if not here.config.workers.canary_after_seconds or not (trouble := here.pool.canary_trouble):
+        return OK
+    return Check("degraded", trouble, blocks=not here.pool.is_fit)
 
 
 async def _model(here: Services) -> Check:
