@@ -121,7 +121,7 @@ def test_a_stop_does_not_wait_for_it(with_pool, tmp_path):
     with_pool(body, "obeys")
 
 
-def test_nobody_is_asked_while_there_is_work_or_the_pool_is_paused(with_pool, tmp_path):
+def test_nobody_is_asked_at_work_or_while_the_pool_is_paused(with_pool, tmp_path):
     async def body(queue, pool):
         pool.reload(replace(pool.settings, canary_after_seconds=3600.0))
         await until(lambda: states(pool) == ["idle", "idle"])
@@ -132,12 +132,44 @@ def test_nobody_is_asked_while_there_is_work_or_the_pool_is_paused(with_pool, tm
 
         task, _ = await queue.submit(a_task())
         await until(lambda: "busy" in states(pool))
-        assert pool._untested(0.0) is None
+        assert states(pool) == ["busy", "idle"]
+        assert pool._untested(0.0).chunk is None
         (tmp_path / "go on").touch()
         assert (await over(queue, task)).state == State.COMPLETED
-        await until(lambda: pool._untested(0.0) is not None)
 
     with_pool(body, "waits", workers=2)
+
+
+def test_a_worker_that_stands_still_is_found_beside_one_that_is_busy(with_pool):
+    async def body(queue, pool):
+        pool.reload(replace(pool.settings, canary_after_seconds=3600.0))
+        await until(lambda: states(pool) == ["idle", "idle"])
+        await queue.submit(a_task())
+        await until(lambda: "busy" in states(pool))
+        (idle,) = [worker for worker in pool.workers() if worker.state == "idle"]
+        (busy,) = [worker for worker in pool.workers() if worker.state == "busy"]
+        os.kill(idle.pid, signal.SIGSTOP)
+        pool.reload(replace(pool.settings, canary_after_seconds=OFTEN))
+        await until(lambda: pool.canary_trouble)
+
+        assert f"child {idle.pid} gave no sign of life" in pool.canary_trouble
+        assert busy.pid in [worker.pid for worker in pool.workers() if worker.state == "busy"]
+
+    with_pool(body, "alive for ever", workers=2, silence_seconds=0.6)
+
+
+def test_the_chunks_of_a_plan_do_not_wait_for_a_canary(with_pool):
+    async def body(queue, pool):
+        pool.reload(replace(pool.settings, canary_after_seconds=3600.0))
+        await until(lambda: states(pool) == ["idle", "idle"])
+        planned, _ = await queue.submit(a_task(run_at=4e9))
+        pool._slots[0].canary.wanted = True  # as between the wish and its beginning
+        for slot in pool._slots:
+            slot._state = "busy"
+        queue._events.publish(Event("task", replace(planned, state=State.PROCESSING)))
+        await until(lambda: not pool._slots[0].canary.wanted)
+
+    with_pool(body, "well", workers=2)
 
 
 def test_an_idle_neighbour_takes_what_comes_and_the_canary_goes_on(with_pool):

@@ -20,7 +20,7 @@ from whisperd.orders import Model, PoolSettings
 from whisperd.restraint import Restraint
 from whisperd.slot import PoolFailed, Shared, Slot, WorkerInfo
 from whisperd.spool import Spool
-from whisperd.task import FINAL, Chunk, State, Task, TaskQueue
+from whisperd.task import FINAL, Chunk, Task, TaskQueue
 
 __all__ = ["Model", "PoolFailed", "PoolSettings", "WorkerInfo", "WorkerPool"]
 log = structlog.get_logger(__name__)
@@ -193,15 +193,15 @@ class WorkerPool:
     async def _watch(self) -> None:
         """Stop the work on a task that was cancelled. A hint missed here is found by the next beat.
 
-        And let no task that comes wait for a canary: that one is aborted, and takes its second at most where
-        the hint was missed.
+        And let nothing that may be claimed now wait for a canary: that one is aborted, and takes its second
+        at most where the hint was missed.
         """
         while not self._events.closed:
             with self._events.subscribe() as subscription:
                 async for event in subscription:
                     if event.task.state in FINAL:
                         self._abort(event.task)
-                    elif event.task.state == State.QUEUED:
+                    if event.kind == "task":  # it came, is planned, is over and makes room for its tenant's
                         self._make_way()
 
     def _make_way(self) -> None:
@@ -210,7 +210,7 @@ class WorkerPool:
                 slot.canary.give_way()
 
     async def _test_the_idle(self) -> None:
-        """One after the other, and none while there is work: nobody should notice."""
+        """One after the other: nobody should notice."""
         while True:
             after = self.settings.canary_after_seconds
             if after and (slot := self._untested(after)):
@@ -218,9 +218,9 @@ class WorkerPool:
             await asyncio.sleep(min(LOOK_SECONDS, after / 4) if after else LOOK_SECONDS)
 
     def _untested(self, after: float) -> Slot | None:
-        """The worker of which nothing was heard for longest, if that is long, and none has anything to do."""
-        works = any(slot.chunk is not None or slot.canary.sings for slot in self._slots)
-        if works or self.paused or self._shared.draining.is_set():
+        """The idle worker of which nothing was heard for longest, if that is long, whatever others do."""
+        sings = any(slot.canary.sings for slot in self._slots)
+        if sings or self.paused or self._shared.draining.is_set():
             return None
         quiet = [slot for slot in self._slots if slot.free and slot.canary.quiet_seconds >= after]
         return max(quiet, key=lambda slot: slot.canary.quiet_seconds, default=None)
