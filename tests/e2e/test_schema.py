@@ -86,6 +86,7 @@ def test_whatever_the_document_allows_is_answered_as_it_says(daemon, audio, spee
     assert made, shortened(run.stdout)
     assert int(made[1]) >= LEAST[examples]
     assert "Traceback" not in daemon.said()
+    assert daemon.get("/admin/keys") == {"keys": []}  # else all after the first would have been refused
 
 
 def shortened(said):
