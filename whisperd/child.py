@@ -336,9 +336,8 @@ def _placed(segment: Segment, cut: Cut, options: Options) -> Segment:
 
 
 def _fingerprint(request: MakePlan, cuts: tuple[Cut, ...], engine: str) -> str:
-    others = (
-        () if engine == WHISPER_CPP else (engine,)
-    )  # which was the only one when there were plans already
+    # Plans from before there was a second engine name none.
+    others = () if engine == WHISPER_CPP else (engine,)
     parts = (request.audio_sha256, request.model_sha256, request.options, cuts, *others)
     return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.daemon import a_daemon
+from benchmarks.peers import CLIENTS, by_clients
 from whisperd.client import Client
-
-CLIENTS = 8
 
 
 @dataclass
@@ -20,8 +18,7 @@ class Whisperd:
     client: Client
 
     def transcribe(self, files: Sequence[Path]) -> list[str]:
-        with ThreadPoolExecutor(CLIENTS) as clients:
-            return list(clients.map(self._one, files))
+        return by_clients(self._one, files)
 
     def _one(self, file: Path) -> str:
         task = self.client.submit(file, language="en", model=None)

@@ -8,13 +8,13 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 
-CLIENTS = 8
+from benchmarks.peers import by_clients
+
 HOUR = 3600.0
 
 
@@ -40,8 +40,7 @@ class WhisperServer:
     url: str
 
     def transcribe(self, files: Sequence[Path]) -> list[str]:
-        with ThreadPoolExecutor(CLIENTS) as clients:
-            return list(clients.map(self._one, files))
+        return by_clients(self._one, files)
 
     def _one(self, file: Path) -> str:
         with file.open("rb") as sound:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from whisperd.engine.languages import LANGUAGES
 
 ENGLISH_ONLY = 51_864  # tokens; one more with languages, two with Cantonese
-_BESIDE_LANGUAGES = 51_766  # of a multilingual model
+BESIDE_LANGUAGES = 51_766  # of a multilingual model, whose other tokens are 99 or 100 languages
 TIMES = 1501  # tokens of times, 0.00 to 30.00 s
 _PARTS = re.compile(r"'s|'t|'re|'ve|'m|'ll|'d| ?[^\W\d_]+| ?\d+| ?(?:[^\s\w]|_)+|\s+(?!\S)|\s+")
 _MARKS = "<< >> <<< >>> -- --- -( -[ (' (\" (( )) ((( ))) [[ ]] {{ }} ♪♪ ♪♪♪"
@@ -26,9 +26,7 @@ class Vocabulary:
     def __init__(self, words: list[bytes], n_vocab: int) -> None:
         """`words`: the bytes of the ordinary tokens, of which there are the fewer, the more languages."""
         self.multilingual = n_vocab > ENGLISH_ONLY
-        codes = (
-            tuple(LANGUAGES)[: n_vocab - _BESIDE_LANGUAGES] if self.multilingual else tuple(LANGUAGES)[:99]
-        )
+        codes = tuple(LANGUAGES)[: n_vocab - BESIDE_LANGUAGES] if self.multilingual else tuple(LANGUAGES)[:99]
         self.languages = codes if self.multilingual else ("en",)
         self.end = 50_256 + self.multilingual  # <|endoftext|>
         self.words = words[: self.end]

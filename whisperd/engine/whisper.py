@@ -28,13 +28,13 @@ from whisperd.engine.model import (
     without_loops,
     words,
 )
+from whisperd.engine.vocabulary import BESIDE_LANGUAGES
 from whisperd.task import SAMPLE_RATE, Options, Segment, Word
 
 Token: TypeAlias = cpp.whisper_token_data  # id, p (probability), plog, t0 and t1 (centiseconds), …
 HOTTER = 0.4  # the temperature of a second try without a prompt to blame
 PROBE_CONTEXT, PROBE_TOKENS = 128, 8  # 50 positions of the encoder are a second
 _ERROR = 4  # GGML_LOG_LEVEL_ERROR
-_TOKENS_BESIDE_LANGUAGES = 51_766  # of a multilingual model, as whisper.cpp counts them: 99 or 100 are left
 _FALLBACKS = re.compile(r"fallbacks = +(\d+) p / +(\d+) h")
 
 
@@ -121,7 +121,7 @@ class Whisper:
         """The codes (ISO 639-1) of what it understands, in the order of its tokens; perhaps "en" alone."""
         if not cpp.whisper_is_multilingual(self._context):
             return ("en",)
-        count = cpp.whisper_n_vocab(self._context) - _TOKENS_BESIDE_LANGUAGES
+        count = cpp.whisper_n_vocab(self._context) - BESIDE_LANGUAGES
         return tuple(str(cpp.whisper_lang_str(number)) for number in range(count))
 
     def language_probabilities(self, window: NDArray[np.float32]) -> NDArray[np.float32]:
