@@ -45,7 +45,8 @@ _TIMED = """([act, kind, wanted]) => new Promise((done, fail) => {
     status: () => all('.status', (text) => text === wanted),
     tenant: () => all('td.wide', (text) => text === wanted),
     other: () => all('[data-row]', (text) => text) && rows()[0].querySelector('[data-row]').href !== wanted,
-    found: () => document.querySelector('main mark') !== null,
+    found: () => rows().length > 0 && rows().every((row) => row.querySelector('mark') !== null ||
+      row.querySelector('[data-row]').textContent.toLowerCase().startsWith(wanted.toLowerCase())),
     plain: () => rows().length > 0 && document.querySelector('main mark') === null,
     element: () => document.querySelector(wanted) !== null,
   }[kind];
@@ -167,7 +168,7 @@ def _interactions(page: Page, number: int) -> Iterator[tuple[str, float]]:
     word = page.locator(".segments p").first.inner_text().split()
     for what, wanted in (("search: a word", word[0]), ("search: its start", word[1][:3])):
         page.evaluate(_TIMED, ["#/tasks", "plain", ""])
-        yield what, page.evaluate(_TIMED, [f"#/tasks?q={wanted}", "found", ""])
+        yield what, page.evaluate(_TIMED, [f"#/tasks?q={wanted}", "found", wanted])
     page.evaluate(_TIMED, ["#/tasks?status=queued", "status", "queued"])
     yield "open one that waits", page.evaluate(_TIMED, ["[data-row]", "element", ".reasons li"])
     yield "back to the overview", page.evaluate(_TIMED, ["#/", "element", ".tiles strong"])
