@@ -82,6 +82,7 @@ ALLOWED = {
     "orders": {"task", "spool", "engine", "children"},
     "holding": {"task", "engine", "children", "counts"},
     "canary": {"task", "engine", "children"},
+    "residency": {"orders"},
     "slot": {
         "task",
         "spool",
@@ -91,6 +92,7 @@ ALLOWED = {
         "counts",
         "holding",
         "orders",
+        "residency",
         "restarts",
         "restraint",
     },

@@ -40,6 +40,8 @@ RELOADABLE = {
     "workers.step_up_seconds",
     "workers.canary_after_seconds",
     "workers.canary_limit_seconds",
+    "models.affinity_seconds",
+    "models.ttl_seconds",
     "storage.min_free_mb",
     "storage.warn_free_mb",
     "backup.interval_seconds",

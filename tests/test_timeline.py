@@ -13,7 +13,7 @@ from tests.test_effort import effort
 from tests.test_queue import BOOM, a_plan, said
 from whisperd.history import History
 from whisperd.sql import timeline as sql
-from whisperd.task import Change, Death, Left, Problem, State
+from whisperd.task import Change, Claimant, Death, Left, Problem, State
 from whisperd.timeline import Moment
 
 
@@ -85,7 +85,7 @@ def test_a_worker_that_goes_to_a_more_urgent_task_overtakes_the_one_that_it_leav
         urgent, _ = await queue.submit(a_task(tenant="two", priority=7))
         left = Left(long.seq, worker=2)
         for _ in range(2):
-            assert (await queue.claim(left)).task.id == urgent.id
+            assert (await queue.claim(lambda: Claimant(left=left))).task.id == urgent.id
             urgent, _ = await queue.submit(a_task(tenant="two", priority=7))
             clock.now += 1
         (overtaken,) = [m for m in await happened(queue, long) if m.kind == "overtaken"]
@@ -102,9 +102,9 @@ def test_who_goes_on_with_its_task_or_leaves_nothing_behind_overtakes_nobody(wit
         task, _ = await queue.submit(a_task())
         await queue.plan(await queue.claim(), a_plan(1))
         left = Left(task.seq, worker=1)
-        assert (await queue.claim(left)).task.id == task.id
+        assert (await queue.claim(lambda: Claimant(left=left))).task.id == task.id
         await queue.submit(a_task(priority=7))
-        await queue.claim(left)  # its only chunk is in work
+        await queue.claim(lambda: Claimant(left=left))  # its only chunk is in work
 
         assert "overtaken" not in await kinds(queue, task)
 

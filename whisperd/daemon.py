@@ -390,7 +390,7 @@ def _services(
 
 def _status(stats: Stats, workers: Sequence[WorkerInfo]) -> str:
     waiting, running = (stats.by_state[state] for state in (State.QUEUED, State.PROCESSING))
-    ready = sum(worker.state in ("idle", "busy") for worker in workers)
+    ready = sum(worker.is_up for worker in workers)
     return f"{waiting} queued, {running} processing, {ready} of {len(workers)} workers ready"
 
 

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, assert_never
 
 import structlog
+from msgspec.structs import replace
 
 from whisperd.children import Outcome
 from whisperd.counts import Counts
@@ -18,6 +19,7 @@ from whisperd.task import (
     FINAL,
     SAMPLE_RATE,
     Chunk,
+    Claimant,
     Effort,
     Left,
     LostClaim,
@@ -56,12 +58,14 @@ class Holding:
         """Compute time ÷ audio time, of all chunks that were transcribed."""
         return round(self._compute_seconds / self._audio_seconds, 4) if self._audio_seconds else None
 
-    async def claim(self, resumed: asyncio.Event, *until: Coroutine[Any, Any, object]) -> Chunk | None:
+    async def claim(
+        self, who: Callable[[], Claimant], resumed: asyncio.Event, *until: Coroutine[Any, Any, object]
+    ) -> Chunk | None:
         """Wait for the next chunk, once `resumed` is set, and hold it; None when one of `until` ends first.
 
         Raises StorageFull, StorageBusy, StorageFailed: then nothing is held. Cancelled, it may hold one.
         """
-        claiming = asyncio.create_task(self._permitted_claim(resumed), name=f"claim-{self._worker}")
+        claiming = asyncio.create_task(self._permitted_claim(who, resumed), name=f"claim-{self._worker}")
         others = [asyncio.create_task(wait, name=f"claim-{self._worker}-until") for wait in until]
         try:
             await asyncio.wait([claiming, *others], return_when=asyncio.FIRST_COMPLETED)
@@ -72,6 +76,18 @@ class Holding:
             if not claiming.cancelled() and claiming.exception() is None:
                 self.chunk = claiming.result()  # known also to who cancels us just now
         return None if claiming.cancelled() else claiming.result()
+
+    async def wanted(self, resumed: asyncio.Event, until: Coroutine[Any, Any, object]) -> str | None:
+        """Wait until there is a chunk to claim, and leave it: its model; None when `until` ends first."""
+        looking = asyncio.create_task(self._permitted_look(resumed), name=f"look-{self._worker}")
+        other = asyncio.create_task(until, name=f"look-{self._worker}-until")
+        try:
+            await asyncio.wait([looking, other], return_when=asyncio.FIRST_COMPLETED)
+            return looking.result() if looking.done() else None
+        finally:
+            looking.cancel()
+            other.cancel()
+            await asyncio.shield(asyncio.wait([looking, other]))
 
     async def is_over(self) -> bool:
         """Whether its task has ended since: of an end before it was held, its slot was not told."""
@@ -142,9 +158,13 @@ class Holding:
             return False
         return await self.hand_back()
 
-    async def _permitted_claim(self, resumed: asyncio.Event) -> Chunk:
+    async def _permitted_claim(self, who: Callable[[], Claimant], resumed: asyncio.Event) -> Chunk:
         await resumed.wait()
-        return await self._queue.claim(self._left)
+        return await self._queue.claim(lambda: replace(who(), left=self._left))
+
+    async def _permitted_look(self, resumed: asyncio.Event) -> str:
+        await resumed.wait()
+        return await self._queue.wanted()
 
     async def _refused(self, refused: Refused, effort: Effort) -> None:
         problem = Problem(refused.code, refused.message)

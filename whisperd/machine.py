@@ -97,7 +97,8 @@ async def machine(config: Config, *, begin_afresh: bool = False) -> AsyncIterato
     """
     _make_folders(config)
     models = ModelStore(config)
-    await models.find(config.workers.model)
+    for name in {config.workers.model: None, **dict.fromkeys(config.models.preload)}:
+        await models.find(name)
     path = config.database
     with owned(path):
         backups = backup_setup.store(config)
@@ -233,6 +234,9 @@ def pool_settings(config: Config) -> PoolSettings:
         max_audio_seconds=config.audio.max_seconds,
         canary_after_seconds=config.workers.canary_after_seconds,
         canary_limit_seconds=config.workers.canary_limit_seconds,
+        preload=config.models.preload,
+        affinity_seconds=config.models.affinity_seconds,
+        ttl_seconds=config.models.ttl_seconds,
     )
 
 

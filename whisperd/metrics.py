@@ -24,7 +24,7 @@ from whisperd.task import Depths, Stats
 from whisperd.worker_pool import WorkerInfo
 
 MEDIA_TYPE = CONTENT_TYPE_LATEST
-WORKER_STATES = ("starting", "idle", "busy", "resting", "stopped")
+WORKER_STATES = ("starting", "idle", "busy", "asleep", "resting", "stopped")
 CAUSES = ("crashed", "hung", "timeout", "out_of_memory", "model_unusable", "memory")
 LINES = ("waiting", "delayed", "processing")
 OTHER = ""  # the tenant of all that are not named: none can be called so

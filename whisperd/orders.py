@@ -44,6 +44,9 @@ class PoolSettings(Struct, frozen=True, kw_only=True):
     max_audio_seconds: float = 43_200.0
     canary_after_seconds: float = 0.0  # with nothing to do; 0 = no canary
     canary_limit_seconds: float = 120.0  # that it may take
+    preload: tuple[str, ...] = ()  # models that workers start with, in turn; none: the default
+    affinity_seconds: float = 10.0  # that a worker may keep to its model; 0: no longer than it is in turn
+    ttl_seconds: float = 0.0  # with nothing to do, until a worker lets go of its model; 0: never
     command: tuple[str, ...] = children.COMMAND
 
     @property

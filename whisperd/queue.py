@@ -24,13 +24,13 @@ from whisperd.task import (
     START,
     Change,
     Chunk,
+    Claimant,
     Depths,
     Edit,
     Effort,
     Found,
     IndexDamaged,
     Indexed,
-    Left,
     Limits,
     ListQuery,
     Mark,
@@ -256,24 +256,41 @@ class SqliteQueue:
         """
         return await self._moved(moves.retry, task_id, plan, self._rules, self._now())
 
-    async def claim(self, left: Left | None = None) -> Chunk:
+    async def claim(self, who: Callable[[], Claimant] = Claimant) -> Chunk:
         """Wait for a chunk that may run now, and own it. A cancelled claim owns nothing.
 
         Unless what it had just taken cannot be given back: then it returns that and is not cancelled.
-        Of what the claimant `left` it is noted if it is overtaken.
+        `who` asks is looked up at each try. Of what it left it is noted if it is overtaken; it lets others
+        who ask have what suits them, once.
         """
+        gave_way = False
         while True:
             self._ready.clear()  # before looking, never after: else a submission can be missed
-            found = await self._claim_now(left)
+            asking = replace(who(), elsewhere=()) if gave_way else who()
+            found = await self._claim_now(asking)
             if isinstance(found, Chunk):
                 self._ready.set()  # pass the word on: there may be more
                 return found
-            with suppress(TimeoutError):
-                async with asyncio.timeout(found):
-                    await self._ready.wait()
+            gave_way = found == claims.GIVE_WAY
+            await self._wait_ready(found)
 
-    async def _claim_now(self, left: Left | None = None) -> Chunk | float:
-        claiming = asyncio.ensure_future(self._take(left))
+    async def wanted(self) -> str:
+        """Wait until a chunk may run now, and leave it there; returns the model that it needs."""
+        while True:
+            self._ready.clear()
+            found = await self._db.read(claims.next_model, self._rules, self._now())
+            if isinstance(found, str):
+                self._ready.set()  # somebody who claims may have missed it meanwhile
+                return found
+            await self._wait_ready(found)
+
+    async def _wait_ready(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._ready.wait()
+
+    async def _claim_now(self, who: Claimant = claims.NOBODY) -> Chunk | float:
+        claiming = asyncio.ensure_future(self._take(who))
         try:
             return await asyncio.shield(claiming)
         except asyncio.CancelledError:
@@ -284,8 +301,8 @@ class SqliteQueue:
                     return chunk  # its owner must know of it: else it counts as lost once its lease is over
             raise
 
-    async def _take(self, left: Left | None) -> Chunk | float:
-        found, _ = await self._db.write(claims.take, self._rules, self._now(), left, then=self._told_of_claim)
+    async def _take(self, who: Claimant) -> Chunk | float:
+        found, _ = await self._db.write(claims.take, self._rules, self._now(), who, then=self._told_of_claim)
         return found
 
     async def beat(self, chunk: Chunk) -> None:

@@ -25,11 +25,13 @@ from whisperd.counts import Counts
 from whisperd.engine.protocol import Abort, Aborted, Alive, MakePlan, Refused, Settings, Transcribe
 from whisperd.holding import STORAGE_RETRY, Holding
 from whisperd.orders import Model, PoolSettings
+from whisperd.residency import Residency
 from whisperd.restarts import PLANNED, Restart, Restarts
 from whisperd.restraint import Restraint
 from whisperd.spool import Spool
 from whisperd.task import (
     Chunk,
+    Claimant,
     Death,
     Effort,
     ModelUnusable,
@@ -43,6 +45,7 @@ from whisperd.task import (
 
 log = structlog.get_logger(__name__)
 ABORT_SECONDS = 1.2  # to stop on request, before it is killed; a cancel must be done in 2 s
+AWAKE_SECONDS = 0.25  # between two looks whether another takes what there is to do
 LONGEST_RESTART = 30.0  # seconds between two starts of a child that keeps dying; 0.2 after the first death
 DOUBLINGS = 8  # of these 0.2 s, which are past the longest by then; 2 to the deaths of a week fits no float
 _BOUND = ("task_id", "chunk")  # to what is logged from a claim until the next one, or the end of the child
@@ -59,7 +62,7 @@ class WorkerInfo(Struct, frozen=True, kw_only=True):
 
     id: int
     pid: int | None
-    state: str  # starting | idle | busy | resting (memory ran out) | stopped (as its pool; no storage)
+    state: str  # starting | idle | busy | asleep (no work) | resting (memory ran out) | stopped (no storage)
     model: str | None
     task_id: str | None
     chunk: int | None
@@ -72,6 +75,11 @@ class WorkerInfo(Struct, frozen=True, kw_only=True):
     last_restart: Restart | None
     silent_seconds: float | None  # at a chunk: since its last sign of life
     canary_seconds: float | None  # that a second of sound took, of the last canary
+
+    @property
+    def is_up(self) -> bool:
+        """Whether it is at work, or begins what there is to do."""
+        return self.state in ("idle", "busy", "asleep")
 
 
 @dataclass(slots=True)
@@ -95,6 +103,11 @@ class Shared:
         for slot in self.slots:
             slot.poke()
 
+    def home_model(self, number: int) -> str:
+        """That the worker starts with."""
+        names = self.settings.preload or (self.default_model,)
+        return names[(number - 1) % len(names)]
+
 
 class Slot:
     def __init__(self, shared: Shared, number: int) -> None:
@@ -110,8 +123,7 @@ class Slot:
         self._alone = False  # no other slot had a process when the chunk in work began
         self._state = "starting"
         self._state_since = monotonic()
-        self._model_name: str | None = None
-        self._model: Model | None = None  # that its child holds
+        self._residency = Residency()
         self._requests = count(1)
         self._asked: int | None = None  # the request that the child works on
         self._asked_at = 0.0  # the last one
@@ -123,6 +135,7 @@ class Slot:
         while not self._over:
             try:
                 await self._rest()
+                await self._doze()
                 if not self._over:
                     async with self._ready_child() as child:
                         await self._serve(child)
@@ -177,11 +190,22 @@ class Slot:
     @property
     def free(self) -> bool:
         """Whether it waits for a chunk, with a child that has its model."""
-        return self._state == "idle" and self._model is not None and not self.canary.sings
+        return self._state == "idle" and self.loaded is not None and not self.canary.sings
+
+    @property
+    def loaded(self) -> str | None:
+        """The name of the model that its child has."""
+        return self._residency.name if self._residency.model is not None else None
 
     @property
     def takes_chunks(self) -> bool:
         return not (self.leaving or self.resting or self._state == "stopped")
+
+    @property
+    def about_to_claim(self) -> bool:
+        """Whether it takes the next chunk, now or once its child has started."""
+        starts = self._state == "starting" and not self._deaths
+        return self.takes_chunks and (starts or self.free)
 
     @property
     def has_process(self) -> bool:
@@ -199,7 +223,7 @@ class Slot:
             id=self.number,
             pid=self._child.pid if self._child else None,
             state=self._state,
-            model=self._model_name,
+            model=self._residency.name,
             task_id=self.chunk.task.id if self.chunk else None,
             chunk=self.chunk.number if self.chunk else None,
             rss_bytes=self._child.rss_bytes() if self._child else None,
@@ -252,10 +276,27 @@ class Slot:
         if self._state == "resting":
             log.info("a resting worker works again", worker=self.number)
 
+    async def _doze(self) -> None:
+        """Once asleep: no child until there is work that no other is about to take."""
+        while self._residency.asleep and not self._over:
+            self._enter("asleep")
+            if (model := await self._wanted()) is None:
+                continue
+            if any(slot.about_to_claim for slot in self._shared.slots):
+                await self._sleep(AWAKE_SECONDS)
+            else:
+                self._residency.wake(model)
+
+    async def _wanted(self) -> str | None:
+        """The model of a chunk that may run now; None after a poke."""
+        self._poked.clear()  # before looking, never after: else a poke can be missed
+        if self._over:
+            return None
+        return await self._holding.wanted(self._shared.resumed, self._poked.wait())
+
     @asynccontextmanager
     async def _ready_child(self) -> AsyncIterator[Child]:
         self._enter("starting")
-        self._model_name = self._shared.default_model
         self._has_process, self._blamed = True, False
         try:
             async with children.started(await self._child_settings(), self._shared.settings.command) as child:
@@ -265,17 +306,20 @@ class Slot:
                 try:
                     yield child
                 finally:
-                    self._child = self._model = None
+                    self._child = None
+                    self._residency.loses()
                     self._enter("starting")  # with its end, which is waited for
         finally:
             self._has_process = False
 
     async def _child_settings(self) -> Settings:
+        name = self._residency.wanted or self._shared.home_model(self.number)
+        self._residency.name, self._residency.wanted = name, None  # a child that dies of it gets another
         try:
-            model = await self._shared.find_model(self._shared.default_model)
+            model = await self._shared.find_model(name)
         except ModelUnusable as unusable:
             raise ChildDied(Problem("model_unusable", str(unusable))) from unusable
-        self._model = model
+        self._residency.holds(name, model)
         return orders.child_settings(model, self._shared.settings)
 
     async def _mourn(self, died: ChildDied) -> None:
@@ -302,8 +346,9 @@ class Slot:
     # --- its chunks ---
 
     async def _serve(self, child: Child) -> None:
-        """Work until the pool drains or the child has grown too large."""
-        while not self._over and not self._outgrown(child):
+        """Work until the pool drains, the child has grown too large, or there was no work for long."""
+        self._residency.worked()
+        while not self._over and not self._outgrown(child) and not self._falls_asleep():
             self._enter("idle")
             unbind_contextvars(*_BOUND)
             try:
@@ -318,6 +363,7 @@ class Slot:
                     self._enter("busy")
                     bind_contextvars(task_id=chunk.task.id, chunk=chunk.number)
                     await self._work(child, chunk)
+                    self._residency.worked()
             except asyncio.CancelledError:
                 await asyncio.shield(self._holding.hand_back())
                 raise
@@ -331,23 +377,47 @@ class Slot:
         self._count_restart(PLANNED)
         return True
 
+    def _falls_asleep(self) -> bool:
+        """Whether it had nothing to do for long. What it would take to begin anew is another's to tell."""
+        settings = self._shared.settings
+        if self._residency.idle_left(settings.ttl_seconds) > 0:
+            return False
+        log.info("a worker lets go of its model", worker=self.number, model=self._residency.name)
+        self._residency.fall_asleep()
+        return True
+
+    def _claimant(self) -> Claimant:
+        others = (slot.loaded for slot in self._shared.slots if slot is not self and slot.free)
+        return Claimant(
+            model=self.loaded,
+            stays=self._residency.stays(self._shared.settings.affinity_seconds),
+            elsewhere=frozenset(filter(None, others)),
+        )
+
     async def _claim(self, child: Child) -> Chunk | None:
-        """The next chunk; or None after a poke, when the child dies, or the queue cannot be written."""
+        """The next chunk; None after a poke, at the child's death, without storage, or to fall asleep."""
         self._poked.clear()  # before looking, never after: else a poke can be missed
         if self._over or self.canary.wanted:
             return None
+        settings, resumed = self._shared.settings, self._shared.resumed
+        until = [self._poked.wait(), child.gone()]
+        if settings.ttl_seconds:
+            until.append(asyncio.sleep(self._residency.idle_left(settings.ttl_seconds)))
         try:
-            return await self._holding.claim(self._shared.resumed, self._poked.wait(), child.gone())
+            chunk = await self._holding.claim(self._claimant, resumed, *until)
         except (StorageFull, StorageBusy) as error:
             log.warning("the queue cannot be written", worker=self.number, error=str(error))
             await self._sleep(STORAGE_RETRY)
             return None
+        if chunk is not None:
+            self._residency.claimed(settings.affinity_seconds)
+        return chunk
 
     async def _test(self, child: Child) -> None:
         """With the model that the child has: to load another would be in the way of real work."""
         self.canary.wanted, settings = False, self._shared.settings
-        if self._model is not None:
-            request = orders.canary_request(next(self._requests), self._model, settings)
+        if (model := self._residency.model) is not None:
+            request = orders.canary_request(next(self._requests), model, settings)
             await self.canary.sing(child, request, orders.canary_limits(settings))
 
     async def _work(self, child: Child, chunk: Chunk) -> None:
@@ -382,7 +452,7 @@ class Slot:
         """Have the chunk done, within the time of its task. Safe to cancel."""
         ends = orders.task_ends(chunk)
         model, settings = await self._shared.find_model(chunk.task.model), self._shared.settings
-        self._model_name, self._model = chunk.task.model, model
+        self._residency.holds(chunk.task.model, model)
         request = orders.request(chunk, next(self._requests), model, self._shared.spool, settings)
         self._asked = request.number  # before looking, never after: else a cancel can be missed
         self._alone = self._is_alone()

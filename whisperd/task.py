@@ -233,6 +233,15 @@ class Left(Struct, frozen=True):
     worker: int
 
 
+class Claimant(Struct, frozen=True, kw_only=True):
+    """Who asks for a chunk, and what would suit it. It decides within one tenant and priority alone."""
+
+    left: Left | None = None
+    model: str | None = None  # that it has loaded
+    stays: bool = False  # with that model, though a task with another is the first in line
+    elsewhere: Collection[str] = ()  # what others who ask have loaded
+
+
 class Mark(Struct, frozen=True, order=True):
     """A place in a transcript: after segment `segment` of chunk `chunk`. Written "12.3" outside."""
 
@@ -419,7 +428,8 @@ class TaskQueue(Protocol):
     async def change(self, task_id: str, change: Change) -> Task: ...
     async def cancel(self, task_id: str) -> Task: ...
     async def retry(self, task_id: str, plan: str | None = None) -> Task: ...
-    async def claim(self, left: Left | None = None) -> Chunk: ...  # waits; safe to cancel
+    async def claim(self, who: Callable[[], Claimant] = Claimant) -> Chunk: ...  # waits; safe to cancel
+    async def wanted(self) -> str: ...  # waits; safe to cancel
     async def beat(self, chunk: Chunk) -> None: ...
     async def plan(self, chunk: Chunk, plan: Plan, effort: Effort | None = None) -> Task: ...
     async def finish(

@@ -167,8 +167,11 @@ class WorkerPool:
             calm_seconds=settings.calm_seconds,
             canary_after_seconds=settings.canary_after_seconds,
             canary_limit_seconds=settings.canary_limit_seconds,
+            affinity_seconds=settings.affinity_seconds,
+            ttl_seconds=settings.ttl_seconds,
         )
         self._shared.restraint.calm_seconds = settings.calm_seconds
+        self._shared.poke()
         self.resize(settings.workers)
 
     def _add(self) -> None:

@@ -186,7 +186,7 @@ class Restart(Struct, frozen=True, kw_only=True):
 
 class Worker(Struct, frozen=True, kw_only=True):
     id: int
-    state: str  # starting, idle, busy, resting, stopped
+    state: str  # starting, idle, busy, asleep, resting, stopped
     pid: int | None = None
     model: str | None = None
     task_id: str | None = None

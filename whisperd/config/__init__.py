@@ -13,7 +13,7 @@ from whisperd.config.printing import hidden, to_toml
 from whisperd.config.queue import PlanLimits, Plans, Queue, Retention, Search, TenantLimits
 from whisperd.config.reading import ConfigError, find, load, read
 from whisperd.config.storage import S3, Backup, BackupS3, S3Service, Storage
-from whisperd.config.workers import Audio, Workers, cores
+from whisperd.config.workers import Audio, Models, Workers, cores
 
 __all__ = [
     "DATABASE",
@@ -28,6 +28,7 @@ __all__ = [
     "Key",
     "Logging",
     "Metrics",
+    "Models",
     "Outbound",
     "PlanLimits",
     "Plans",

@@ -21,7 +21,7 @@ from whisperd.config.http import Http
 from whisperd.config.outbound import Outbound, Webhooks
 from whisperd.config.queue import Cache, Plans, Queue, Retention, Search, TenantLimits
 from whisperd.config.storage import S3, Backup, Storage
-from whisperd.config.workers import Audio, Workers
+from whisperd.config.workers import Audio, Models, Workers
 
 S = TypeVar("S", bound=Struct)
 
@@ -39,6 +39,7 @@ class Config(Struct, frozen=True, kw_only=True):
     limits: TenantLimits = TenantLimits()
     retention: Retention = Retention()
     workers: Workers = Workers()
+    models: Models = Models()
     audio: Audio = Audio()
     outbound: Outbound = Outbound()
     s3: S3 = S3()

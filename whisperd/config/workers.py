@@ -104,6 +104,38 @@ class Workers(Struct, frozen=True, kw_only=True):
         return count, self.threads or max(1, cores // count)
 
 
+class Models(Struct, frozen=True, kw_only=True):
+    """Which models the workers keep in memory."""
+
+    preload: Annotated[
+        tuple[str, ...],
+        key(
+            'Loaded at the start, one by each worker in turn: ["tiny.en", "large-v3-turbo"]. With none each '
+            "loads workers.model. What is not loaded is loaded when a task asks for it."
+        ),
+    ] = ()
+    affinity_seconds: Annotated[
+        float,
+        key(
+            "For so long a worker may pass over tasks with another model, of the same tenant and priority, "
+            "for one near them with the model that it has loaded; 0: never.",
+            0,
+            YEAR_SECONDS,
+            reload=True,
+        ),
+    ] = 10
+    ttl_seconds: Annotated[
+        float,
+        key(
+            "A worker that had nothing to do for so long ends, which frees its memory, the GPU's too; the "
+            "next task waits until one is started again. 0: never.",
+            0,
+            YEAR_SECONDS,
+            reload=True,
+        ),
+    ] = 0
+
+
 class Audio(Struct, frozen=True, kw_only=True):
     """What is accepted as audio."""
 

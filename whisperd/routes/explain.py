@@ -128,7 +128,7 @@ async def _held_up(here: Services, task: Task) -> AsyncIterator[Reason]:
         yield Reason(
             code="paused", message="nothing is handed out until an operator resumes: POST /admin/resume"
         )
-    if not any(worker.state in ("idle", "busy") for worker in here.pool.workers()):
+    if not any(worker.is_up for worker in here.pool.workers()):
         yield Reason(code="no_worker", message="no worker is up; GET /health says more")
     try:
         await here.check_model(task.model)

@@ -120,7 +120,7 @@ def _database(here: Services) -> Check:
 
 def _workers(here: Services) -> Check:
     workers = here.pool.workers()
-    up = _those_up(here, [worker.state for worker in workers])
+    up = _those_up(here, workers)
     return up if up.verdict != "ok" else _wedged(here, workers) or _dying(here) or up
 
 
@@ -151,24 +151,24 @@ def _dying(here: Services) -> Check | None:
     return Check("degraded", told)
 
 
-def _those_up(here: Services, states: Sequence[str]) -> Check:
-    at_work = sum(state in ("idle", "busy") for state in states)
-    here.none_up_since = (here.none_up_since or monotonic()) if states and not at_work else None
-    if at_work == len(states):
+def _those_up(here: Services, workers: Sequence[WorkerInfo]) -> Check:
+    at_work = sum(worker.is_up for worker in workers)
+    here.none_up_since = (here.none_up_since or monotonic()) if workers and not at_work else None
+    if at_work == len(workers):
         paused = "nothing is handed out until somebody resumes: POST /admin/resume, or `whisperd resume`"
         return Check("degraded", paused) if here.pool.paused else OK
-    lives_on = at_work or _is_restarting(here, states)
-    return Check("degraded" if lives_on else "down", f"{at_work} of {len(states)} workers are up")
+    lives_on = at_work or _is_restarting(here, workers)
+    return Check("degraded" if lives_on else "down", f"{at_work} of {len(workers)} workers are up")
 
 
-def _is_restarting(here: Services, states: Collection[str]) -> bool:
+def _is_restarting(here: Services, workers: Collection[WorkerInfo]) -> bool:
     """Whether none is up for a moment only: after a crash, or replaced for its size.
 
     Known only from one look to the next: a first look may come late, and then gives it all of the time.
     """
     began = here.none_up_since
     soon = began is not None and monotonic() - began <= RESTART_SECONDS
-    return soon and here.pool.ready.is_set() and "starting" in states
+    return soon and here.pool.ready.is_set() and any(worker.state == "starting" for worker in workers)
 
 
 def _canary(here: Services) -> Check:

@@ -2,9 +2,9 @@
 
 The highest priority first. Within it the tenant that had the least audio for its weight, start-time fair
 queueing (Goyal, Vin, Cheng 1996, https://doi.org/10.1109/90.649569); within the tenant what has waited too
-long, then the newest or the oldest. Costs a few index searches however many tasks and tenants wait: those
-passed over are at their limit with all that they have started in work, so there are no more of them than
-workers.
+long, then the newest or the oldest, or one near it with the model that the claimant has loaded. Costs a few
+index searches however many tasks and tenants wait: those passed over are at their limit with all that they
+have started in work, so there are no more of them than workers.
 """
 
 from __future__ import annotations
@@ -15,11 +15,14 @@ from typing import NamedTuple
 
 from whisperd.sql import line, timeline
 from whisperd.sql.rows import to_chunk, to_json
-from whisperd.task import FINAL, SAMPLE_RATE, Chunk, Left, Rules, State, Task
+from whisperd.task import FINAL, SAMPLE_RATE, Chunk, Claimant, Left, Rules, State, Task
 from whisperd.timeline import Moment
 
 CLOCK_CHECK = 60.0  # seconds; a claim looks at least this often, since clocks may be set
 MOST_DUE = 500  # tasks whose twins are looked for in one transaction, which others wait for
+NEAR = 16  # tasks of a line are looked at for one with a claimant's model
+GIVE_WAY = 0.05  # seconds in which another may take what suits it better
+NOBODY = Claimant()
 PLAN_SECONDS = 1.0  # what a plan counts in a share: else silence without end would cost its tenant nothing
 
 
@@ -32,26 +35,28 @@ class _Turn(NamedTuple):
 
 
 def take(
-    conn: sqlite3.Connection, rules: Rules, now: float, left: Left | None = None
+    conn: sqlite3.Connection, rules: Rules, now: float, who: Claimant = NOBODY
 ) -> tuple[Chunk | float, Sequence[Task]]:
     """What `claim` finds once all that is due has come into line; and the tasks that this completed.
 
     While there is more that is due, 0 seconds: come again at once, in a transaction of its own.
     """
     entered, more = _promote(conn, rules, now)
-    found = 0.0 if more else claim(conn, rules, now, left)
+    found = 0.0 if more else claim(conn, rules, now, who)
     return found, [task for task in entered if task.state in FINAL]
 
 
-def claim(conn: sqlite3.Connection, rules: Rules, now: float, left: Left | None = None) -> Chunk | float:
+def claim(conn: sqlite3.Connection, rules: Rules, now: float, who: Claimant = NOBODY) -> Chunk | float:
     """The next chunk of the task whose turn it is; or the seconds until there may be one."""
     turn = _whose_turn(conn, rules)
     if turn is None:
-        (next_at,) = conn.execute("select min(run_at) from task where run_at is not null").fetchone()
-        return CLOCK_CHECK if next_at is None else min(CLOCK_CHECK, next_at - now)
-    seq = _taken_up(conn, _next_task(conn, turn, rules, now), now)
-    if left is not None and left.seq != seq:
-        _note_overtaking(conn, left, turn.priority, now)
+        return _until_due(conn, now)
+    next_task = _next_task(conn, turn, rules, now, who)
+    if next_task is None:
+        return GIVE_WAY
+    seq = _taken_up(conn, next_task, now)
+    if who.left is not None and who.left.seq != seq:
+        _note_overtaking(conn, who.left, turn.priority, now)
     chunk = conn.execute(
         f"""
         update chunk set
@@ -75,6 +80,22 @@ def claim(conn: sqlite3.Connection, rules: Rules, now: float, left: Left | None 
     ).fetchone()
     _charge(conn, turn, chunk["charge"], rules)
     return to_chunk(task, chunk)
+
+
+def next_model(conn: sqlite3.Connection, rules: Rules, now: float) -> str | float:
+    """The model of the task whose chunk is claimed next; or the seconds until there may be one."""
+    turn = _whose_turn(conn, rules)
+    if turn is not None:
+        seq = _next_task(conn, turn, rules, now, NOBODY)
+        return str(conn.execute("select model from task where seq = ?", (seq,)).fetchone()[0])
+    due = "select model from task where run_at is not null and run_at <= ? order by run_at limit 1"
+    found = conn.execute(due, (now,)).fetchone()
+    return str(found[0]) if found else _until_due(conn, now)
+
+
+def _until_due(conn: sqlite3.Connection, now: float) -> float:
+    (next_at,) = conn.execute("select min(run_at) from task where run_at is not null").fetchone()
+    return CLOCK_CHECK if next_at is None else min(CLOCK_CHECK, float(next_at) - now)
 
 
 def _taken_up(conn: sqlite3.Connection, next_task: int, now: float) -> int:
@@ -154,11 +175,27 @@ def _at_limit(conn: sqlite3.Connection, tenant: str, limit: int) -> bool:
     return limit > 0 and bool(conn.execute(sql, (limit, tenant)).fetchone()[0])
 
 
-def _next_task(conn: sqlite3.Connection, turn: _Turn, rules: Rules, now: float) -> int:
-    if rules.order == "fifo":  # whose oldest are next as it is
-        return min(_by_seq(conn, turn, "min"))
-    too_long = _waited_too_long(conn, turn, rules.max_wait_seconds, now)
-    return min(too_long)[1] if too_long else max(_by_seq(conn, turn, "max"))
+def _next_task(conn: sqlite3.Connection, turn: _Turn, rules: Rules, now: float, who: Claimant) -> int | None:
+    """None: somebody else who asks has the model of the first, and shall have it."""
+    best = "min" if rules.order == "fifo" else "max"
+    # With fifo the oldest are next as it is.
+    too_long = best == "max" and _waited_too_long(conn, turn, rules.max_wait_seconds, now)
+    if too_long:
+        return min(too_long)[1]
+    first = _best(best, _by_seq(conn, turn, best))
+    if who.model is None:
+        return first
+    (model,) = conn.execute("select model from task where seq = ?", (first,)).fetchone()
+    if model == who.model:
+        return first
+    near = _near(conn, turn, best, who.model) if who.stays else []
+    if near:
+        return _best(best, near)
+    return None if model in who.elsewhere else first
+
+
+def _best(best: str, seqs: Sequence[int]) -> int:
+    return min(seqs) if best == "min" else max(seqs)
 
 
 _IN_LINE = "task where tenant = ? and priority = ? and state = ? and waiting > 0 and run_at is null"
@@ -168,6 +205,18 @@ def _by_seq(conn: sqlite3.Connection, turn: _Turn, best: str) -> Sequence[int]:
     """The first or last submitted of each state."""
     sql = f"select {best}(seq) from {_IN_LINE}"
     return [conn.execute(sql, (turn.tenant, turn.priority, state)).fetchone()[0] for state in turn.states]
+
+
+def _near(conn: sqlite3.Connection, turn: _Turn, best: str, model: str) -> Sequence[int]:
+    """As `_by_seq`, of this model, as far as there is one among the first in line."""
+    first = (
+        f"select seq, model from {_IN_LINE} order by seq {'asc' if best == 'min' else 'desc'} limit {NEAR}"
+    )
+    sql = f"select {best}(seq) from ({first}) where model = ?"
+    found = [
+        conn.execute(sql, (turn.tenant, turn.priority, state, model)).fetchone()[0] for state in turn.states
+    ]
+    return [seq for seq in found if seq is not None]
 
 
 def _waited_too_long(
