@@ -7,11 +7,9 @@ died, grew too large or ran out of memory. Of the other slots it knows only what
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from itertools import count
-from math import inf
 from time import monotonic
 
 import structlog
@@ -21,8 +19,9 @@ from structlog.contextvars import bind_contextvars, unbind_contextvars
 from whisperd import children, orders
 from whisperd.canary import Canary
 from whisperd.children import OUT_OF_MEMORY, Child, ChildDied, Outcome
+from whisperd.conversation import OUT_OF_TIME, Conversation
 from whisperd.counts import Counts
-from whisperd.engine.protocol import Abort, Aborted, Alive, MakePlan, Refused, Settings, Transcribe
+from whisperd.engine.protocol import Refused, Settings
 from whisperd.holding import STORAGE_RETRY, Holding
 from whisperd.orders import Model, PoolSettings
 from whisperd.residency import Residency
@@ -44,13 +43,11 @@ from whisperd.task import (
 )
 
 log = structlog.get_logger(__name__)
-ABORT_SECONDS = 1.2  # to stop on request, before it is killed; a cancel must be done in 2 s
 AWAKE_SECONDS = 0.25  # between two looks whether another takes what there is to do
 LONGEST_RESTART = 30.0  # seconds between two starts of a child that keeps dying; 0.2 after the first death
 DOUBLINGS = 8  # of these 0.2 s, which are past the longest by then; 2 to the deaths of a week fits no float
 _BOUND = ("task_id", "chunk")  # to what is logged from a claim until the next one, or the end of the child
 STUCK_SECONDS = 300.0  # for one start, which ends itself after children.START_SECONDS
-_OUT_OF_TIME = Refused("timeout", "the task took longer than its timeout_seconds")
 
 
 class PoolFailed(Exception):
@@ -114,6 +111,7 @@ class Slot:
         self._shared = shared
         self.number = number
         self._holding = Holding(shared.queue, number, shared.counts)
+        self._conversation = Conversation(self._holding)
         self.canary = Canary(number)
         self.leaving = False  # to end once its chunk is finished
         self._poked = asyncio.Event()  # something changed: look again
@@ -124,12 +122,8 @@ class Slot:
         self._state = "starting"
         self._state_since = monotonic()
         self._residency = Residency()
-        self._requests = count(1)
-        self._asked: int | None = None  # the request that the child works on
-        self._asked_at = 0.0  # the last one
         self._deaths = 0  # since a child answered
         self._restarts = Restarts()
-        self._alive_at = 0.0  # the last sign of life of the child at its request
 
     async def run(self) -> None:
         while not self._over:
@@ -161,22 +155,9 @@ class Slot:
         """Have it look again at what it is to do."""
         self._poked.set()
 
-    def abort(self, why: Problem | None = None) -> None:
-        """Stop the chunk in work: ask the child, and kill it if it does not obey in time.
-
-        `why`: what is said then of the chunk; else that the child did not stop.
-        """
-        child, asked = self._child, self._asked
-        if child is None or asked is None:
-            return
-        child.send(Abort(asked))
-
-        def kill_if_still_at_it() -> None:
-            if self._child is child and self._asked == asked:
-                hung = Problem("worker_hung", f"child {child.pid} did not stop when it was told to")
-                child.kill(why or hung)
-
-        asyncio.get_running_loop().call_later(ABORT_SECONDS, kill_if_still_at_it)
+    def abort(self) -> None:
+        """Stop the chunk in work: ask the child, and kill it if it does not obey in time."""
+        self._conversation.abort()
 
     @property
     def chunk(self) -> Chunk | None:
@@ -219,6 +200,7 @@ class Slot:
         return self._state == "starting" and monotonic() - self._state_since > STUCK_SECONDS
 
     def info(self) -> WorkerInfo:
+        silent = self._conversation.silent_seconds
         return WorkerInfo(
             id=self.number,
             pid=self._child.pid if self._child else None,
@@ -233,7 +215,7 @@ class Slot:
             restarts=self._restarts.by_cause.total(),
             restarts_by_cause=dict(self._restarts.by_cause),
             last_restart=self._restarts.last,
-            silent_seconds=round(monotonic() - self._alive_at, 1) if self._asked is not None else None,
+            silent_seconds=None if silent is None else round(silent, 1),
             canary_seconds=self.canary.seconds,
         )
 
@@ -417,7 +399,7 @@ class Slot:
         """With the model that the child has: to load another would be in the way of real work."""
         self.canary.wanted, settings = False, self._shared.settings
         if (model := self._residency.model) is not None:
-            request = orders.canary_request(next(self._requests), model, settings)
+            request = orders.canary_request(self._conversation.next_number(), model, settings)
             await self.canary.sing(child, request, orders.canary_limits(settings))
 
     async def _work(self, child: Child, chunk: Chunk) -> None:
@@ -442,7 +424,7 @@ class Slot:
     def _effort(self, child: Child, death: Death | None = None) -> Effort:
         return Effort(
             worker=self.number,
-            seconds=monotonic() - self._asked_at,
+            seconds=monotonic() - self._conversation.asked_at,
             device=child.device,
             threads=self._shared.settings.threads,
             death=death,
@@ -453,47 +435,10 @@ class Slot:
         ends = orders.task_ends(chunk)
         model, settings = await self._shared.find_model(chunk.task.model), self._shared.settings
         self._residency.holds(chunk.task.model, model)
-        request = orders.request(chunk, next(self._requests), model, self._shared.spool, settings)
-        self._asked = request.number  # before looking, never after: else a cancel can be missed
+        number = self._conversation.next_number()
+        request = orders.request(chunk, number, model, self._shared.spool, settings)
         self._alone = self._is_alone()
-        self._asked_at = self._alive_at = monotonic()
-        try:
-            if await self._holding.is_over():
-                return Aborted()
-            if ends <= monotonic():  # not to be asked of a child, only to be stopped again
-                return _OUT_OF_TIME
-            with self._stopped_at(ends):
-                outcome = await self._heard_out(child, request)
-            return _OUT_OF_TIME if isinstance(outcome, Aborted) and ends <= monotonic() else outcome
-        finally:
-            self._asked = None
-
-    @contextmanager
-    def _stopped_at(self, ends: float) -> Iterator[None]:
-        """A child that obeys goes on with the next chunk; one that is killed has to load its model anew."""
-        if ends == inf:
-            yield
-            return
-        why = Problem(_OUT_OF_TIME.code, _OUT_OF_TIME.message)
-        timer = asyncio.get_running_loop().call_later(ends - monotonic(), self.abort, why)
-        try:
-            yield
-        finally:
-            timer.cancel()
-
-    async def _heard_out(self, child: Child, request: MakePlan | Transcribe) -> Outcome:
-        """What the child says last; the lease is kept while it shows life."""
-        settings, beaten_at = self._shared.settings, monotonic()
-        async with aclosing(child.answer(request, orders.limits(settings))) as answers:
-            async for answer in answers:
-                if not isinstance(answer, Alive):
-                    return answer
-                self._alive_at = monotonic()
-                if self._alive_at - beaten_at >= settings.beat_seconds:
-                    beaten_at = self._alive_at
-                    if not await self._holding.beat():
-                        self.abort()
-        raise AssertionError("an answer ends with the last word")
+        return await self._conversation.have_done(child, request, ends, settings)
 
     # --- what its child died of ---
 
@@ -503,7 +448,7 @@ class Slot:
             await self._ran_out_of_memory(chunk, problem, effort)
         else:
             self._shared.restraint.acquit(_key(chunk))
-            await self._holding.fail(problem, effort, final=problem.code == _OUT_OF_TIME.code)
+            await self._holding.fail(problem, effort, final=problem.code == OUT_OF_TIME.code)
 
     async def _ran_out_of_memory(self, chunk: Chunk, problem: Problem, effort: Effort) -> None:
         """Nobody is to blame while others used memory too: the chunk is tried again with one worker fewer.
