@@ -187,6 +187,18 @@ def test_a_failing_function_undoes_only_itself(with_db, error):
     with_db(body)
 
 
+@pytest.mark.parametrize("error", [ValueError("mine"), sqlite3.IntegrityError("mine")])
+def test_a_failing_function_that_has_a_commit_to_itself_is_undone_too(with_db, error):
+    async def body(db):
+        with pytest.raises(type(error), match="mine"):
+            await db.write(fails_after_its_insert, 1, error)
+
+        assert await db.read(count) == 0
+        assert await db.write(insert, 1) == 1
+
+    with_db(body)
+
+
 def test_a_failed_commit_leaves_nothing_behind(with_db):
     async def body(db):
         def orphan(conn):  # found at the commit only
@@ -461,7 +473,7 @@ def test_the_reading_connection_refuses_to_write(with_db):
 
 SAFE = {"foreign_keys": 1, "trusted_schema": 0, "cell_size_check": 1, "busy_timeout": 5000}
 PROMISED = {
-    "write": {**SAFE, "journal_mode": "wal", "synchronous": 2, "query_only": 0},
+    "write": {**SAFE, "journal_mode": "wal", "synchronous": 2, "query_only": 0, "temp_store": 2},
     "read": {**SAFE, "journal_mode": "wal", "wal_autocheckpoint": 0, "query_only": 1},
 }
 

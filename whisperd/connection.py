@@ -43,6 +43,8 @@ def set_writing(conn: sqlite3.Connection) -> None:
     conn.execute("pragma journal_mode = wal")
     conn.execute("pragma synchronous = full")  # normal loses acknowledged tasks at a power cut
     conn.execute("pragma journal_size_limit = 67108864")
+    # What a savepoint would undo is copied page by page: without this into a file, one for each transaction.
+    conn.execute("pragma temp_store = memory")
     conn.execute("pragma analysis_limit = 400")  # rows an index: what `optimize` may look at
 
 

@@ -281,14 +281,26 @@ def _commit(batch: Sequence[_Job], files: Files, conn: sqlite3.Connection) -> li
 
     What changes no row must not change the file either: an idle daemon is asked every few seconds.
     """
-    with transaction(conn):
-        before = conn.total_changes
-        outcomes = [_attempt(conn, job) for job in batch]
-        if conn.total_changes != before:
-            count_commit(conn)
+    outcomes = [_alone(conn, batch[0])] if len(batch) == 1 else _together(conn, batch)
     if trouble := files.trouble():  # after the commit, never before: else it may be in a -wal without a name
         raise StorageFailed(trouble)
     return outcomes
+
+
+def _alone(conn: sqlite3.Connection, job: _Job) -> Any:
+    """Its transaction is undone whole: that spares it a savepoint."""
+    try:
+        with _counted(conn):
+            return job.run(conn)
+    except Exception as error:
+        if _is_trouble(error):
+            raise
+        return error
+
+
+def _together(conn: sqlite3.Connection, batch: Sequence[_Job]) -> list[Any]:
+    with _counted(conn):
+        return [_attempt(conn, job) for job in batch]
 
 
 def _attempt(conn: sqlite3.Connection, job: _Job) -> Any:
@@ -296,12 +308,26 @@ def _attempt(conn: sqlite3.Connection, job: _Job) -> Any:
     try:
         result = job.run(conn)
     except Exception as error:
-        if isinstance(error, sqlite3.Error) and not isinstance(error, sqlite3.IntegrityError):
-            raise  # the disk, not the job: the whole batch is lost
+        if _is_trouble(error):
+            raise  # the whole batch is lost
         conn.execute("rollback to job")
         result = error
     conn.execute("release job")
     return result
+
+
+def _is_trouble(error: Exception) -> bool:
+    """Of the disk, and not of the job."""
+    return isinstance(error, sqlite3.Error) and not isinstance(error, sqlite3.IntegrityError)
+
+
+@contextmanager
+def _counted(conn: sqlite3.Connection) -> Iterator[None]:
+    with transaction(conn):
+        before = conn.total_changes
+        yield
+        if conn.total_changes != before:
+            count_commit(conn)
 
 
 def _settle(job: _Job, outcome: Any) -> None:
