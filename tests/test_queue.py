@@ -63,6 +63,29 @@ async def completed(queue, **fields):
     return await queue.finish(await queue.claim(), said(task.audio.name))
 
 
+# --- submit ---
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"run_at": 1e12, "timeout_seconds": 60.0, "max_retries": 0},
+        {"run_at": 1.0},  # which is over: it is in line
+        {"priority": -7, "tenant": "clinic", "options": Options(language="de", temperature=0.5)},
+        {"metadata": {"case": [1, None, {"ü": True}]}, "callback_url": "http://a/", "result_url": "s3://b/c"},
+    ],
+)
+def test_a_submit_returns_what_is_read_of_the_task(with_queue, fields):
+    async def body(queue):
+        task, new = await queue.submit(a_task(**fields))
+
+        assert new
+        assert task == await queue.get(task.id)
+
+    with_queue(body)
+
+
 # --- order ---
 
 

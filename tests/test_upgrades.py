@@ -13,6 +13,7 @@ from tests.notes import marked_clean, pragma
 from whisperd.db import NEWEST_SCHEMA, SCRIPTS, Database, DatabaseTooNew, migrate
 from whisperd.events import Events
 from whisperd.queue import SqliteQueue
+from whisperd.sql.rows import TaskRow
 from whisperd.task import PLAN, START, State
 
 DATA = Path(__file__).parent / "data" / "schema"
@@ -66,6 +67,13 @@ def rows(conn, wanted):
 
 def everything(conn):
     return list(conn.iterdump()), pragma(conn, "user_version")
+
+
+def test_the_columns_of_a_task_are_in_the_order_in_which_rows_are_read(path):
+    with opened(path) as conn:
+        migrate(conn)
+
+        assert columns(conn)["task"] == list(TaskRow._fields)
 
 
 @pytest.mark.parametrize("schema", OLDER)

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import msgspec
 
 from whisperd.sql import timeline, twins, usage
-from whisperd.sql.line import end, move
-from whisperd.sql.rows import to_json
+from whisperd.sql.line import adjust, end, move
+from whisperd.sql.rows import to_json, to_task
 from whisperd.task import (
     FINAL,
     Chunk,
@@ -42,7 +42,7 @@ def plan(
     else:
         _replace_chunks(conn, chunk.task.seq, plan)
     learnt = {**_learnt(chunk, plan), "warnings": to_json(warnings), "effort": _seconds(effort)}
-    move(conn, chunk.task.seq, f"{_LEARNT}, {_COUNTED_ANEW}", learnt)
+    adjust(conn, chunk.task.seq, f"{_LEARNT}, {_COUNTED_ANEW}", learnt)
     if plan.peaks:
         conn.execute("insert or replace into waveform values (?, ?)", (chunk.task.seq, plan.peaks))
     return _settled(conn, chunk.task.seq, now)
@@ -118,10 +118,10 @@ def finish(
         samples_done = samples_done + :samples,
         progress = max(progress, (samples_done + :samples) * 1.0 / max(samples, 1))
     """
-    move(conn, chunk.task.seq, change, {"samples": samples, "effort": _seconds(effort)})
+    adjust(conn, chunk.task.seq, change, {"samples": samples, "effort": _seconds(effort)})
     if warnings:
         known = to_json(_with_known_warnings(conn, chunk.task.seq, warnings))
-        move(conn, chunk.task.seq, "warnings = :warnings", {"warnings": known})
+        adjust(conn, chunk.task.seq, "warnings = :warnings", {"warnings": known})
     settled = _settled(conn, chunk.task.seq, now)
     if settled[0].state in FINAL:
         return settled
@@ -165,7 +165,7 @@ def fail(
         error_code = :code, error_message = :message
     """
     args = {"number": chunk.number, "attempt": failures + 1, "delay": delay, "now": now}
-    move(conn, chunk.task.seq, change, {**args, "code": problem.code, "message": problem.message})
+    adjust(conn, chunk.task.seq, change, {**args, "code": problem.code, "message": problem.message})
     return _settled(conn, chunk.task.seq, now)
 
 
@@ -261,7 +261,8 @@ def _own(conn: sqlite3.Connection, chunk: Chunk, change: str, args: dict[str, ob
     row: sqlite3.Row | None = conn.execute(
         f"""
         update chunk set {change}
-        where task = :seq and number = :number and state = 'running' and claims = :claims returning *
+        where task = :seq and number = :number and state = 'running' and claims = :claims
+        returning failures, charge, charged_at
         """,
         {"seq": chunk.task.seq, "number": chunk.number, "claims": chunk.claims, **args},
     ).fetchone()
@@ -272,7 +273,9 @@ def _own(conn: sqlite3.Connection, chunk: Chunk, change: str, args: dict[str, ob
 
 def _settled(conn: sqlite3.Connection, seq: int, now: float) -> Sequence[Task]:
     """A task with no chunk left is completed; one whose next chunk must wait is queued again."""
-    (left,) = conn.execute("select waiting + running from task where seq = ?", (seq,)).fetchone()
-    if left == 0:
+    row = conn.execute("select * from task where seq = ?", (seq,)).fetchone()
+    if row["waiting"] + row["running"] == 0:
         return end(conn, seq, State.COMPLETED, None, now)
-    return [move(conn, seq, "state = iif(running = 0 and run_at is not null, 'queued', state)", {})]
+    if row["running"] == 0 and row["run_at"] is not None:
+        return [move(conn, seq, "state = 'queued'", {})]
+    return [to_task(row)]

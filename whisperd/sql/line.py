@@ -86,7 +86,7 @@ def copy(conn: sqlite3.Connection, seq: int, source: int, now: float) -> Sequenc
     twins.take_over(conn, seq, source)
     conn.execute("update chunk set state = 'done' where task = ? and number = 0", (seq,))
     started = "max(created_at, (select started_at from task where seq = :source))"
-    move(conn, seq, f"content = null, started_at = {started}", {"source": source})
+    adjust(conn, seq, f"content = null, started_at = {started}", {"source": source})
     timeline.note_twin(conn, seq, now, Moment(kind="copied"), source)
     return end(conn, seq, State.COMPLETED, None, now)
 
@@ -152,3 +152,8 @@ def move(conn: sqlite3.Connection, seq: int, change: str, args: dict[str, object
         f"update task set {change} where seq = :seq returning *", {"seq": seq, **args}
     ).fetchone()
     return to_task(row)
+
+
+def adjust(conn: sqlite3.Connection, seq: int, change: str, args: dict[str, object]) -> None:
+    """As `move`, where nobody asks what has become of the task."""
+    conn.execute(f"update task set {change} where seq = :seq", {"seq": seq, **args})

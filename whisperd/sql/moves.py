@@ -35,17 +35,49 @@ def submit(
         check_room(conn, rules, new.tenant, new.plan, now)
     if new.plan is not None:
         plans.remember(conn, new.tenant, new.plan)
-    row = conn.execute(_INSERT_TASK, _columns(new, place, now)).fetchone()
-    conn.execute("insert into chunk (task, number) values (?, 0)", (row["seq"],))
+    columns = _columns(new, place, now)
+    seq = conn.execute(_INSERT_TASK, columns).lastrowid
+    assert seq is not None
+    conn.execute("insert into chunk (task, number) values (?, 0)", (seq,))
     if new.trace is not None:
-        traces.note(conn, row["seq"], new.trace)
+        traces.note(conn, seq, new.trace)
     if new.idempotency_key:
-        key = (new.tenant, new.idempotency_key, new.body_sha256, row["seq"], now)
+        key = (new.tenant, new.idempotency_key, new.body_sha256, seq, now)
         conn.execute("insert or replace into idempotency values (?, ?, ?, ?, ?)", key)
     if place.done is not None:
-        return line.copy(conn, row["seq"], place.done, now)[0], True
-    line.note_leader(conn, row["seq"], place, now)
-    return to_task(row), True
+        return line.copy(conn, seq, place.done, now)[0], True
+    line.note_leader(conn, seq, place, now)
+    return _queued(new, seq, columns["run_at"], now), True
+
+
+def _queued(new: NewTask, seq: int, run_at: float | None, now: float) -> Task:
+    """What its row says. Asked for by `returning *` it took a quarter of the submit."""
+    return Task(
+        seq=seq,
+        id=new.id,
+        kind=new.kind,
+        state=State.QUEUED,
+        priority=new.priority,
+        tenant=new.tenant,
+        model=new.model,
+        options=new.options,
+        audio=new.audio,
+        attempt=1,
+        max_retries=new.max_retries,
+        timeout_seconds=new.timeout_seconds,
+        created_at=now,
+        run_at=run_at,
+        started_at=None,
+        finished_at=None,
+        progress=0.0,
+        language=None,
+        language_probability=None,
+        warnings=(),
+        error=None,
+        metadata=new.metadata,
+        callback_url=new.callback_url,
+        result_url=new.result_url,
+    )
 
 
 def _place(conn: sqlite3.Connection, new: NewTask, rules: Rules, now: float) -> line.Place:
@@ -63,7 +95,7 @@ _INSERT_TASK = """
       :id, :kind, :priority, :tenant, :model, :options, :audio_name, :audio_size, :audio_sha256,
       :max_retries, :timeout_seconds, :created_at, :run_at, :created_at - (select shift from line_clock),
       :metadata, :callback_url, :result_url, :content, :leader, :waiting
-    ) returning *
+    )
 """
 
 
