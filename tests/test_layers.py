@@ -25,7 +25,8 @@ ALLOWED = {
     # one thing each
     "clock": {"task"},
     "events": {"task"},
-    "spool": {"task", "durable"},
+    "together": set(),
+    "spool": {"task", "durable", "together"},
     "forecast": {"task"},
     "sql": {"task", "delivery", "forecast", "timeline", "usage"},
     "delivery": {"task"},
@@ -55,7 +56,7 @@ ALLOWED = {
     "scratch": set(),
     "connection": set(),
     "snapshot": {"connection", "sqlite_trouble"},
-    "db": {"task", "connection", "snapshot", "sqlite_trouble"},
+    "db": {"task", "connection", "snapshot", "sqlite_trouble", "together"},
     "wal": set(),
     "condition": {"connection", "db", "durable", "wal"},
     "archive": {"durable", "task", "condition"},
@@ -124,7 +125,7 @@ ALLOWED = {
     "guard": {"config", "keys", "routes", "sessions"},
     "http": {"config", "access", "guard", "routes", "traced"},
     # the composition root
-    "model_store": {"task", "config", "models", "worker_pool"},
+    "model_store": {"task", "config", "models", "together", "worker_pool"},
     "housekeeping": {"task", "config", "events", "queue", "outbox", "spool", "history", "usage"},
     "machine": {
         *("task", "config", "clock", "db", "events", "spool", "queue", "worker_pool", "engine"),

@@ -88,8 +88,10 @@ def test_a_lone_sender_is_written_in_large_pieces(spool, folder):
     async def body():
         async with spool.receive("t1") as incoming:
             await incoming.write(SOUND[: BUFFER - 1])
+            assert left_in(folder) == []
+            await incoming.write(SOUND[:1])
 
-            assert (folder / "t1.part").stat().st_size == 0
+            assert (folder / "t1.part").stat().st_size == BUFFER
 
     asyncio.run(body())
 
@@ -125,6 +127,38 @@ def test_the_file_and_then_its_name_are_on_disk_before_the_block_ends(spool):
 
     in_turn = [call for call, _ in groupby(calls)]
     assert in_turn == ["write", "fsync", "replace", "fsync"]  # the second is that of the folder
+
+
+async def receive_all(spool, ids, data=b"sound"):
+    return await asyncio.gather(*(receive(spool, task_id, data) for task_id in ids), return_exceptions=True)
+
+
+def test_small_files_that_come_together_share_a_sync_of_their_folder(spool, folder):
+    synced = []
+
+    def watch(frame, event, call):
+        if event == "c_call" and call.__name__ == "fsync":
+            synced.append(call)
+
+    ids = [f"t{n}" for n in range(20)]
+    threading.setprofile(watch)
+    try:
+        asyncio.run(receive_all(spool, ids))
+    finally:
+        threading.setprofile(None)
+
+    assert left_in(folder) == sorted(f"{task_id}.audio" for task_id in ids)
+    assert len(synced) == len(ids) + 2  # the first is not held up for the others
+
+
+def test_what_goes_wrong_of_one_file_is_not_the_trouble_of_those_beside_it(spool, folder):
+    spool.audio("t2").mkdir(parents=True)
+    (spool.audio("t2") / "in the way").touch()
+
+    outcomes = asyncio.run(receive_all(spool, ["t1", "t2", "t3", "t4"]))
+
+    assert [isinstance(outcome, OSError) for outcome in outcomes] == [False, True, False, False]
+    assert left_in(folder) == ["t1.audio", "t2.audio", "t3.audio", "t4.audio"]
 
 
 # --- nothing stays of what failed ---

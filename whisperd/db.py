@@ -19,7 +19,7 @@ from functools import partial
 from importlib import resources
 from pathlib import Path
 from time import monotonic
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import aiosqlite
 
@@ -37,10 +37,15 @@ from whisperd.connection import (
 from whisperd.snapshot import copy
 from whisperd.sqlite_trouble import translation
 from whisperd.task import StorageFailed, TaskError
+from whisperd.together import Together, attempt
 
 R = TypeVar("R")
 LARGEST_BATCH = 256  # verbs in one transaction; what comes meanwhile waits for the next commit
+READS_AT_ONCE = 32  # on one hop to their thread: the first waits for the last
 IDLE_SECONDS = 1.0  # without a write, until what is in the -wal goes into the file
+
+
+_Read: TypeAlias = Callable[[sqlite3.Connection], Any]
 
 
 class DatabaseInUse(Exception):
@@ -90,6 +95,8 @@ class Database:
         self._unmerged = True  # the -wal holds what the file does not
         self._writing, self._reading, self._searching = connect(path), connect(path), connect(path)
         self._copying = connect_read_only(path)
+        self._reads = Together(partial(self._read_all, self._reading), READS_AT_ONCE)
+        self._searches = Together(partial(self._read_all, self._searching), 1)
 
     async def __aenter__(self) -> Database:
         opening = asyncio.create_task(self._open(), name="db-open")
@@ -117,13 +124,15 @@ class Database:
     async def read(self, fn: Callable[..., R], *args: Any) -> R:
         """Call `fn(conn, *args)` on the reading connection; a write through it is refused.
 
-        All that it reads is of one moment.
+        All that it reads is of one moment, and after every write that was answered before.
         """
-        return await self._on(self._reading, partial(_at_one_moment, fn, args))
+        found: R = await self._reads.ask(self._reader(fn, args))
+        return found
 
     async def search(self, fn: Callable[..., R], *args: Any) -> R:
         """As `read`, on a connection of its own: what may take a tenth of a second holds up no others."""
-        return await self._on(self._searching, partial(_at_one_moment, fn, args))
+        found: R = await self._searches.ask(self._reader(fn, args))
+        return found
 
     async def write(self, fn: Callable[..., R], *args: Any, then: Callable[[R], None] | None = None) -> R:
         """Commit `fn(conn, *args)` and return its result; `then(result)` runs on the loop, in commit order.
@@ -200,6 +209,12 @@ class Database:
             await self._on(conn, set_reading)
         self._unmerged = not await self._on(self._writing, partial(_marked, clean=False))
         self._files = Files(self.path)
+
+    def _reader(self, fn: Callable[..., Any], args: tuple[Any, ...]) -> _Read:
+        return partial(_translated, self.path, partial(_with_args, fn, args))
+
+    async def _read_all(self, conn: aiosqlite.Connection, reads: Sequence[_Read]) -> Sequence[Any]:
+        return await self._on(conn, partial(_at_one_moment, reads))
 
     async def _on(self, conn: aiosqlite.Connection, fn: Callable[[sqlite3.Connection], R]) -> R:
         return await _hop(conn, partial(_translated, self.path, fn))
@@ -366,13 +381,18 @@ def _with_args(fn: Callable[..., R], args: tuple[Any, ...], conn: sqlite3.Connec
     return fn(conn, *args)
 
 
-def _at_one_moment(fn: Callable[..., R], args: tuple[Any, ...], conn: sqlite3.Connection) -> R:
-    conn.execute("begin")
+def _at_one_moment(reads: Sequence[_Read], conn: sqlite3.Connection) -> list[Any]:
+    """The outcome of each: what it raises is one, too."""
+    outcomes = []
     try:
-        return fn(conn, *args)
+        for read in reads:
+            if not conn.in_transaction:  # SQLite has ended it itself after some errors
+                conn.execute("begin")
+            outcomes.append(attempt(partial(read, conn)))
     finally:
-        if conn.in_transaction:  # SQLite has ended it itself after some errors
+        if conn.in_transaction:
             conn.execute("rollback")
+    return outcomes
 
 
 async def _hop(conn: aiosqlite.Connection, fn: Callable[[sqlite3.Connection], R]) -> R:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -12,9 +13,12 @@ import structlog
 from whisperd import models
 from whisperd.config import Config
 from whisperd.task import ModelUnusable
+from whisperd.together import Together, attempt
 from whisperd.worker_pool import Model
 
 log = structlog.get_logger(__name__)
+
+ASKED_AT_ONCE = 64  # names of models, on one hop to a thread
 
 
 class ModelStore:
@@ -23,6 +27,8 @@ class ModelStore:
     def __init__(self, config: Config) -> None:
         self._folder = config.models_dir
         self._sound: dict[tuple[str, int, int], Model] = {}
+        self._looks = Together(partial(_of_each, self._look), ASKED_AT_ONCE)
+        self._hashes = Together(partial(_of_each, self._known_sha256), ASKED_AT_ONCE)
 
     async def find(self, name: str) -> Model:
         """The model file, as it was when it came here. Raises ModelUnusable."""
@@ -30,7 +36,8 @@ class ModelStore:
 
     async def multilingual(self, name: str) -> bool:
         """Whether the model knows more than English. Raises ModelUnusable."""
-        return (await asyncio.to_thread(self._look, name)).multilingual
+        look: models.ModelFile = await self._looks.ask(name)
+        return look.multilingual
 
     async def installed(self) -> Mapping[str, float]:
         """When each model came here, by name: Unix seconds."""
@@ -48,7 +55,8 @@ class ModelStore:
 
         Never hashes, which takes seconds: `find` does, before the first chunk.
         """
-        return await asyncio.to_thread(self._known_sha256, name)
+        known: str | None = await self._hashes.ask(name)
+        return known
 
     def _known_sha256(self, name: str) -> str | None:
         try:
@@ -94,6 +102,12 @@ class ModelStore:
         elif verdict is not models.Verdict.OK:
             raise ModelUnusable(f"the model {name} is damaged: `whisperd models verify` says more")
         return models.sha256(path)
+
+
+async def _of_each(look: Callable[[str], object], names: Sequence[str]) -> Sequence[object]:
+    """What a look at the folder tells of each: one hop to a thread for many that are submitted at once."""
+    found = await asyncio.to_thread(lambda: {name: attempt(partial(look, name)) for name in {*names}})
+    return [found[name] for name in names]
 
 
 def _seen(name: str, path: Path) -> tuple[str, int, int]:

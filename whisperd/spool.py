@@ -11,22 +11,25 @@ import errno
 import hashlib
 import os
 import shutil
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import partial
 from math import inf
 from pathlib import Path
 from time import monotonic
-from typing import IO, Any
+from typing import IO, TypeAlias
 
 import structlog
 
 from whisperd import durable
 from whisperd.task import StorageFailed, StorageFull, StorageReadOnly
+from whisperd.together import Together, attempt
 
 log = structlog.get_logger(__name__)
 BUFFER = 256 * 1024  # bytes gathered before a write leaves the loop,
 BUFFERS = 16 * 2**20  # and by all that comes at a time: of many slow senders each gathers less,
 LEAST_BUFFER = 4096  # down to this
+PUBLISHED_AT_ONCE = 64  # small files, with one fsync of their folder
 HEAD = 4096  # bytes of a file that are kept at hand to tell what it is
 _AUDIO, _PCM, _PART = ".audio", ".pcm", ".part"
 _PARTS = ".parts"  # a folder, where the children of a task's requests decode to
@@ -38,20 +41,24 @@ class TooLarge(Exception):
 
 
 class Incoming:
-    """Audio on its way to disk. `size` and `sha256` describe what has come so far."""
+    """Audio on its way to disk. `size` and `sha256` describe what has come so far.
+
+    It has a file once there is more of it than may be gathered, or it is published.
+    """
 
     def __init__(
         self,
-        file: IO[bytes],
+        part: Path,
         limit: int,
         check_room: Callable[[int], None],
         most: Callable[[], int],
     ) -> None:
-        """`most`: bytes that it may gather now."""
-        self._file = file
+        """`part`: the path of its file until it is published; `most`: bytes that it may gather now."""
+        self._part = part
         self._limit = limit
         self._check_room = check_room
         self._most = most
+        self._file: IO[bytes] | None = None
         self._buffer = bytearray()
         self._hash = hashlib.sha256()
         self.size = 0
@@ -60,6 +67,11 @@ class Incoming:
     @property
     def sha256(self) -> str:
         return self._hash.hexdigest()
+
+    @property
+    def is_gathered(self) -> bool:
+        """Whether all that has come is in memory."""
+        return self._file is None
 
     def expect(self, size: int) -> None:
         """Refuse at once what cannot fit. Raises TooLarge, StorageFull."""
@@ -82,15 +94,36 @@ class Incoming:
     async def flush(self) -> None:
         """Write what is gathered. Raises StorageFull, before the reserve of the database is touched."""
         with _disk_trouble():
-            await _to_its_end(self._write_all)
-        self._buffer = bytearray()
+            await _to_its_end(asyncio.to_thread(self.write_out))
 
-    def _write_all(self) -> None:
+    # --- on a thread ---
+
+    def write_out(self) -> None:
         """An unbuffered write may take a part only, and on a disk that is nearly full it does."""
         self._check_room(len(self._buffer))
+        if self._file is None:
+            self._file = open(self._part, "xb", buffering=0, opener=_private)  # noqa: SIM115 - `drop` closes it
         rest = memoryview(self._buffer)
         while rest:
             rest = rest[self._file.write(rest) :]
+        self._buffer = bytearray()
+
+    def publish(self, target: Path) -> None:
+        """Give the file that was written its name. The folder is to be synced after that."""
+        assert self._file is not None
+        os.fsync(self._file.fileno())
+        self._part.replace(target)
+        self._file.close()
+        self._file = None
+
+    def drop(self) -> None:
+        """What was not published is gone."""
+        if self._file is not None:
+            self._file.close()
+            self._part.unlink(missing_ok=True)
+
+
+_Job: TypeAlias = tuple[Incoming, Path]  # and the name that it gets
 
 
 class Spool:
@@ -100,6 +133,7 @@ class Spool:
         self._min_free_bytes = min_free_bytes
         self._arriving: set[str] = set()
         self._used = (-inf, 0)  # when that was looked at, on the monotonic clock, and the bytes
+        self._publishing = Together(self._publish_all, PUBLISHED_AT_ONCE)
         durable.make_folder(folder)
 
     def reload(self, max_bytes: int, min_free_bytes: int) -> None:
@@ -141,14 +175,26 @@ class Spool:
         `declared`: the bytes it is said to have, to refuse at once what cannot fit.
         Raises StorageFull (StorageReadOnly: the disk may not be written), StorageFailed (it cannot be).
         """
-        self.check_room(min(declared, self._max_bytes))
-        part = self._part(task_id)
-        with _disk_trouble(), _created(part) as file, _member(self._arriving, task_id):
-            incoming = Incoming(file, self._max_bytes, self.check_room, self._share)
-            yield incoming
-            await incoming.flush()
-            with durable.gone_if_it_fails(self.audio(task_id)):
-                await _to_its_end(_publish, file, part, self.audio(task_id))
+        if declared > BUFFER:  # what is smaller is soon written, and refused then
+            self.check_room(min(declared, self._max_bytes))
+        target = self.audio(task_id)
+        incoming = Incoming(self._part(task_id), self._max_bytes, self.check_room, self._share)
+        with _disk_trouble(), _member(self._arriving, task_id):
+            try:
+                yield incoming
+                with durable.gone_if_it_fails(target):
+                    await _to_its_end(self._published((incoming, target)))
+            finally:
+                incoming.drop()
+
+    def _published(self, job: _Job) -> Awaitable[None]:
+        """A large file goes its own way: its fsync may take seconds."""
+        if job[0].is_gathered:
+            return self._publishing.ask(job)
+        return asyncio.to_thread(_publish_alone, self._folder, job)
+
+    async def _publish_all(self, jobs: Sequence[_Job]) -> Sequence[Exception | None]:
+        return await asyncio.to_thread(_publish, self._folder, jobs)
 
     def remove(self, task_id: str) -> None:
         """Remove all that is kept of a task, what came before a crash included."""
@@ -200,6 +246,9 @@ def _sizes(folder: Path | str) -> Iterator[int]:
 
 @contextmanager
 def _member(of: set[str], name: str) -> Iterator[None]:
+    """Raises FileExistsError where it is one already."""
+    if name in of:
+        raise FileExistsError(errno.EEXIST, "is coming already", name)
     of.add(name)
     try:
         yield
@@ -207,35 +256,33 @@ def _member(of: set[str], name: str) -> Iterator[None]:
         of.discard(name)
 
 
-@contextmanager
-def _created(part: Path) -> Iterator[IO[bytes]]:
-    """A new file that is gone in the end, unless it got another name. Raises FileExistsError.
-
-    Made here and not on a thread, where it would still be made after its caller was cancelled.
-    """
-    with open(part, "xb", buffering=0, opener=_private) as file:
-        try:
-            yield file
-        finally:
-            part.unlink(missing_ok=True)
-
-
 def _private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
 
 
-def _publish(file: IO[bytes], part: Path, path: Path) -> None:
-    os.fsync(file.fileno())
-    durable.publish(part, path)
+def _publish(folder: Path, jobs: Sequence[_Job]) -> Sequence[Exception | None]:
+    """Write, fsync and name the files, and their folder once for all; returns what went wrong of each."""
+    outcomes = [attempt(incoming.write_out) for incoming, _ in jobs]
+    for number, (incoming, target) in enumerate(jobs):
+        outcomes[number] = outcomes[number] or attempt(partial(incoming.publish, target))
+    if not all(outcomes):
+        durable.sync_folder(folder)
+    return outcomes
 
 
-async def _to_its_end(fn: Callable[..., None], *args: Any) -> None:
-    """Call it on a thread; when cancelled, only after it is over: a thread cannot be stopped."""
-    working = asyncio.ensure_future(asyncio.to_thread(fn, *args))
+def _publish_alone(folder: Path, job: _Job) -> None:
+    for error in _publish(folder, [job]):
+        if error is not None:
+            raise error
+
+
+async def _to_its_end(working: Awaitable[None]) -> None:
+    """Wait for what is done on a thread; when cancelled, until it is over: a thread cannot be stopped."""
+    work = asyncio.ensure_future(working)
     try:
-        await asyncio.shield(working)
+        await asyncio.shield(work)
     except asyncio.CancelledError:
-        await asyncio.gather(working, return_exceptions=True)
+        await asyncio.gather(work, return_exceptions=True)
         raise
 
 

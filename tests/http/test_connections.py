@@ -11,6 +11,7 @@ from tests.http_server import NOTHING, a_form, a_request, parsed, the_file, unti
 from whisperd.config import Http
 from whisperd.connections import MAX_HEADERS, SPARE
 from whisperd.listening import bind, server_of
+from whisperd.spool import BUFFER
 
 HOURS = 10_000.0  # seconds: what is not the point of a test does not happen in it
 LEAST = 600  # bytes that have to move between two looks
@@ -285,9 +286,12 @@ def test_an_upload_that_stalls_leaves_nothing_behind(with_server):
     async def body(server):
         limits = {"slow_seconds": HOURS, "min_bytes_per_second": LEAST / HOURS}
         async with serving(server.app, **limits) as served:
-            request = a_request(a_form(the_file(sound=bytes(100_000))))
-            reader, _ = await served.connected(request[:50_000])
+            request = a_request(a_form(the_file(sound=bytes(3 * BUFFER))))
+            reader, _ = await served.connected(request[: 2 * BUFFER])
             await until(lambda: list(server.folder.iterdir()))
+            await served.heard(2 * BUFFER)
+            (connection,) = served.connections
+            await until(lambda: not connection.flow.read_paused)
             served.look()
             served.look()
 
