@@ -6,10 +6,14 @@ import re
 import threading
 from itertools import pairwise
 
+import msgspec
 import pytest
+from msgspec import structs
 
 from tests.http_server import SECOND, SOUND, a_field, a_request, said, the_error, the_file, until
 from whisperd.events import Event
+from whisperd.routes.tasks import _tag as tag
+from whisperd.routes.view import TaskView
 from whisperd.spool import Spool
 from whisperd.task import Cut, Piece, Plan, Problem, Segment
 
@@ -30,6 +34,35 @@ async def cancelled(server):
 
 
 # --- look and wait ---
+
+
+def test_who_polls_a_task_is_sent_it_when_there_is_news(with_server):
+    async def body(server):
+        path = f"/tasks/{(await server.submit())['task_id']}"
+        first = await server.client.get(path)
+        headers = {"If-None-Match": first.headers["etag"]}
+        same = await server.client.get(path, headers=headers)
+        await server.plan(2)
+        news = await server.client.get(path, headers=headers)
+
+        assert (same.status_code, same.content, same.headers["etag"]) == (304, b"", first.headers["etag"])
+        assert "content-type" not in same.headers
+        assert (news.status_code, news.json()["status"]) == (200, "processing")
+
+    with_server(body)
+
+
+def test_that_seconds_pass_is_no_news(with_server):
+    async def body(server):
+        await server.completed()  # so that it is known how long work takes
+        path = f"/tasks/{(await server.submit())['task_id']}"
+        first = await server.client.get(path)
+        view = msgspec.json.decode(first.content, type=TaskView)
+
+        assert tag(view) == tag(structs.replace(view, eta_seconds=1.5)) == first.headers["etag"]
+        assert tag(view) != tag(structs.replace(view, position=7))
+
+    with_server(body)
 
 
 def test_a_task_is_shown_with_what_happens_to_it(with_server):

@@ -6,7 +6,6 @@ The original is kept: an edit stands beside it, and is shown in its place.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
@@ -17,7 +16,7 @@ from starlette.responses import Response
 from whisperd.routes import Services, services, task_of
 from whisperd.routes.call import STILL, TAGGED, Answer, Call, Header
 from whisperd.routes.errors import Refusal
-from whisperd.routes.reading import has_already
+from whisperd.routes.tags import tag_of, unless_known
 from whisperd.task import FINAL, EditedMeanwhile, Segment, State, Task, WrongState
 from whisperd.transcript import FORMATS, Transcript, render
 
@@ -44,7 +43,18 @@ async def result(request: Request, query: Written) -> Response:
         _check_result(task)
     transcript = await _so_far(here, task) if partial else await _current(here, task, query.original)
     body, media_type = render(transcript, query.format)
-    return _tagged(request, body, media_type, {"Whisperd-Partial": "true"} if partial else {})
+    headers = {"Whisperd-Partial": "true"} if partial else {}
+    return _tagged(request, body, media_type, headers)
+
+
+def _tagged(request: Request, body: str, media_type: str, headers: dict[str, str]) -> Response:
+    """With an ETag, so that who asks again and again for subtitles is sent them when there are more."""
+    response = Response(body, media_type=media_type, headers=headers)
+    return unless_known(request, response, _tag(body))
+
+
+def _tag(body: str) -> str:
+    return tag_of(body.encode())
 
 
 async def _so_far(here: Services, task: Task) -> Transcript:
@@ -59,19 +69,6 @@ async def _current(here: Services, task: Task, original: bool = False) -> Transc
     if edit is None:
         return Transcript.of(task, await here.queue.segments(task.id))
     return Transcript(task=task, segments=edit.segments, edited=True)
-
-
-def _tagged(request: Request, body: str, media_type: str, headers: dict[str, str]) -> Response:
-    """With an ETag, so that who asks again and again for subtitles is sent them when there are more."""
-    tag = _tag(body)
-    headers = {**headers, "ETag": tag}
-    if has_already(request, tag):
-        return Response(status_code=304, headers=headers)
-    return Response(body, media_type=media_type, headers=headers)
-
-
-def _tag(body: str) -> str:
-    return f'"{hashlib.sha256(body.encode()).hexdigest()[:32]}"'
 
 
 def _check_result(task: Task) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
+import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType, structs
 from starlette.requests import Request
 from starlette.responses import Response
@@ -12,9 +13,10 @@ from ulid import ULID
 
 from whisperd.routes import Json, Services, caller, services, submission, task_of
 from whisperd.routes.admission import admit, admit_again, admit_caller, check_room
-from whisperd.routes.call import Answer, Call, Form, Header
+from whisperd.routes.call import STILL, TAGGED, Answer, Call, Form, Header
 from whisperd.routes.errors import Refusal, stopping
 from whisperd.routes.interactive import finished, unless_left
+from whisperd.routes.tags import tag_of, unless_known
 from whisperd.routes.view import TaskView, all_shown, shown, shown_soon
 from whisperd.task import (
     Audio,
@@ -96,7 +98,13 @@ async def show(request: Request, query: Patience) -> Response:
     if query.wait:
         waiting = finished(here, task.id, min(query.wait, LONGEST_WAIT))
         task = await unless_left(request.receive, waiting)
-    return Json(await shown(here, task))
+    view = await shown(here, task)
+    return unless_known(request, Json(view), _tag(view))
+
+
+def _tag(view: TaskView) -> str:
+    """Weak: the seconds that are left pass without news, and whoever polls can count them down himself."""
+    return f"W/{tag_of(msgspec.json.encode(structs.replace(view, eta_seconds=None)))}"
 
 
 Words = Annotated[
@@ -264,7 +272,11 @@ calls = [
         handler=show,
         right="read",
         query=Patience,
-        answers={200: _TASK},
+        headers=TAGGED,
+        answers={
+            200: Answer(about="The task.", body=TaskView, headers={"ETag": "of all but `eta_seconds`"}),
+            304: STILL,
+        },
     ),
     Call(
         method="DELETE",
