@@ -11,8 +11,8 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Collection, Mapping
-from contextlib import suppress
 from datetime import UTC, datetime
+from functools import lru_cache
 
 from starlette.datastructures import Headers, QueryParams
 from starlette.requests import HTTPConnection
@@ -161,7 +161,8 @@ class Loopback:
     def refusal(self, scope: Scope) -> Refusal | None:
         """Why the request is not served."""
         headers = HTTPConnection(scope).headers
-        if not _is_loopback(scope.get("client")):
+        client = scope.get("client")
+        if client is not None and not _is_loopback(client[0]):  # a Unix socket has none: its mode decides
             return _forbidden("without keys only this machine is served; see `whisperd keys add`")
         if _host_name(headers.getlist("host")) not in self._hosts | _reached(scope):
             return _forbidden("this Host is not served; see http.allowed_hosts")
@@ -174,16 +175,13 @@ class Loopback:
         return all(origin.lower() in served for origin in headers.getlist("origin"))
 
 
-def _is_loopback(client: tuple[str, int] | None) -> bool:
-    """A Unix socket has no client address: who may connect, its file mode decides.
-
-    A proxy on this machine names its client in X-Forwarded-For; what is no address is no client of ours.
-    """
-    if client is None:
-        return True
-    with suppress(ValueError):
-        return ipaddress.ip_address(client[0]).is_loopback
-    return False
+@lru_cache(maxsize=1024)
+def _is_loopback(client: str) -> bool:
+    """A proxy names its client in X-Forwarded-For: what is no address is no client of ours."""
+    try:
+        return ipaddress.ip_address(client).is_loopback
+    except ValueError:
+        return False
 
 
 def _reached(scope: Scope) -> set[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import resource
@@ -20,6 +21,7 @@ from whisperd.http import build_app
 from whisperd.routes import Services
 
 HTTP_GRACE_SECONDS = 1  # for answers under way
+TICK_SECONDS = 1.0
 FILES_OF_OURS = 256  # open at a time, besides connections and what comes over them
 FILES_EACH = 2  # of a connection: its own, and that of the audio which it brings
 
@@ -95,7 +97,29 @@ def _allow_files() -> int:
 
 
 class _Server(uvicorn.Server):
-    """Leave signals to the daemon: uvicorn would raise them again after it has shut down."""
+    """Leaves signals to the daemon: uvicorn would raise them again after it has shut down.
+
+    And sleeps longer: uvicorn wakes ten times a second to see whether it is to end, which was most of what an
+    idle daemon did.
+    """
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        self._to_end = asyncio.Event()
+        super().__init__(config)
+
+    @property
+    def should_exit(self) -> bool:
+        return self._to_end.is_set()
+
+    @should_exit.setter
+    def should_exit(self, ends: bool) -> None:
+        self._to_end.set() if ends else self._to_end.clear()
+
+    async def main_loop(self) -> None:
+        while not await self.on_tick(0):  # which renews the Date of the answers
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(TICK_SECONDS):
+                    await self._to_end.wait()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
