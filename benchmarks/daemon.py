@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,11 +23,20 @@ class Daemon(NamedTuple):
 
 
 @contextlib.contextmanager
-def a_daemon(data: Path | None = None, **settings: object) -> Iterator[Daemon]:
-    """`data`: its data folder, if not an empty one; `settings`: WHISPERD_ variables."""
-    environ = {f"WHISPERD_{name}": str(value) for name, value in settings.items()}
+def a_daemon(
+    data: Path | None = None,
+    *,
+    program: str = "whisperd",
+    environ: Mapping[str, str] | None = None,
+    **settings: object,
+) -> Iterator[Daemon]:
+    """`data`: its data folder, if not an empty one; `settings`: WHISPERD_ variables.
+
+    `program`: the module that is run, and `environ`: what it reads besides.
+    """
+    environ = {**(environ or {}), **{f"WHISPERD_{name}": str(value) for name, value in settings.items()}}
     with tempfile.TemporaryDirectory() as empty:
-        command = [sys.executable, "-P", "-m", "whisperd", "serve", "--port", "0"]
+        command = [sys.executable, "-m", program, "serve", "--port", "0"]
         command += ["--data-dir", str(data or empty), "--models-dir", str(load().models_dir)]
         with subprocess.Popen(
             command,

@@ -64,7 +64,7 @@ async def _measured(args: argparse.Namespace) -> tuple[list[Figures], list[Figur
         await _round(process, client, args.tasks)  # to be warm
         for _ in range(args.rounds):
             alone.append(await _round(process, client, args.tasks))
-            async with _listeners(client, args.idle, args.slow):
+            async with listeners(client, args.idle, args.slow):
                 heard.append(await _round(process, client, args.tasks))
     return alone, heard
 
@@ -89,11 +89,11 @@ def _report(args: argparse.Namespace, alone: list[Figures], heard: list[Figures]
 
 async def _round(process: asyncio.subprocess.Process, client: httpx.AsyncClient, tasks: int) -> Figures:
     numbers = iter(range(tasks))
-    before, began = _processor_seconds(process.pid), perf_counter()
+    before, began = processor_seconds(process.pid), perf_counter()
     async with asyncio.TaskGroup() as group:
         for _ in range(SENDERS):
             group.create_task(_send(client, numbers))
-    seconds, used = perf_counter() - began, _processor_seconds(process.pid) - before
+    seconds, used = perf_counter() - began, processor_seconds(process.pid) - before
     return Figures(tasks / seconds, 1000 * used / tasks)
 
 
@@ -115,14 +115,14 @@ def _silence() -> bytes:
     return file.getvalue()
 
 
-def _processor_seconds(pid: int) -> float:
+def processor_seconds(pid: int) -> float:
     """Of the daemon alone, not of its workers."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / TICKS
 
 
 @contextlib.asynccontextmanager
-async def _listeners(client: httpx.AsyncClient, idle: int, slow: int) -> AsyncIterator[None]:
+async def listeners(client: httpx.AsyncClient, idle: int, slow: int) -> AsyncIterator[None]:
     answer = await client.post(
         "/tasks/transcription", files={"file": ("a.wav", _silence())}, data={"run_at": "2100-01-01T00:00:00Z"}
     )

@@ -43,10 +43,10 @@ def main() -> None:
         table.add_column(column, justify="right")
     with a_daemon(OUTBOUND__ALLOWED_NETWORKS="127.0.0.1") as daemon:
         daemon.client.pause()
-        _by_form(daemon, 1)  # what is loaded by the first upload of all is no cost of a large one
+        by_form(daemon, 1)  # what is loaded by the first upload of all is no cost of a large one
         _by_url(daemon, 1)
         costs = [
-            _measured(table, daemon, f"{args.mb} MB as a form", lambda: _by_form(daemon, args.mb)),
+            _measured(table, daemon, f"{args.mb} MB as a form", lambda: by_form(daemon, args.mb)),
             _measured(table, daemon, f"{args.mb} MB by audio_url", lambda: _by_url(daemon, args.mb)),
         ]
         _measured(table, daemon, f"{args.slow} that trickle", lambda: _trickling(daemon, args.slow))
@@ -56,7 +56,7 @@ def main() -> None:
 
 def _measured(table: Table, daemon: Daemon, name: str, load: Callable[[], None]) -> float:
     """A row of the table; returns how many MB more there were at the peak."""
-    Path(f"/proc/{daemon.pid}/clear_refs").write_text("5")  # the peak begins anew (man 5 proc)
+    forget_peak(daemon)
     before, started = mb_of(daemon, "VmRSS"), monotonic()
     load()
     seconds, peak, after = monotonic() - started, mb_of(daemon, "VmHWM"), mb_of(daemon, "VmRSS")
@@ -65,12 +65,17 @@ def _measured(table: Table, daemon: Daemon, name: str, load: Callable[[], None])
     return peak - before
 
 
+def forget_peak(daemon: Daemon) -> None:
+    """It begins anew (man 5 proc)."""
+    Path(f"/proc/{daemon.pid}/clear_refs").write_text("5")
+
+
 def mb_of(daemon: Daemon, name: str) -> float:
     lines = Path(f"/proc/{daemon.pid}/status").read_text().splitlines()
     return int(next(line.split()[1] for line in lines if line.startswith(name))) / 1024
 
 
-def _by_form(daemon: Daemon, mb: int) -> None:
+def by_form(daemon: Daemon, mb: int) -> None:
     size = mb * 2**20
     headers = {"Content-Type": FORM, "Content-Length": str(len(HEAD) + size + len(TAIL))}
     with contextlib.closing(HTTPConnection(urlsplit(daemon.url).netloc, timeout=600)) as connection:
