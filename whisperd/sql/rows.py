@@ -10,7 +10,7 @@ import msgspec
 from whisperd.task import Audio, Chunk, Cut, Kind, Options, Problem, State, Task
 
 # The columns of a task in the order in which the migrations made them. By place: sqlite3.Row looks for each
-# name among all of them, which took three times as long as all the rest.
+# name among all of them, which took as long as all the rest.
 TaskRow = namedtuple(
     "TaskRow",
     """
