@@ -144,6 +144,7 @@ ALLOWED = {
         *("lag", "tracing"),
     },
     "embedded": {"task", "config", "transcript", "worker_pool", "machine"},
+    "bench": {"task", "config", "engine", "embedded"},
     "unit": set(),
     "service": {"config", "unit"},
     # the commands
@@ -171,7 +172,7 @@ ALLOWED = {
             "service",
             "signing",
         ),
-        *("batch", "recordings", "sheet", "monitor", "doctor", "daemon"),
+        *("batch", "recordings", "sheet", "monitor", "doctor", "bench", "daemon"),
     },
     "cli": {"commands", "terminal"},
     "__main__": {"cli"},

@@ -11,6 +11,7 @@ import typer
 from whisperd import __version__
 from whisperd.commands import (
     backups,
+    bench,
     daemon,
     estimate,
     files,
@@ -37,6 +38,7 @@ app.add_typer(files.app)
 app.add_typer(estimate.app)
 app.add_typer(tasks.app)
 app.add_typer(daemon.app)
+app.add_typer(bench.app)
 app.add_typer(backups.app)
 app.add_typer(restore.app)
 app.add_typer(usage.app)

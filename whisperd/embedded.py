@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,7 +16,7 @@ from whisperd.config import Config, Webhooks
 from whisperd.machine import Machine, machine
 from whisperd.task import FINAL, Audio, ModelUnusable, NewTask, Options, Task
 from whisperd.transcript import Transcript, language_refusal
-from whisperd.worker_pool import PoolFailed
+from whisperd.worker_pool import PoolFailed, WorkerInfo
 
 READ_BYTES = 256 * 1024
 
@@ -63,6 +63,9 @@ class Embedded:
             self._parts.spool.remove, task_id
         )  # a batch must not need room for all its audio
         return task
+
+    def workers(self) -> Sequence[WorkerInfo]:
+        return self._parts.pool.workers()
 
     async def transcript(self, task_id: str) -> Transcript:
         queue = self._parts.queue

@@ -1,0 +1,111 @@
+"""`whisperd bench`: what it runs, what it calls best, and that it runs."""
+
+import io
+import json
+import tomllib
+import wave
+
+import pytest
+from typer.testing import CliRunner
+
+from whisperd.bench import SAMPLE, Arrangement, Figures, arrangements, best
+from whisperd.cli import app
+from whisperd.engine import features
+from whisperd.engine.audio import Limits, decode
+from whisperd.task import SAMPLE_RATE
+
+MEGABYTE = 2**20
+
+
+def figures(model, workers, speed, rss):
+    return Figures(Arrangement(model, "whisper.cpp", workers, 1), speed, 1.0, 11.0, rss * MEGABYTE)
+
+
+@pytest.fixture
+def one_engine(monkeypatch):
+    monkeypatch.setattr(features, "has_ctranslate2", lambda: False)
+
+
+@pytest.mark.parametrize(
+    ("cores", "expected"),
+    [
+        (1, [(1, 1)]),
+        (2, [(1, 2), (2, 1)]),
+        (8, [(1, 8), (2, 4), (4, 2), (8, 1)]),
+    ],
+)
+def test_the_cores_are_shared_out_in_several_ways(one_engine, cores, expected):
+    assert [(one.workers, one.threads) for one in arrangements(["tiny.en"], cores)] == expected
+
+
+def test_each_model_is_run_by_each_engine_that_is_installed(monkeypatch):
+    monkeypatch.setattr(features, "has_ctranslate2", lambda: True)
+
+    assert [(one.model, one.engine) for one in arrangements(["tiny.en", "base"], 1)] == [
+        ("tiny.en", "whisper.cpp"),
+        ("tiny.en", "ctranslate2"),
+        ("base", "whisper.cpp"),
+        ("base", "ctranslate2"),
+    ]
+
+
+def test_the_best_is_the_fastest_or_what_is_about_as_fast_with_less_memory():
+    thrifty = figures("tiny.en", 1, 9.6, 150)
+    slow = figures("tiny.en", 4, 8.0, 100)
+    large = figures("base", 2, 3.0, 900)
+
+    assert best([thrifty, figures("tiny.en", 2, 10.0, 300), slow, large]) == [thrifty, large]
+
+
+@pytest.fixture
+def clip(tmp_path):
+    """Two seconds of silence, which cost next to nothing."""
+    with wave.open(str(tmp_path / "a.wav"), "wb") as file:
+        file.setparams((1, 2, 16000, 0, "NONE", ""))
+        file.writeframes(bytes(2 * 2 * 16000))
+    return tmp_path / "a.wav"
+
+
+@pytest.fixture
+def run(one_engine, weights, clip, monkeypatch):
+    monkeypatch.setattr("whisperd.config.cores", lambda: 1)
+
+    def run(*words):
+        always = ["bench", "--seconds", "1", "--models-dir", str(weights), str(clip)]
+        return CliRunner().invoke(app, [*always, *words])
+
+    return run
+
+
+def test_the_speech_that_comes_with_it_can_be_decoded():
+    with SAMPLE.open("rb") as file:
+        decoded = decode(
+            file, io.BytesIO(), split=False, limits=Limits(seconds=60), tick=lambda seconds: None
+        )
+
+    assert decoded.samples / SAMPLE_RATE == pytest.approx(11.0, abs=0.1)
+
+
+def test_it_says_how_fast_the_machine_is_and_what_to_write(run):
+    told = run().output
+
+    assert tomllib.loads(told[told.index("  [workers]") :]) == {
+        "workers": {"model": "tiny.en", "engine": "whisper.cpp", "count": 1, "threads": 1}
+    }
+
+
+def test_in_json_it_gives_all_that_was_measured(run):
+    told = json.loads(run("--json", "--model", "tiny.en").output)
+
+    (measured,) = told["measured"]
+    assert told["best"] == [measured]
+    assert (measured["model"], measured["workers"], measured["threads"]) == ("tiny.en", 1, 1)
+    assert measured["speed"] > 0
+    assert measured["clip_seconds"] == pytest.approx(2.0, abs=0.1)
+    assert measured["rss_bytes"] > 50 * MEGABYTE
+
+
+def test_a_file_that_is_no_audio_and_a_model_that_is_not_there_are_named(run, clip):
+    assert "whisperd models pull base.en" in str(run("--model", "base.en").exception)
+    clip.write_text("no audio")
+    assert "a.wav was not transcribed: not a media file" in str(run().exception)
