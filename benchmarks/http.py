@@ -104,15 +104,15 @@ async def _a_daemon() -> AsyncIterator[tuple[Daemon, Path, httpx.AsyncClient, Pa
 async def _loads(client: httpx.AsyncClient, folder: Path) -> list[Load]:
     (folder / "a.wav").write_bytes(WAV + bytes(SIZE))
     named = json.dumps({"audio_path": str(folder / "a.wav"), "prompt": UNIQUE.decode()}).encode()
-    task = (await client.post("/tasks/transcription", files={"file": ("a.wav", WAV)})).json()
-    path = f"/tasks/{task['task_id']}"
-    tag = (await client.get(path)).headers.get("etag", "")
+    path = await _submitted(client)
+    still = await _submitted(client, run_at="2100-01-01T00:00:00Z")  # what is in line moves up and down
+    tag = (await client.get(still)).headers["etag"]
     submits = [Load(f"submit a form, {n}", submission(), n, 202) for n in (1, 16, 64)]
     return [
         *submits,
         Load("submit a path, 16", _post("application/json", named), 16, 202),
         *(Load(f"a task, {n}", _get(path), n) for n in (1, 16, 64)),
-        *([Load("a task, 304, 16", _get(path, f"If-None-Match: {tag}\r\n"), 16, 304)] if tag else []),
+        Load("a task, 304, 16", _get(still, f"If-None-Match: {tag}\r\n"), 16, 304),
         Load("50 tasks, 16", _get("/tasks"), 16),
         Load("/stats, 16", _get("/stats"), 16),
         Load("/health, 16", _get("/health"), 16),
@@ -120,12 +120,18 @@ async def _loads(client: httpx.AsyncClient, folder: Path) -> list[Load]:
     ]
 
 
+async def _submitted(client: httpx.AsyncClient, **options: str) -> str:
+    """The path of a task that waits."""
+    answer = await client.post("/tasks/transcription", files={"file": ("a.wav", WAV)}, data=options)
+    path: str = answer.headers["location"]
+    return path
+
+
 def submission() -> bytes:
     """Of a small file, another each time."""
     head = b'--frontier\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n'
-    return "multipart/form-data; boundary=frontier", head + WAV + bytes(
-        SIZE
-    ) + UNIQUE + b"\r\n--frontier--\r\n"
+    body = head + WAV + bytes(SIZE) + UNIQUE + b"\r\n--frontier--\r\n"
+    return _post("multipart/form-data; boundary=frontier", body)
 
 
 def _post(media_type: str, body: bytes) -> bytes:
