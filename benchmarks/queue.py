@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     sizes = [*given.sizes, *([BIG] if given.big else [])]
-    console = Console(width=100)
+    console = Console(width=110)
     with tempfile.TemporaryDirectory(dir=given.folder) as folder:
         rates = measure_rates(given, Path(folder))
         console.print(rates_table(rates))
