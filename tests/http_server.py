@@ -111,6 +111,11 @@ class Server:
     app: ASGIApp
     _serial: Iterator[int] = field(default_factory=count)
 
+    @property
+    def receives(self):
+        """Whether audio is coming: a small file is in the spool only once it is whole."""
+        return bool(self.spool._arriving)
+
     # --- as a client ---
 
     async def post(self, sound=SOUND, name="a.wav", headers=None, **fields):

@@ -22,7 +22,7 @@ def test_an_upload_that_the_stop_cuts_off_is_told_to_come_back(with_server, capl
         reader, writer = await asyncio.open_connection(*listening.getsockname())
         request = a_request(a_form(the_file(sound=bytes(10_000))))
         writer.write(request[:-5000])
-        await until(lambda: list(server.folder.iterdir()))  # its audio is coming
+        await until(lambda: server.receives)
 
         server.services.draining = True
         uvicorn.should_exit = True

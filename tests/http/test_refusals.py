@@ -310,10 +310,11 @@ def test_json_that_its_client_breaks_off_leaves_nothing(with_idle_server):
     async def body(server):
         _, writer = await asyncio.open_connection("127.0.0.1", server.port)
         writer.write(a_request(b'{"audio_path": ' + b" " * 10_000, kind="application/json")[:-5000])
-        await until(lambda: any(server.folder.iterdir()))
+        await until(lambda: server.receives)
         writer.transport.abort()
 
-        await until(lambda: not any(server.folder.iterdir()))
+        await until(lambda: not server.receives)
+        assert await server.left() == NOTHING
 
     with_idle_server(body)
 

@@ -246,11 +246,11 @@ def test_a_client_that_leaves_in_mid_fetch_leaves_no_file_and_no_task(with_outsi
     async def body(server, outside):
         outside.answers["/a.wav"] = [an_answer(SOUND)[:-1], None]  # it ends when the daemon hangs up
         asking = asyncio.create_task(submit(server, f"{outside.url}/a.wav"))
-        await until(lambda: list(server.folder.iterdir()) and outside.asked)
+        await until(lambda: server.receives and outside.asked)
         asking.cancel()
         await asyncio.wait([asking])
 
-        await until(lambda: not list(server.folder.iterdir()))
+        await until(lambda: not server.receives)
         assert await server.left() == NOTHING
 
     with_outside(body)
