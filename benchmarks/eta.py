@@ -1,12 +1,14 @@
 """How good eta_seconds is: a mixed queue of tasks against a real daemon, foretold and then waited for.
 
     python -m benchmarks.eta shared/corpus/speech
-    python -m benchmarks.eta shared/corpus/speech --every 2 --order lifo
+    python -m benchmarks.eta shared/corpus/speech --load 0.8 --order lifo
+    python -m benchmarks.eta shared/corpus/speech --priorities 0
 
 Clips of all lengths, in three priorities, of two tenants, to a daemon that has done a few before: sent one
-after the other without a pause, or `--every` so many seconds in the mean. Compared with what came are the
-eta_seconds of each 202, which knows nothing of what is sent after it and may overtake it (of a line without a
-pause this is most of the error, whatever is known of the work), and those given once all are sent.
+after the other without a pause, or at random times that keep the machine busy for this part of the time
+(`--load`). Compared with what came are the eta_seconds of each 202, which knows nothing of what is sent after
+it and may overtake it (of a line of several priorities without a pause this is most of the error, whatever is
+known of the work), and those given once all are sent.
 """
 
 from __future__ import annotations
@@ -31,21 +33,40 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--tasks", type=int, default=100)
     parser.add_argument("--order", choices=["fifo", "lifo"], default="fifo")
-    parser.add_argument("--every", type=float, default=0.0, metavar="SECONDS")
+    parser.add_argument("--load", type=float, default=0.0, help="0: all at once")
+    parser.add_argument("--priorities", default="0,0,0,1,5", help="to choose from, each as likely")
     given = parser.parse_args()
     clips = sorted(path for path in given.folder.rglob("*") if path.suffix in SOUNDS)
+    priorities = [int(priority) for priority in given.priorities.split(",")]
+    chance = random.Random(7)
     with a_daemon(CACHE__ENABLED="false", QUEUE__ORDER=given.order) as daemon:
-        run(daemon.client, random.Random(7), clips, given.tasks, given.every)
+        each = warmed_up(daemon.client, chance.sample(clips, WARM_UP))
+        every = each / given.load if given.load else 0.0
+        print(f"{given.tasks} tasks, {given.order}, priorities {given.priorities}, one each {every:.1f} s")
+        run(daemon.client, chance, clips, given.tasks, every, priorities)
 
 
-def run(client: Client, chance: random.Random, clips: Sequence[Path], number: int, every: float) -> None:
-    for clip in chance.sample(clips, WARM_UP):
+def warmed_up(client: Client, clips: Sequence[Path]) -> float:
+    """The seconds that a clip takes when all workers are busy."""
+    began = time()
+    for clip in clips:
         client.submit(clip)
     while client.stats().processing + client.stats().queued:
         client.wait(client.list(status="queued,processing", limit=1)[0].task_id)
+    return (time() - began) / len(clips)
+
+
+def run(
+    client: Client,
+    chance: random.Random,
+    clips: Sequence[Path],
+    number: int,
+    every: float,
+    priorities: Sequence[int],
+) -> None:
     at_submit = {}
     for _ in range(number):
-        priority, tenant = chance.choice((0, 0, 0, 1, 5)), chance.choice(("studio", "desk"))
+        priority, tenant = chance.choice(priorities), chance.choice(("studio", "desk"))
         task = client.submit(chance.choice(clips), priority=priority, tenant=tenant)
         at_submit[task.task_id] = ends(task)
         sleep(chance.expovariate(1 / every) if every else 0.0)
