@@ -38,6 +38,12 @@ def test_the_cores_are_shared_out_in_several_ways(one_engine, cores, expected):
     assert [(one.workers, one.threads) for one in arrangements(["tiny.en"], cores)] == expected
 
 
+def test_on_a_gpu_a_few_workers_share_it_however_many_cores_there_are(one_engine, monkeypatch):
+    monkeypatch.setattr(features, "on_gpu", lambda engine: True)
+
+    assert [(one.workers, one.threads) for one in arrangements(["large-v3"], 16)] == [(1, 16), (2, 8), (4, 4)]
+
+
 def test_each_model_is_run_by_each_engine_that_is_installed(monkeypatch):
     monkeypatch.setattr(features, "has_ctranslate2", lambda: True)
 

@@ -21,6 +21,7 @@ from whisperd.task import Options, State, Task
 
 SAMPLE = Path(__file__).with_name("sample.ogg")
 MOST_CLIPS = 200  # of one arrangement
+_ON_GPU = (1, 2, 4)  # workers that share it: what one does on the processor, another uses the GPU meanwhile
 ALIKE = 0.95  # of the best: what is as good as that
 
 
@@ -48,12 +49,13 @@ class BenchFailed(Exception):
 def arrangements(models: Sequence[str], cores: int) -> Sequence[Arrangement]:
     """Of each model with each installed engine: from one worker with all threads to one for each core."""
     engines = ["whisper.cpp", "ctranslate2"] if features.has_ctranslate2() else ["whisper.cpp"]
-    counts = sorted({1, max(1, cores // 4), max(1, cores // 2), cores})
     return [
-        Arrangement(model, engine, count, cores // count)
+        Arrangement(model, engine, count, max(1, cores // count))
         for model in models
         for engine in engines
-        for count in counts
+        for count in (
+            _ON_GPU if features.on_gpu(engine) else sorted({1, cores // 4 or 1, cores // 2 or 1, cores})
+        )
     ]
 
 
