@@ -88,6 +88,7 @@ def build_app(services: Services) -> Starlette:
     app.router.redirect_slashes = False
     app.state.services = services
     app.state.calls = [call for call in CALLS if isinstance(call, Call)]
+    app.state.document = None  # of them, once somebody asks for it
     return app
 
 

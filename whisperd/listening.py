@@ -13,6 +13,7 @@ from typing import Any
 
 import uvicorn
 from msgspec.structs import replace
+from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp
 
 from whisperd.config import Http
@@ -120,6 +121,11 @@ class _Server(uvicorn.Server):
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(TICK_SECONDS):
                     await self._to_end.wait()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        # Loads what Starlette streams by: 40 ms of the loop, for which the first stream would hold up everybody.
+        await run_in_threadpool(int)
+        await super().startup(sockets)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -116,3 +118,25 @@ def test_every_connection_that_is_let_in_may_bring_audio(monkeypatch):
     server = listening.server_of(None, Http(max_connections=1000))
 
     assert server.config.crowd.most == 300
+
+
+_SERVES = """
+import asyncio, sys
+from whisperd.config import Http
+from whisperd.listening import bind, server_of
+
+async def serve():
+    server = server_of(None, Http())
+    server.should_exit = True  # as soon as it listens
+    with bind(Http(port=0)) as listening:
+        await server.serve([listening])
+
+asyncio.run(serve())
+print("anyio._backends._asyncio" in sys.modules)
+"""
+
+
+def test_the_first_stream_does_not_hold_up_the_loop_to_load_what_it_needs():
+    done = subprocess.run([sys.executable, "-P", "-c", _SERVES], capture_output=True, text=True, timeout=60)
+
+    assert done.stdout == "True\n", done.stderr

@@ -5,6 +5,7 @@ OpenAPI 3.1: https://spec.openapis.org/oas/v3.1.1.html
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +18,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from whisperd import __version__
-from whisperd.routes import Json
 from whisperd.routes.call import TAGGED, Answer, Call, Form, Header
 from whisperd.routes.dialects import view_of
 from whisperd.routes.web import PAGE, PART, Folder
@@ -248,7 +248,14 @@ def _answer(answer: Answer, schemas: _Schemas) -> Schema:
 
 async def show_document(request: Request) -> Response:
     """This description of all calls, as OpenAPI 3.1."""
-    return Json(document(request.app.state.calls))
+    known = request.app.state
+    if known.document is None:  # made beside the loop, which it would hold up for 80 ms
+        known.document = await asyncio.to_thread(_written, known.calls)
+    return Response(known.document, media_type="application/json")
+
+
+def _written(calls: Sequence[Call]) -> bytes:
+    return msgspec.json.encode(document(calls))
 
 
 async def show_page(request: Request) -> Response:
