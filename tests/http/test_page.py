@@ -111,16 +111,27 @@ def test_a_part_is_sent_again_only_when_it_is_another(with_idle_server):
 def test_what_the_page_names_with_its_version_is_asked_for_once(with_idle_server):
     async def body(server):
         page = (await server.client.get("/")).text
-        versions = set(re.findall(r"\?v=([^\"]*)", page))
+        versions = set(re.findall(r'"ui/([^/"]*)', page))
         assert len(versions) == 1
         version = versions.pop()
         assert re.fullmatch("[0-9a-f]{12}", version)
 
-        now = await server.client.get("/ui/app.js", params={"v": version})
-        once = await server.client.get("/ui/app.js", params={"v": "of another version"})
+        now = await server.client.get(f"/ui/{version}/app.js")
+        once = await server.client.get(f"/ui/{version[::-1]}/app.js")
 
         assert "immutable" in now.headers["cache-control"]
         assert once.headers["cache-control"] == "no-cache"
+        assert now.content == once.content
+
+    with_idle_server(body)
+
+
+def test_the_page_names_all_its_modules_so_that_none_is_found_late(with_idle_server):
+    async def body(server):
+        page = (await server.client.get("/")).text
+
+        scripts = re.findall(r'(?:src|href)="ui/[0-9a-f]{12}/([^"]+\.js)"', page)
+        assert sorted(scripts) == [part for part in PARTS if part.endswith(".js")]
 
     with_idle_server(body)
 

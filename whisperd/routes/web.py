@@ -9,7 +9,7 @@ import asyncio
 import gzip
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import PurePosixPath
@@ -30,7 +30,10 @@ MEDIA_TYPES = {  # of what a page is made of; anything else in the folder, such 
     ".png": "image/png",
     ".woff2": "font/woff2",
 }
-VERSION = b"{version}"  # in an HTML file: stands for the version of the whole folder
+VERSION = b"{version}"  # in an HTML file: stands for the version of the whole folder,
+MODULES = b"{modules}"  # and this for links to all modules, so that a browser does not find them one by one
+_PRELOAD = b'    <link rel="modulepreload" href="ui/{version}/%s">'
+_VERSIONED = re.compile(r"[0-9a-f]{12}/")
 _PACKED = {".png", ".woff2"}  # already
 _TAKES_GZIP = re.compile(r"(^|[,\s])gzip(?!\s*;\s*q=0(\.0*)?\s*(,|$))")
 _FOR_EVER = "public, max-age=31536000, immutable"
@@ -66,16 +69,18 @@ class Folder:
         self._version = ""
 
     async def answer(self, request: Request, name: str) -> Response:
-        """The file. One that is asked for with `?v=` and the version of the folder stays with the browser.
+        """The file. One that is asked for below the version of the folder stays with the browser.
 
-        Raises Refusal where there is none of this name.
+        So do the modules that it names: theirs are paths beside its own. Below another version there is the
+        same file. Raises Refusal where there is none of this name.
         """
         if not self._files:
             self._files, self._version = await asyncio.to_thread(_read, self._name)
-        if name not in self._files:
+        part = _VERSIONED.sub("", name, count=1) if _VERSIONED.match(name) else name
+        if part not in self._files:
             raise Refusal(404, "not_found", "the page has no such part")
-        file = self._files[name]
-        stays = request.query_params.get("v") == self._version
+        file = self._files[part]
+        stays = name == f"{self._version}/{part}"
         headers = {**self._headers, "ETag": file.tag, "Cache-Control": _FOR_EVER if stays else "no-cache"}
         if has_already(request, file.tag):
             return Response(status_code=304, headers=headers)
@@ -90,7 +95,17 @@ def _read(name: str) -> tuple[Mapping[str, File], str]:
     found = dict(_parts(resources.files("whisperd") / "web" / name))
     digests = (f"{part} {_digest(found[part])}\n" for part in sorted(found))
     version = _digest("".join(digests).encode())[:12]
-    return {part: _file(part, content, version) for part, content in found.items()}, version
+    for part in found:
+        if part.endswith(".html"):
+            found[part] = _page(found[part], found, version)
+    return {part: _file(part, content) for part, content in found.items()}, version
+
+
+def _page(content: bytes, parts: Iterable[str], version: str) -> bytes:
+    """Modules are what no script of the page is itself."""
+    modules = [part.encode() for part in sorted(parts) if part.endswith(".js")]
+    links = b"\n".join(_PRELOAD % module for module in modules if b"/%s\"" % module not in content)
+    return content.replace(MODULES, links).replace(VERSION, version.encode())
 
 
 def _parts(folder: Traversable, prefix: str = "") -> Iterator[tuple[str, bytes]]:
@@ -101,10 +116,8 @@ def _parts(folder: Traversable, prefix: str = "") -> Iterator[tuple[str, bytes]]
             yield prefix + entry.name, entry.read_bytes()
 
 
-def _file(name: str, content: bytes, version: str) -> File:
+def _file(name: str, content: bytes) -> File:
     suffix = PurePosixPath(name).suffix
-    if suffix == ".html":
-        content = content.replace(VERSION, version.encode())
     packed = content if suffix in _PACKED else gzip.compress(content, mtime=0)
     return File(
         media_type=MEDIA_TYPES[suffix],
