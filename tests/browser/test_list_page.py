@@ -90,3 +90,26 @@ def test_who_waits_is_seen_by_priority_and_by_tenant(page, paused, clip):
     expect(by_tenant.get_by_role("row").last).to_contain_text("1 more")
     for task_id in ids:
         paused.http.delete(f"/tasks/{task_id}")
+
+
+def test_a_page_of_the_list_is_whole_and_an_older_one_is_read_from_its_top(page, paused, clip):
+    for n in range(51):
+        paused.queued(clip, name=f"page {n}.wav", tenant="pages")
+    page.goto("#/tasks?tenant=pages")
+    expect(page.locator("[data-row]")).to_have_count(50)
+    page.get_by_role("link", name="Older").click()
+
+    expect(page.locator("[data-row]")).to_have_text(["page 0.wav"])
+    assert page.evaluate("scrollY") == 0
+    paused.http.post("/tasks/bulk", json={"action": "cancel", "filter": {"tenant": "pages"}}).raise_for_status()
+
+
+def test_a_task_of_the_list_is_shown_before_its_page_has_asked_for_it(page, spoken):
+    page.goto("#/tasks?status=completed")
+    row = page.locator("[data-row]", has_text="inauguration.wav")
+    row.wait_for()
+    page.route(f"**/tasks/{spoken}", lambda route: None)  # is never answered
+    row.click()
+
+    page.get_by_role("heading", name="inauguration.wav").wait_for()
+    expect(page.get_by_role("region", name="Transcript")).to_contain_text("fellow Americans")

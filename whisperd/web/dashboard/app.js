@@ -40,7 +40,7 @@ function Page() {
   useEffect(() => {
     document.title = `${title} · whisperd`;
     if (hasMoved()) scrollTo(0, 0);
-  }, [key]);
+  }, [key, here.query.get("cursor")]);
   return html`<${shown} key=${key} id=${here.id} query=${here.query} />`;
 }
 

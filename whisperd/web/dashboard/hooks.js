@@ -1,28 +1,42 @@
 // What several pages do alike: ask, hear of changes, follow the clock.
-import { signal, useEffect, useRef, useState } from "./vendor/preact.js";
+import { signal, useEffect, useLayoutEffect, useRef, useState } from "./vendor/preact.js";
 import { listen, listenForGaps } from "./live.js";
 
 const TICK_MS = 10_000;
+const PAINTED_MS = 50;
 export const now = signal(Date.now());
 setInterval(() => {
   if (!document.hidden) now.value = Date.now();
 }, TICK_MS);
 
-/** What `ask(aborted)` comes to: {data, error, loading, reload, change}. Old data stay until the new are there. */
-export function useAnswer(ask, dependencies) {
-  const [state, set] = useState({ loading: true });
+/**
+ * What `ask(aborted)` comes to: {data, error, reload, change}. Old data stay until the new are there; `known`
+ * are those to begin with.
+ */
+export function useAnswer(ask, dependencies, known) {
+  const [state, set] = useState({ data: known });
   const [round, again] = useState(0);
-  useEffect(() => {
+  useLayoutEffect(() => { // asks at once: an effect would wait until the page has been painted without an answer
     const abort = new AbortController();
-    set((old) => ({ ...old, loading: true, error: undefined }));
+    set((old) => (old.error ? { data: old.data } : old));
     ask(abort.signal).then(
-      (data) => abort.signal.aborted || set({ data, loading: false }),
-      (error) => abort.signal.aborted || set((old) => ({ ...old, error, loading: false })),
+      (data) => abort.signal.aborted || set({ data }),
+      (error) => abort.signal.aborted || set((old) => ({ ...old, error })),
     );
     return () => abort.abort();
   }, [...dependencies, round]);
   const change = (changed) => set((old) => (old.data === undefined ? old : { ...old, data: changed(old.data) }));
   return { ...state, change, reload: () => again((n) => n + 1) };
+}
+
+/** Whether what was drawn first, `of` this, has had the time to be painted. What is not needed at once waits for it. */
+export function usePainted(of, milliseconds = PAINTED_MS) {
+  const [painted, set] = useState(null);
+  useEffect(() => {
+    const timer = setTimeout(() => set(of), milliseconds);
+    return () => clearTimeout(timer);
+  }, [of]);
+  return painted === of;
 }
 
 /** `heard` is called with each change of a task, `back` when some may have been missed. */

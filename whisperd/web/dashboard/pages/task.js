@@ -5,6 +5,7 @@ import { bytes, clock, number, percent, span, speed } from "../format.js";
 import { useAnswer, useChanges, useEvery } from "../hooks.js";
 import { languageName } from "../languages.js";
 import { href } from "../router.js";
+import { remembered } from "../seen.js";
 import { may } from "../session.js";
 import { isOver, runsAgain } from "../states.js";
 import { Answered, Button, Empty, Facts, Heading, When } from "../parts/basics.js";
@@ -18,7 +19,7 @@ import { Waiting } from "../parts/waiting.js";
 const AGAIN_SECONDS = 5; // its place and its estimate change with what others do, and no event of its own tells
 
 export function Task({ id, query }) {
-  const task = useAnswer((signal) => get(of(id), {}, { signal }), [id]);
+  const task = useAnswer((signal) => get(of(id), {}, { signal }), [id], remembered(id));
   const audio = useRef(null);
   useChanges((heard) => {
     if (heard.task_id !== id) return;

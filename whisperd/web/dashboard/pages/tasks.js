@@ -1,11 +1,12 @@
 // The list of tasks: a page of them at a time, whatever their number. It stays still under the pointer: what
 // is shown changes in place, and what is new waits above until it is asked for.
-import { html, useEffect, useRef, useState } from "../vendor/preact.js";
+import { html, useEffect, useLayoutEffect, useMemo, useRef, useState } from "../vendor/preact.js";
 import { get } from "../api.js";
 import { count, number, rough } from "../format.js";
-import { useAnswer, useChanges } from "../hooks.js";
+import { useAnswer, useChanges, usePainted } from "../hooks.js";
 import { stats } from "../live.js";
 import { go, href } from "../router.js";
+import { remember } from "../seen.js";
 import { may, seesAll } from "../session.js";
 import { STATES } from "../states.js";
 import { Answered, Button, Empty, Heading } from "../parts/basics.js";
@@ -15,11 +16,13 @@ import { Row } from "../parts/row.js";
 
 const LIMIT = 50;
 const TYPING_MS = 250;
+const ROW = 40; // pixels of the lowest row
+const ABOVE = 4; // rows would fit above the list, at least
 
 export function Tasks({ query }) {
   const wanted = { status: query.get("status") ?? "", tenant: query.get("tenant") ?? "", q: query.get("q") ?? "", cursor: query.get("cursor") ?? "" };
   const key = JSON.stringify(wanted);
-  const page = useAnswer((signal) => get("tasks", { ...wanted, limit: LIMIT }, { signal }), [key]);
+  const page = useAnswer((signal) => load(wanted, key, signal), [key]);
   const [chosen, choose] = useState(new Set());
   const [arrived, arrive] = useState(0);
   const still = useRef(false); // the pointer or the focus is in the table
@@ -27,6 +30,7 @@ export function Tasks({ query }) {
     choose(new Set());
     arrive(0);
   }, [key]);
+  useLayoutEffect(() => remember(page.data?.tasks ?? []), [page.data]);
 
   function refresh() {
     arrive(0);
@@ -47,12 +51,17 @@ export function Tasks({ query }) {
     <${Sweeping} wanted=${wanted} done=${refresh} />
     ${arrived > 0 && html`<p class="arrived"><${Button} onClick=${refresh} icon="retry">Show ${count(arrived, "new task")}<//></p>`}
     <${Answered} of=${page} what="The tasks could not be loaded.">
-      ${({ tasks, next_cursor: cursor }) => tasks.length
-        ? html`<div ...${hold}><${List} tasks=${tasks} chosen=${chosen} choose=${choose} searched=${wanted.q} /></div>
+      ${({ tasks, next_cursor: cursor, of }) => tasks.length
+        ? html`<div ...${hold}><${List} of=${of} tasks=${tasks} chosen=${chosen} choose=${choose} searched=${wanted.q} /></div>
             <${Paging} wanted=${wanted} cursor=${cursor} shown=${tasks.length} />`
         : html`<${None} wanted=${wanted} /><${Paging} wanted=${wanted} cursor=${cursor} shown=${0} />`}
     <//>
     <${BulkBar} tasks=${(page.data?.tasks ?? []).filter((task) => chosen.has(task.task_id))} clear=${() => choose(new Set())} done=${refresh} />`;
+}
+
+/** A page, and what it is `of`. */
+async function load(wanted, key, signal) {
+  return { ...(await get("tasks", { ...wanted, limit: LIMIT }, { signal })), of: key };
 }
 
 /** Events know neither the place in line nor what was searched for. */
@@ -102,7 +111,8 @@ function Tenant({ chosen, set }) {
   </label>`;
 }
 
-function List({ tasks, chosen, choose, searched }) {
+function List({ of, tasks, chosen, choose, searched }) {
+  const shown = usePainted(of) ? tasks : tasks.slice(0, Math.ceil(innerHeight / ROW) - ABOVE); // those in sight
   const all = tasks.every((task) => chosen.has(task.task_id));
   const some = !all && tasks.some((task) => chosen.has(task.task_id));
   const toggle = (id) => {
@@ -115,13 +125,17 @@ function List({ tasks, chosen, choose, searched }) {
     if (box.current) box.current.indeterminate = some;
   });
   const selectable = may("submit");
+  const rows = useMemo(
+    () => shown.map((task) => html`<${Row} key=${task.task_id} task=${task} chosen=${chosen.has(task.task_id)} toggle=${selectable && toggle} searched=${searched} />`),
+    [tasks, shown.length, chosen, selectable, searched],
+  );
   return html`<div class="scroller" role="region" aria-label="Tasks" tabindex="0"><table class="tasks">
     <thead><tr>
       ${selectable && html`<th class="pick"><input type="checkbox" ref=${box} checked=${all} aria-label="Select all on this page" onChange=${() => choose(all ? new Set() : new Set(tasks.map((task) => task.task_id)))} /></th>`}
       <th scope="col">Status</th><th scope="col">Audio</th>${seesAll() && html`<th scope="col" class="wide">Tenant</th>`}
       <th scope="col" class="wide">Model</th><th scope="col" class="num wide">Length</th><th scope="col" class="num wide">Priority</th><th scope="col" class="num">Submitted</th>
     </tr></thead>
-    <tbody>${tasks.map((task) => html`<${Row} key=${task.task_id} task=${task} chosen=${chosen.has(task.task_id)} toggle=${selectable && toggle} searched=${searched} />`)}</tbody>
+    <tbody key=${of}>${rows}</tbody>
   </table></div>`;
 }
 

@@ -14,8 +14,8 @@ const AGAIN_SECONDS = 60;
 export function Charts() {
   const history = useAnswer((signal) => get("stats/history", { hours: HOURS, points: POINTS }, { signal }), []);
   useEvery(AGAIN_SECONDS, () => history.data && history.reload());
-  if (history.loading && !history.data) return null;
   const { error } = history;
+  if (!history.data && !error) return null;
   if (error && !history.data && !isAbsent(error) && error.status !== 403) {
     return html`<${Failure} error=${error} retry=${history.reload} what="The last day could not be loaded." />`;
   }

@@ -2,17 +2,20 @@
 import { html, useEffect, useRef, useState } from "../vendor/preact.js";
 import { get, of } from "../api.js";
 import { clock } from "../format.js";
+import { usePainted } from "../hooks.js";
 import { isDark } from "../looks.js";
 
 const BUCKETS = 800;
 const STEP = 5; // seconds an arrow key goes
 const BAR = 3; // pixels of a bar, its gap included
+const CONTROLS_MS = 150; // after the rest: a browser takes as long to make them as for all of the page
 const SPEEDS = [0.75, 1, 1.25, 1.5, 2];
 
 /** `audio`: a ref that gets the element, for whoever follows it. `from`: seconds to begin at. */
 export function Player({ task, audio, from }) {
   const [peaks, set] = useState(null);
   const [missing, miss] = useState(false);
+  const isShown = usePainted(task.task_id, CONTROLS_MS);
   useEffect(() => {
     if (!task.audio.duration) return; // the wave comes with the plan, as the length does
     get(of(task.task_id, "peaks"), { buckets: BUCKETS }).then((found) => set(found.peaks), () => {});
@@ -25,7 +28,7 @@ export function Player({ task, audio, from }) {
   return html`<section class="player card" aria-label="Audio">
     ${peaks && html`<${Wave} peaks=${peaks} audio=${audio} duration=${task.audio.duration} />`}
     <div class="controls">
-      <audio ref=${audio} controls preload="metadata" src=${of(task.task_id, "audio")} onLoadedMetadata=${ready} onError=${() => miss(true)}></audio>
+      <audio ref=${audio} controls=${isShown} preload="metadata" src=${of(task.task_id, "audio")} onLoadedMetadata=${ready} onError=${() => miss(true)}></audio>
       <label class="inline"><span>Speed</span><select onChange=${(event) => { audio.current.playbackRate = Number(event.target.value); }}>
         ${SPEEDS.map((speed) => html`<option key=${speed} value=${speed} selected=${speed === 1}>${speed}×</option>`)}
       </select></label>
