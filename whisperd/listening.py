@@ -123,7 +123,7 @@ class _Server(uvicorn.Server):
                     await self._to_end.wait()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        # Loads what Starlette streams by: 40 ms of the loop, for which the first stream would hold up everybody.
+        # Loads what Starlette streams by: 40 ms of the loop, for which its first stream held it up.
         await run_in_threadpool(int)
         await super().startup(sockets)
 

@@ -101,7 +101,8 @@ def test_a_page_of_the_list_is_whole_and_an_older_one_is_read_from_its_top(page,
 
     expect(page.locator("[data-row]")).to_have_text(["page 0.wav"])
     assert page.evaluate("scrollY") == 0
-    paused.http.post("/tasks/bulk", json={"action": "cancel", "filter": {"tenant": "pages"}}).raise_for_status()
+    all_of_them = {"action": "cancel", "filter": {"tenant": "pages"}}
+    paused.http.post("/tasks/bulk", json=all_of_them).raise_for_status()
 
 
 def test_a_task_of_the_list_is_shown_before_its_page_has_asked_for_it(page, spoken):

@@ -104,7 +104,7 @@ def _read(name: str) -> tuple[Mapping[str, File], str]:
 def _page(content: bytes, parts: Iterable[str], version: str) -> bytes:
     """Modules are what no script of the page is itself."""
     modules = [part.encode() for part in sorted(parts) if part.endswith(".js")]
-    links = b"\n".join(_PRELOAD % module for module in modules if b"/%s\"" % module not in content)
+    links = b"\n".join(_PRELOAD % module for module in modules if b'/%s"' % module not in content)
     return content.replace(MODULES, links).replace(VERSION, version.encode())
 
 
