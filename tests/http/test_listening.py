@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from tests.http_server import a_form, a_request, parsed, the_file, until
-from whisperd import listening
+from whisperd import listening, spool
 from whisperd.config import Http
 from whisperd.http import CutOff
 from whisperd.listening import bind, http_server
@@ -22,7 +22,7 @@ def test_an_upload_that_the_stop_cuts_off_is_told_to_come_back(with_server, capl
         serving = asyncio.create_task(uvicorn.serve([listening]))
         await until(lambda: uvicorn.started)
         reader, writer = await asyncio.open_connection(*listening.getsockname())
-        request = a_request(a_form(the_file(sound=bytes(10_000))))
+        request = a_request(a_form(the_file(sound=bytes(2 * spool.BUFFER))))  # more than is gathered
         writer.write(request[:-5000])
         await until(lambda: server.receives)
 
