@@ -23,6 +23,7 @@ from whisperd.routes import Services
 
 HTTP_GRACE_SECONDS = 1  # for answers under way
 TICK_SECONDS = 1.0
+LAST_WORDS_SECONDS = 0.1  # for the WebSockets that are being closed: uvicorn's own close code is another
 FILES_OF_OURS = 256  # open at a time, besides connections and what comes over them
 FILES_EACH = 2  # of a connection: its own, and that of the audio which it brings
 
@@ -121,6 +122,7 @@ class _Server(uvicorn.Server):
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(TICK_SECONDS):
                     await self._to_end.wait()
+        await asyncio.sleep(LAST_WORDS_SECONDS)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         # Loads what Starlette streams by: 40 ms of the loop, for which its first stream held it up.
