@@ -21,6 +21,8 @@ from pathlib import Path
 from statistics import median
 from time import sleep, time
 
+import av
+
 from benchmarks.daemon import a_daemon
 from whisperd.client import Client, Task
 
@@ -40,38 +42,45 @@ def main() -> None:
     priorities = [int(priority) for priority in given.priorities.split(",")]
     chance = random.Random(7)
     with a_daemon(CACHE__ENABLED="false", QUEUE__ORDER=given.order) as daemon:
-        each = warmed_up(daemon.client, chance.sample(clips, WARM_UP))
+        speed = warmed_up(daemon.client, chance.sample(clips, WARM_UP))
+        chosen = [chance.choice(clips) for _ in range(given.tasks)]
+        each = sum(map(audio_seconds, chosen)) / len(chosen) / speed
         every = each / given.load if given.load else 0.0
-        print(f"{given.tasks} tasks, {given.order}, priorities {given.priorities}, one each {every:.1f} s")
-        run(daemon.client, chance, clips, given.tasks, every, priorities)
+        print(f"{given.tasks} tasks, {given.order}, priorities {given.priorities}", flush=True)
+        print(f"one every {every:.1f} s; one takes {each:.1f} s of all workers", flush=True)
+        run(daemon.client, chance, chosen, every, priorities)
 
 
 def warmed_up(client: Client, clips: Sequence[Path]) -> float:
-    """The seconds that a clip takes when all workers are busy."""
+    """The seconds of audio in a second when all workers are busy."""
     began = time()
     for clip in clips:
         client.submit(clip)
     while client.stats().processing + client.stats().queued:
         client.wait(client.list(status="queued,processing", limit=1)[0].task_id)
-    return (time() - began) / len(clips)
+    return sum(map(audio_seconds, clips)) / (time() - began)
+
+
+def audio_seconds(path: Path) -> float:
+    with av.open(str(path)) as file:
+        return (file.duration or 0) / av.time_base
 
 
 def run(
     client: Client,
     chance: random.Random,
     clips: Sequence[Path],
-    number: int,
     every: float,
     priorities: Sequence[int],
 ) -> None:
     at_submit = {}
-    for _ in range(number):
+    for clip in clips:
         priority, tenant = chance.choice(priorities), chance.choice(("studio", "desk"))
-        task = client.submit(chance.choice(clips), priority=priority, tenant=tenant)
+        task = client.submit(clip, priority=priority, tenant=tenant)
         at_submit[task.task_id] = ends(task)
         sleep(chance.expovariate(1 / every) if every else 0.0)
     asked_again = {
-        task.task_id: ends(task) for task in client.list(limit=number) if task.task_id in at_submit
+        task.task_id: ends(task) for task in client.list(limit=len(clips)) if task.task_id in at_submit
     }
     sent = time()
     done = [client.wait(task_id) for task_id in at_submit]

@@ -27,7 +27,7 @@ export function Tasks({ query }) {
   const [arrived, arrive] = useState(0);
   const still = useRef(false); // the pointer or the focus is in the table
   useEffect(() => {
-    choose(new Set());
+    choose((old) => (old.size ? new Set() : old)); // the same one if it can be: else all rows are made anew
     arrive(0);
   }, [key]);
   useLayoutEffect(() => remember(page.data?.tasks ?? []), [page.data]);
@@ -51,17 +51,17 @@ export function Tasks({ query }) {
     <${Sweeping} wanted=${wanted} done=${refresh} />
     ${arrived > 0 && html`<p class="arrived"><${Button} onClick=${refresh} icon="retry">Show ${count(arrived, "new task")}<//></p>`}
     <${Answered} of=${page} what="The tasks could not be loaded.">
-      ${({ tasks, next_cursor: cursor, of }) => tasks.length
-        ? html`<div ...${hold}><${List} of=${of} tasks=${tasks} chosen=${chosen} choose=${choose} searched=${wanted.q} /></div>
+      ${({ tasks, next_cursor: cursor, of, searched }) => tasks.length
+        ? html`<div ...${hold}><${List} of=${of} tasks=${tasks} chosen=${chosen} choose=${choose} searched=${searched} /></div>
             <${Paging} wanted=${wanted} cursor=${cursor} shown=${tasks.length} />`
         : html`<${None} wanted=${wanted} /><${Paging} wanted=${wanted} cursor=${cursor} shown=${0} />`}
     <//>
     <${BulkBar} tasks=${(page.data?.tasks ?? []).filter((task) => chosen.has(task.task_id))} clear=${() => choose(new Set())} done=${refresh} />`;
 }
 
-/** A page, and what it is `of`. */
+/** A page, what it is `of`, and what was searched for. */
 async function load(wanted, key, signal) {
-  return { ...(await get("tasks", { ...wanted, limit: LIMIT }, { signal })), of: key };
+  return { ...(await get("tasks", { ...wanted, limit: LIMIT }, { signal })), of: key, searched: wanted.q };
 }
 
 /** Events know neither the place in line nor what was searched for. */
