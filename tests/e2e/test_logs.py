@@ -25,6 +25,7 @@ def test_a_task_can_be_followed_from_its_request_through_its_workers(new_daemon,
     task = answer.json()["task_id"]
     daemon.finished(task)
     daemon.get("/health")
+    daemon.until(lambda: any(line.get("route") == "/health" for line in lines(daemon)))
     requests = [line for line in lines(daemon) if line["event"] == "request"]
 
     submitted = next(line for line in requests if line["route"] == "/tasks/transcription")
