@@ -97,7 +97,7 @@ async def machine(config: Config, *, begin_afresh: bool = False) -> AsyncIterato
     """
     _make_folders(config)
     models = ModelStore(config)
-    for name in {config.workers.model: None, **dict.fromkeys(config.models.preload)}:
+    for name in dict.fromkeys([config.workers.model, *config.models.preload]):
         await models.find(name)
     path = config.database
     with owned(path):

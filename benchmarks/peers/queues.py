@@ -12,15 +12,15 @@ What it is asked, and its answer, whose times are seconds:
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from benchmarks.peers.ports import free_port, wait_for
 
 HERE = Path(__file__).parent
 
@@ -80,27 +80,12 @@ def _asked(name: str, command: list[str], cwd: Path | None = None) -> Iterator[Q
 @contextmanager
 def _redis(folder: Path) -> Iterator[int]:
     """One that acknowledges nothing before it is on the disk, as SQLite with `synchronous = full`."""
-    port = _free_port()
+    port = free_port()
     command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder)]
     command += ["--appendonly", "yes", "--appendfsync", "always", "--save", ""]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         try:
-            _wait_for(port)
+            wait_for(port, "redis-server")
             yield port
         finally:
             process.terminate()
-
-
-def _free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
-
-
-def _wait_for(port: int) -> None:
-    ends = time.monotonic() + 60
-    while time.monotonic() < ends:
-        with suppress(OSError), socket.create_connection(("127.0.0.1", port)):
-            return
-        time.sleep(0.1)
-    raise SystemExit("redis-server did not start")

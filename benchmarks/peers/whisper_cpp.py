@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +12,7 @@ from pathlib import Path
 import httpx
 
 from benchmarks.peers import by_clients
+from benchmarks.peers.ports import free_port, wait_for
 
 HOUR = 3600.0
 
@@ -62,28 +61,13 @@ def whisper_cli(bin: Path, model: str, threads: int) -> Iterator[WhisperCli]:
 
 @contextlib.contextmanager
 def whisper_server(bin: Path, model: str, threads: int, warm: Path) -> Iterator[WhisperServer]:
-    port = _free_port()
+    port = free_port()
     command = [str(bin / "whisper-server"), "-m", model, "-t", str(threads), "-l", "en", "--port", str(port)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
             peer = WhisperServer("whisper-server", f"http://127.0.0.1:{port}")
-            _wait_for(port)
+            wait_for(port, "whisper-server")
             peer.transcribe([warm])
             yield peer
         finally:
             process.kill()
-
-
-def _free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
-
-
-def _wait_for(port: int) -> None:
-    ends = time.monotonic() + 60
-    while time.monotonic() < ends:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
-            return
-        time.sleep(0.1)
-    raise SystemExit("whisper-server did not start")
