@@ -110,8 +110,8 @@ def _filled(args: argparse.Namespace) -> Iterator[Path]:
 
 def _pause(daemon: Daemon) -> None:
     daemon.client.pause()
-    while daemon.client.stats().processing:
-        sleep(1)
+    while any(worker.state == "busy" for worker in daemon.client.stats().workers):
+        sleep(1)  # tasks that have begun may be left: those of other tenants take turns with them
 
 
 # --- the loop ---

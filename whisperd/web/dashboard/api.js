@@ -21,16 +21,35 @@ export function withQuery(path, params = {}) {
 /** The path of a task's part: `of(id)`, `of(id, "result")`. */
 export const of = (id, part) => `tasks/${encodeURIComponent(id)}${part ? `/${part}` : ""}`;
 
+const SOON_MS = 1000;
+const foreseen = new Map(); // answers on their way that nobody has asked for yet, by their paths
+
+/** Asks now for what will be asked for soon: drawing a page takes as long as the answer to its first question. */
+export function foresee(path, params) {
+  const whole = withQuery(path, params);
+  const answer = fetch(whole);
+  answer.catch(() => {}); // is told to whoever asks for it
+  foreseen.set(whole, answer);
+  setTimeout(() => foreseen.get(whole) === answer && foreseen.delete(whole), SOON_MS); // a later question wants news
+}
+
+function taken(whole) {
+  const answer = foreseen.get(whole);
+  foreseen.delete(whole);
+  return answer;
+}
+
 export async function call(method, path, { body, headers, signal: aborted, params } = {}) {
   const json = body === undefined ? {} : { "Content-Type": "application/json" };
+  const whole = withQuery(path, params);
   let answer;
   try {
-    answer = await fetch(withQuery(path, params), {
+    answer = await ((method === "GET" && taken(whole)) || fetch(whole, {
       method,
       headers: { ...json, ...headers },
       body: body === undefined ? undefined : JSON.stringify(body),
       signal: aborted,
-    });
+    }));
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new ApiError(0, { code: "unreachable", message: "The daemon cannot be reached. Is it running?" });

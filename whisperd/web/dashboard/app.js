@@ -6,7 +6,7 @@ import { follow, unfollow } from "./live.js";
 import { DropZone } from "./parts/drop.js";
 import { Frame } from "./parts/frame.js";
 import { Shortcuts } from "./parts/shortcuts.js";
-import { hasMoved, route } from "./router.js";
+import { before, hasMoved, route } from "./router.js";
 import { isOut, look, session, trouble } from "./session.js";
 import { Uploads } from "./parts/uploads.js";
 import { Login } from "./pages/login.js";
@@ -64,5 +64,6 @@ effect(() => {
   if (session.value === null || isOut()) unfollow();
   else follow();
 });
+before((to) => page(to)[0].ahead?.(to));
 render(html`<${App} />`, document.getElementById("app"));
 look();

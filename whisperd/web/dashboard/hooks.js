@@ -11,19 +11,23 @@ setInterval(() => {
 
 /**
  * What `ask(aborted)` comes to: {data, error, reload, change}. Old data stay until the new are there; `known`
- * are those to begin with.
+ * are those to begin with: with them the page is painted before it asks.
  */
 export function useAnswer(ask, dependencies, known) {
   const [state, set] = useState({ data: known });
   const [round, again] = useState(0);
   useLayoutEffect(() => { // asks at once: an effect would wait until the page has been painted without an answer
     const abort = new AbortController();
-    set((old) => (old.error ? { data: old.data } : old));
-    ask(abort.signal).then(
+    const begin = () => ask(abort.signal).then(
       (data) => abort.signal.aborted || set({ data }),
       (error) => abort.signal.aborted || set((old) => ({ ...old, error })),
     );
-    return () => abort.abort();
+    set((old) => (old.error ? { data: old.data } : old));
+    const timer = known && round === 0 ? setTimeout(begin, PAINTED_MS) : begin() && 0;
+    return () => {
+      clearTimeout(timer);
+      abort.abort();
+    };
   }, [...dependencies, round]);
   const change = (changed) => set((old) => (old.data === undefined ? old : { ...old, data: changed(old.data) }));
   return { ...state, change, reload: () => again((n) => n + 1) };

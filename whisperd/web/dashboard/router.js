@@ -4,6 +4,11 @@ import { withQuery } from "./api.js";
 
 export const route = signal(read());
 let moved = false;
+let foretold = () => {};
+/** Call `told(route)` when it is known where to go, before anything is drawn. */
+export const before = (told) => {
+  foretold = told;
+};
 /** Whether this is no longer the first page, which is read from its top and not jumped into. */
 export const hasMoved = () => moved;
 
@@ -21,11 +26,17 @@ export function go(path, query, { replace = false } = {}) {
   if (!replace) location.hash = to;
   else {
     history.replaceState(null, "", to);
-    route.value = read();
+    move();
   }
+}
+
+function move() {
+  const to = read();
+  foretold(to);
+  route.value = to;
 }
 
 addEventListener("hashchange", () => {
   moved = true;
-  route.value = read();
+  move();
 });

@@ -1,8 +1,8 @@
 // One task: what it is, how it came there, what is said in it.
 import { html, useEffect, useRef } from "../vendor/preact.js";
-import { ask, get, of, post } from "../api.js";
+import { ask, foresee, get, of, post } from "../api.js";
 import { bytes, clock, number, percent, span, speed } from "../format.js";
-import { useAnswer, useChanges, useEvery } from "../hooks.js";
+import { useAnswer, useChanges, useEvery, usePainted } from "../hooks.js";
 import { languageName } from "../languages.js";
 import { href } from "../router.js";
 import { remembered } from "../seen.js";
@@ -13,7 +13,7 @@ import { confirmed, told } from "../parts/dialogs.js";
 import { Player } from "../parts/player.js";
 import { Standing, waited, worked } from "../parts/standing.js";
 import { Story } from "../parts/story.js";
-import { Transcript } from "../parts/transcript.js";
+import { RESULT, Transcript } from "../parts/transcript.js";
 import { Waiting } from "../parts/waiting.js";
 
 const AGAIN_SECONDS = 5; // its place and its estimate change with what others do, and no event of its own tells
@@ -27,6 +27,7 @@ export function Task({ id, query }) {
     if (heard.status && heard.status !== task.data?.status) task.reload();
   }, task.reload);
   useEvery(AGAIN_SECONDS, () => task.data && !isOver(task.data) && task.reload());
+  const painted = usePainted(id);
   const name = task.data?.audio.name;
   useEffect(() => {
     if (name) document.title = `${name} · whisperd`;
@@ -43,11 +44,18 @@ export function Task({ id, query }) {
         <div>
           ${shown.status === "queued" && html`<${Waiting} task=${shown} />`}
           <${Details} of=${shown} />
-          <${Story} task=${shown} />
+          ${painted && html`<${Story} task=${shown} />`}
         </div>
       </div>`}
   <//>`;
 }
+
+Task.ahead = ({ id }) => {
+  const task = remembered(id);
+  if (!task) foresee(of(id));
+  else if (task.status === "completed") foresee(of(id, "result"), RESULT);
+  else if (task.status === "queued") foresee(of(id, "explain"));
+};
 
 function Gone() {
   return html`<${Heading}>No such task<//>

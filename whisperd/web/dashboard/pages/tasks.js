@@ -1,7 +1,7 @@
 // The list of tasks: a page of them at a time, whatever their number. It stays still under the pointer: what
 // is shown changes in place, and what is new waits above until it is asked for.
 import { html, useEffect, useLayoutEffect, useMemo, useRef, useState } from "../vendor/preact.js";
-import { get } from "../api.js";
+import { foresee, get } from "../api.js";
 import { count, number, rough } from "../format.js";
 import { useAnswer, useChanges, usePainted } from "../hooks.js";
 import { stats } from "../live.js";
@@ -16,11 +16,12 @@ import { Row } from "../parts/row.js";
 
 const LIMIT = 50;
 const TYPING_MS = 250;
-const ROW = 40; // pixels of the lowest row
-const ABOVE = 4; // rows would fit above the list, at least
+const ROW = 40; // pixels of a row, at least
+const MORE = 20; // and of its second line
+const ABOVE = 165; // pixels above the first row, at least
 
 export function Tasks({ query }) {
-  const wanted = { status: query.get("status") ?? "", tenant: query.get("tenant") ?? "", q: query.get("q") ?? "", cursor: query.get("cursor") ?? "" };
+  const wanted = wants(query);
   const key = JSON.stringify(wanted);
   const page = useAnswer((signal) => load(wanted, key, signal), [key]);
   const [chosen, choose] = useState(new Set());
@@ -57,6 +58,13 @@ export function Tasks({ query }) {
         : html`<${None} wanted=${wanted} /><${Paging} wanted=${wanted} cursor=${cursor} shown=${0} />`}
     <//>
     <${BulkBar} tasks=${(page.data?.tasks ?? []).filter((task) => chosen.has(task.task_id))} clear=${() => choose(new Set())} done=${refresh} />`;
+}
+
+Tasks.ahead = ({ query }) => foresee("tasks", { ...wants(query), limit: LIMIT });
+
+function wants(query) {
+  const said = (name) => query.get(name) ?? "";
+  return { status: said("status"), tenant: said("tenant"), q: said("q"), cursor: said("cursor") };
 }
 
 /** A page, what it is `of`, and what was searched for. */
@@ -112,7 +120,7 @@ function Tenant({ chosen, set }) {
 }
 
 function List({ of, tasks, chosen, choose, searched }) {
-  const shown = usePainted(of) ? tasks : tasks.slice(0, Math.ceil(innerHeight / ROW) - ABOVE); // those in sight
+  const shown = usePainted(of) ? tasks : inSight(tasks);
   const all = tasks.every((task) => chosen.has(task.task_id));
   const some = !all && tasks.some((task) => chosen.has(task.task_id));
   const toggle = (id) => {
@@ -137,6 +145,17 @@ function List({ of, tasks, chosen, choose, searched }) {
     </tr></thead>
     <tbody key=${of}>${rows}</tbody>
   </table></div>`;
+}
+
+/** Those whose rows can be in sight without scrolling. */
+function inSight(tasks) {
+  let room = innerHeight - ABOVE;
+  const fits = (task) => {
+    const isThere = room > 0;
+    room -= ROW + (task.position || task.error || task.match ? MORE : 0);
+    return isThere;
+  };
+  return tasks.filter(fits);
 }
 
 function Paging({ wanted, cursor, shown }) {

@@ -8,27 +8,27 @@ import { isDark } from "../looks.js";
 const BUCKETS = 800;
 const STEP = 5; // seconds an arrow key goes
 const BAR = 3; // pixels of a bar, its gap included
-const CONTROLS_MS = 150; // after the rest: a browser takes as long to make them as for all of the page
+const SOUND_MS = 100; // after the rest: a browser takes as long to make its controls as for all of the page
 const SPEEDS = [0.75, 1, 1.25, 1.5, 2];
 
 /** `audio`: a ref that gets the element, for whoever follows it. `from`: seconds to begin at. */
 export function Player({ task, audio, from }) {
   const [peaks, set] = useState(null);
   const [missing, miss] = useState(false);
-  const isShown = usePainted(task.task_id, CONTROLS_MS);
+  const isShown = usePainted(task.task_id, SOUND_MS);
   useEffect(() => {
-    if (!task.audio.duration) return; // the wave comes with the plan, as the length does
-    get(of(task.task_id, "peaks"), { buckets: BUCKETS }).then((found) => set(found.peaks), () => {});
-  }, [task.task_id, task.audio.duration]);
+    if (!isShown || !task.audio.duration) return; // the wave comes with the plan, as the length does
+    get(of(task.task_id, "peaks"), { buckets: BUCKETS }).then((found) => set(found.peaks), () => set([]));
+  }, [isShown, task.task_id, task.audio.duration]);
   const ready = () => {
     if (from > 0) audio.current.currentTime = from;
   };
   if (task.audio_kept === false) return html`<p class="thin">Its audio is not kept.</p>`;
   if (missing) return html`<p class="thin">This browser cannot play the audio: <a href=${of(task.task_id, "audio")} download=${task.audio.name}>download it</a>.</p>`;
   return html`<section class="player card" aria-label="Audio">
-    ${peaks && html`<${Wave} peaks=${peaks} audio=${audio} duration=${task.audio.duration} />`}
+    ${peaks?.length ? html`<${Wave} peaks=${peaks} audio=${audio} duration=${task.audio.duration} />` : task.audio.duration && !peaks && html`<div class="wave"></div>`}
     <div class="controls">
-      <audio ref=${audio} controls=${isShown} preload="metadata" src=${of(task.task_id, "audio")} onLoadedMetadata=${ready} onError=${() => miss(true)}></audio>
+      <audio ref=${audio} controls=${isShown} preload="metadata" src=${isShown ? of(task.task_id, "audio") : undefined} onLoadedMetadata=${ready} onError=${() => miss(true)}></audio>
       <label class="inline"><span>Speed</span><select onChange=${(event) => { audio.current.playbackRate = Number(event.target.value); }}>
         ${SPEEDS.map((speed) => html`<option key=${speed} value=${speed} selected=${speed === 1}>${speed}×</option>`)}
       </select></label>

@@ -10,6 +10,7 @@ import { Editor } from "./editor.js";
 import { Heard } from "./heard.js";
 import { Segments } from "./segments.js";
 
+export const RESULT = { format: "json" };
 const KEPT = "whisperd.certainty";
 
 export function Transcript({ task, audio, searched }) {
@@ -28,7 +29,7 @@ const NONE = {
 };
 
 async function load(id, signal) {
-  const answer = await call("GET", of(id, "result"), { params: { format: "json" }, signal });
+  const answer = await call("GET", of(id, "result"), { params: RESULT, signal });
   return { ...(await answer.json()), tag: answer.headers.get("etag") };
 }
 
