@@ -34,6 +34,7 @@ ALLOWED = {
     "usage": set(),
     "engine": {"task"},
     "transcript": {"task", "engine"},  # LANGUAGES
+    "risk": {"task"},
     "attendance": {"task"},
     "logs": {"config"},
     "reload": {"config"},
@@ -207,6 +208,9 @@ ONLY = {
     "_pywhispercpp": {"engine"},
     "pywhispercpp": {"engine"},
     "numpy": {"engine", "child", "ct2", "ggml"},
+    "re2": {"risk"},
+    "rapidfuzz": {"risk"},
+    "phonenumbers": {"risk"},
 }
 
 # What the daemon may know of the engine: how to talk to it, not how it works.

@@ -1,0 +1,80 @@
+import pytest
+
+from tests.risk.heard import found, heard, report, rule, stream
+from whisperd.risk.matching import Budget, Search, TooMuch, finder
+
+
+@pytest.mark.parametrize(
+    ("match", "text", "expected"),
+    [
+        ('"give me"', "give me, and GIVE ME", ["give me", "GIVE ME"]),
+        ('"transfer* now"', "transferred now", ["transferred now"]),
+        ('"send * money"', "send money, send me the money", ["send money", "send me the money"]),
+        ('"send * money"', "send some very bad old news money", []),
+        ('"one time code"', "a one-time code", ["one-time code"]),
+        ('"do not pay"', "I don't pay", ["don't pay"]),
+        ('{ any = ["yes", "no way"] }', "no way, yes", ["no way", "yes"]),
+        ('{ all = ["gift card", "code"] }', "the code " + "and " * 20 + "a gift card", 1),
+        ('{ all = ["gift card", "code"] }', "the code " + "and " * 60 + "a gift card", []),
+        ('{ near = { words = ["bank", "call"], within_words = 4 } }', "call the bank", ["call the bank"]),
+        ('{ near = { words = ["bank", "call"], within_words = 3 } }', "call to the bank", []),
+        ('{ near = { words = ["card", "card number"], within_words = 9 } }', "my card number", []),
+        ('{ near = { words = ["code", { not = "never" }], within_words = 5 } }', "never share a code", []),
+        ('{ near = { words = ["code", { not = "never" }], within_words = 5 } }', "share a code", ["code"]),
+        (
+            '{ sequence = { words = ["first", "then"], within_words = 5 } }',
+            "first this then",
+            ["first this then"],
+        ),
+        ('{ sequence = { words = ["first", "then"], within_words = 5 } }', "then this first", []),
+        ('{ regex = "pin \\\\d{4}" }', "my PIN: one two three four.", ["PIN: one two three four"]),
+        ('{ pii = "email" }', "to a@example.com", ["a@example.com"]),
+        ('{ count = { of = "please", min = 3 } }', "please please please", ["please"]),
+        ('{ count = { of = "please", min = 3 } }', "please, please", []),
+        ('{ count = { of = "no", min = 2, within_words = 3 } }', "no a b c no d no", ["no d no"]),
+    ],
+)
+def test_each_operator_finds_its_places(match, text, expected):
+    places = found(text, f"match = {match}")
+
+    assert (len(places) if isinstance(expected, int) else places) == expected
+
+
+def test_a_rule_may_be_made_of_another():
+    two = rule('match = { near = { words = [{ rule = "money" }, "now"] } }', id="urgent")
+
+    assert found("send the cash now", rule('match = "cash"', id="money"), two) == ["cash", "cash now"]
+
+
+def test_a_long_word_may_be_misspelt_where_the_rule_says_so():
+    assert found("install teemviewer", 'match = "teamviewer"\nfuzzy = true') == ["teemviewer"]
+    assert found("install teemviewer", 'match = "teamviewer"') == []
+
+
+def test_a_short_word_is_never_taken_for_another():
+    assert found("a bong in the hall", 'match = "bomb"\nfuzzy = true') == []
+
+
+def test_a_phrase_goes_over_the_borders_of_segments():
+    told = report(heard("now give me the", "code please"), 'match = "the code"')
+
+    assert [(finding.text, finding.segment_ids) for finding in told.findings] == [("the code", (0, 1))]
+
+
+def test_rules_that_cost_too_much_are_stopped_and_say_so():
+    rules = [rule(f'match = "{"a " * n}b"', id=f"r{n}") for n in range(1, 200)]
+    text = "a b " * 5000
+
+    told = report(text, *rules)
+
+    assert len(told.rules_errors) == 1
+    assert "more than they may" in told.rules_errors[0]
+    assert told.findings != ()  # those that were found before
+
+
+def test_a_search_ends_when_its_budget_does():
+    search = Search(stream("a b c"), {}, Budget(3))
+
+    finder("b")(search)
+    with pytest.raises(TooMuch):
+        finder("c")(search)

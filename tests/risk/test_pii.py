@@ -1,0 +1,90 @@
+import pytest
+
+from tests.risk.heard import said, stream
+from whisperd.risk import pii
+
+
+def found(kind, text):
+    line = stream(text)
+    return said(line, pii.spans(kind, line))
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "place"),
+    [
+        ("card", "it is 4111 1111 1111 1111, yes", "4111 1111 1111 1111,"),
+        ("card", "so 5105-1051-0510-5100 then", "5105-1051-0510-5100"),
+        ("card", "four two four two " * 4, "four two four two " * 4),
+        ("card", "forty one eleven eleven eleven eleven eleven eleven eleven", "forty one " + "eleven " * 7),
+        ("card", "I have 2 cards, 3782 822463 10005", "3782 822463 10005"),
+        ("iban", "pay GB29 NWBK 6016 1331 9268 19 please", "GB29 NWBK 6016 1331 9268 19"),
+        ("iban", "DE89370400440532013000", "DE89370400440532013000"),
+        ("email", "mail jane.doe+x@example.co.uk.", "jane.doe+x@example.co.uk."),
+        ("email", "it's mark dot evans at gmail dot com", "mark dot evans at gmail dot com"),
+        ("email", "info at bright side dot co dot uk please", "info at bright side dot co dot uk"),
+        ("email", "office at green-hill.org", "office at green-hill.org"),
+        ("phone", "call 020 7946 0958 now", "020 7946 0958"),
+        ("phone", "on +44 20 7946 0958", "+44 20 7946 0958"),
+        (
+            "phone",
+            "it's plus four four two oh seven nine four six oh nine five eight",
+            "plus four four two oh seven nine four six oh nine five eight",
+        ),
+        ("phone", "it's (415) 555-0132", "(415) 555-0132"),
+        ("phone", "ring 07700 900456 2 times", "07700 900456"),
+        ("ssn", "it is 219-09-9999", "219-09-9999"),
+        (
+            "ssn",
+            "my social is two one nine oh nine nine nine nine nine",
+            "two one nine oh nine nine nine nine nine",
+        ),
+        ("ip", "from 203.0.113.42, I think", "203.0.113.42,"),
+        ("ip", "at 2001:db8::1", "2001:db8::1"),
+        (
+            "ip",
+            "one ninety two dot one sixty eight dot one dot one",
+            "one ninety two dot one sixty eight dot one dot one",
+        ),
+    ],
+)
+def test_what_names_a_person_is_found_spoken_and_written(kind, text, place):
+    assert found(kind, text) == [" ".join(place.split())]
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        ("card", "4111 1111 1111 1112"),  # the check digit is wrong
+        ("card", "the order 4829 1746 2231 9083"),
+        ("card", "4111 1111 1111"),
+        ("iban", "GB29 NWBK 6016 1331 9268 18"),
+        ("iban", "everyone is better off without me"),
+        ("email", "I saw it on ebay dot com"),
+        ("email", "look at example.com"),
+        ("phone", "we sold 350 in 2023"),
+        ("phone", "the part 8812 0045 7719 2203"),
+        ("ssn", "000-12-3456 and 666-12-3456"),
+        ("ssn", "invoice 219099999"),
+        ("ip", "version 2.4.1 at 10:30"),
+        ("ip", "256.1.1.1"),
+    ],
+)
+def test_what_looks_like_it_is_not(kind, text):
+    assert found(kind, text) == []
+
+
+def test_a_card_between_other_numbers_is_found():
+    assert found("card", "order 12 card 4111111111111111 99") == ["4111111111111111"]
+
+
+@pytest.mark.parametrize(
+    "text", ["1 " * 5000, "20 19 " * 3000, "4" * 10_000, "a@" * 3000, "d e " * 3000, "x dot " * 3000]
+)
+@pytest.mark.parametrize("kind", pii.KINDS)
+def test_nothing_in_a_text_makes_it_slow_or_fail(kind, text):
+    assert len(found(kind, text)) <= 6000
+
+
+def test_the_check_digit_holds_each_digit():
+    assert pii.luhn("4111111111111111")
+    assert not any(pii.luhn(f"411111111111111{digit}") for digit in "023456789")

@@ -1,0 +1,327 @@
+"""From segments and rules to a report: what was found, how sure, how bad, and what is missing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
+from typing import Any, Literal, NamedTuple
+
+from msgspec import Struct
+
+from whisperd.risk.matching import MOST_PLACES, Budget, Search, TooMuch, apart
+from whisperd.risk.rulebook import Rulebook
+from whisperd.risk.rules import Category, Rule, Severity, Where
+from whisperd.risk.words import Span, Spoken, Stream, streams
+from whisperd.task import Segment
+
+WORDS_AROUND = 8  # of a finding's context, on each side
+WORDS_A_SECOND = 2.5  # of speech whose times are not known
+MASK = "****"
+DOUBT = 0.4  # what a score loses where the model is not sure of the words at all
+
+Redact = Literal["none", "tag", "mask"]
+
+_SEVERITIES = list(Severity)
+_AROUND_A_WORD = ".,;:!?\"'\u2026\u201c\u201d"
+
+
+class Wanted(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which findings are asked for, and whether they may say what was said."""
+
+    packs: frozenset[str] = frozenset()  # none: all
+    categories: frozenset[Category] = frozenset()  # none: all
+    min_score: float = 0.0
+    min_severity: Severity = Severity.INFO
+    redact: Redact = "none"  # tag: [CARD] in place of a card's number; mask: ****
+
+
+EVERYTHING = Wanted()
+
+
+class Finding(Struct, frozen=True, kw_only=True):
+    """A place where a rule is met. Characters are those of the segments' texts with a space between them."""
+
+    id: str
+    rule_id: str
+    title: str
+    category: Category
+    severity: Severity
+    score: float
+    text: str
+    context: str
+    char_start: int
+    char_end: int
+    segment_ids: tuple[int, ...]
+    start: float | None  # seconds; None where times are not known
+    end: float | None
+    speaker: str | None
+    asr_confidence: float | None  # 0 to 1: of its least certain word
+    why: dict[str, Any]  # base, context, asr_penalty: they make the score
+
+
+class Missing(Struct, frozen=True, kw_only=True):
+    """What should have been said, and was not: the rule, and the seconds in which it was looked for."""
+
+    rule_id: str
+    title: str
+    category: Category
+    severity: Severity
+    score: float
+    window: dict[str, float]
+
+
+class Place(NamedTuple):
+    """Characters [begin, past) of a segment's text, and what may stand in their place."""
+
+    segment: int
+    begin: int
+    past: int
+    tag: str
+
+
+class Report(Struct, frozen=True, kw_only=True):
+    packs: tuple[dict[str, Any], ...]
+    risk: dict[str, Any]  # score, level
+    summary: dict[str, dict[str, Any]]
+    findings: tuple[Finding, ...]
+    missing: tuple[Missing, ...]
+    rules_errors: tuple[str, ...]
+    places: tuple[Place, ...] = ()  # what the rules want redacted; for `redaction`, and nobody else
+
+
+def detect(
+    segments: Sequence[Segment], rulebook: Rulebook, wanted: Wanted = EVERYTHING, *, timed: bool = True
+) -> Report:
+    """What the rules find in segments, which come in order of time. The same for the same input, always.
+
+    With `timed` off the times of segments mean nothing: rules for a part of the call are passed over.
+    Rules that cost too much leave what was found before them, and a line in `rules_errors`.
+    """
+    call = _Call(segments, rulebook, timed)
+    packs = [each for name, each in rulebook.packs.items() if not wanted.packs or name in wanted.packs]
+    rules = [rule for each in packs for rule in each.pack.rule if _is_wanted(rule, wanted)]
+    hits: list[_Hit] = []
+    missing: list[Missing] = []
+    errors: list[str] = []
+    for rule in rules:
+        try:
+            found = [hit for hit in call.hits(rule) if hit.score >= wanted.min_score]
+        except TooMuch as error:
+            errors.append(f"{rule.id}: {error}")
+            break
+        if rule.negate:
+            missing += call.missing(rule) if not found else ()
+        else:
+            hits += found[:MOST_PLACES]
+    hits.sort(key=lambda hit: (hit.stream.begins(hit.span) if timed else 0, hit.span, hit.rule.id))
+    call.hide(hits, wanted.redact)
+    findings = tuple(call.finding(number, hit) for number, hit in enumerate(hits, 1))
+    return Report(
+        packs=tuple(
+            {"name": each.pack.name, "version": each.pack.version, "sha256": each.sha256} for each in packs
+        ),
+        risk=_risk([*findings, *missing]),
+        summary=_summary([*findings, *missing]),
+        findings=findings,
+        missing=tuple(missing),
+        rules_errors=tuple(errors),
+        places=tuple(place for hit in hits if hit.rule.redact for place in _places(hit)),
+    )
+
+
+class _Hit(NamedTuple):
+    rule: Rule
+    stream: Stream
+    span: Span
+    score: float
+    why: dict[str, Any]
+    confidence: float | None
+
+
+class _Call:
+    """A transcript that is looked through by one rule after the other."""
+
+    def __init__(self, segments: Sequence[Segment], rulebook: Rulebook, timed: bool) -> None:
+        budget = Budget()
+        self._searches = [Search(stream, rulebook.finders, budget) for stream in streams(segments)]
+        self._rulebook = rulebook
+        self._timed = timed
+        self._duration = max((segment.end for segment in segments), default=0.0)
+        self._hidden: dict[tuple[int, int], str] = {}  # a word's segment and place in it: what stands there
+        self._offsets = list(accumulate((len(s.text) + 1 for s in segments), initial=0))
+
+    def hits(self, rule: Rule) -> list[_Hit]:
+        found = []
+        for search in self._heard(rule):
+            for span in apart(search.rule(rule.id)):
+                if self._is_within(rule.where, search.stream, span):
+                    found.append(self._hit(rule, search, span))
+        return found
+
+    def missing(self, rule: Rule) -> Iterator[Missing]:
+        """Absence of what was found nowhere; of no meaning where the rule has nowhere to look."""
+        if not self._heard(rule):
+            return
+        begin, past = self._window(rule.where)
+        yield Missing(
+            rule_id=rule.id,
+            title=rule.title,
+            category=rule.category,
+            severity=rule.severity,
+            score=rule.score,
+            window={"start": round(begin, 2), "end": round(past, 2)},
+        )
+
+    def hide(self, hits: Sequence[_Hit], way: Redact) -> None:
+        """From now on no finding shows the words of these, as far as their rules want them out."""
+        for hit in hits if way != "none" else ():
+            if hit.rule.redact:
+                first, *rest = hit.stream.said(hit.span)
+                self._hidden.setdefault((first.segment, first.begin), stand_in(hit.rule.redact, way))
+                for word in rest:
+                    self._hidden.setdefault((word.segment, word.begin), "")
+
+    def finding(self, number: int, hit: _Hit) -> Finding:
+        rule, stream, span = hit.rule, hit.stream, hit.span
+        said = stream.said(span)
+        begin, past = _trimmed(said)
+        first, last = said[0], said[-1]
+        at = stream.tokens[span[0]].first
+        around = stream.spoken[max(0, at - WORDS_AROUND) : at + len(said) + WORDS_AROUND]
+        return Finding(
+            id=f"f{number}",
+            rule_id=rule.id,
+            title=rule.title,
+            category=rule.category,
+            severity=rule.severity,
+            score=hit.score,
+            text=self._written(said).strip(_AROUND_A_WORD),
+            context=self._written(around),
+            char_start=self._offsets[first.segment] + begin,
+            char_end=self._offsets[last.segment] + past,
+            segment_ids=tuple(dict.fromkeys(word.segment for word in said)),
+            start=round(first.start, 2) if self._timed else None,
+            end=round(last.end, 2) if self._timed else None,
+            speaker=stream.speaker,
+            asr_confidence=None if hit.confidence is None else round(hit.confidence, 3),
+            why=hit.why,
+        )
+
+    def _written(self, words: Sequence[Spoken]) -> str:
+        return " ".join(
+            filter(None, (self._hidden.get((word.segment, word.begin), word.text) for word in words))
+        )
+
+    def _heard(self, rule: Rule) -> list[Search]:
+        """The streams in which it looks; none where it looks by what is not known."""
+        where = rule.where or Where()
+        if not self._timed and (where.first_seconds or where.last_seconds):
+            return []
+        speakers = {where.speaker, None if where.channel is None else chr(ord("A") + where.channel)} - {None}
+        return [search for search in self._searches if speakers <= {search.stream.speaker}]
+
+    def _window(self, where: Where | None) -> tuple[float, float]:
+        begin, past = 0.0, self._duration
+        if where and where.first_seconds:
+            past = min(past, where.first_seconds)
+        if where and where.last_seconds:
+            begin = max(begin, self._duration - where.last_seconds)
+        return begin, past
+
+    def _is_within(self, where: Where | None, stream: Stream, span: Span) -> bool:
+        if where is None or not (where.first_seconds or where.last_seconds):
+            return True
+        begin, past = self._window(where)
+        return begin <= stream.begins(span) <= past
+
+    def _hit(self, rule: Rule, search: Search, span: Span) -> _Hit:
+        heard = [word.probability for word in search.stream.said(span) if word.probability is not None]
+        confidence = min(heard) if heard else None
+        penalty = 0.0 if confidence is None else round(DOUBT * (1 - confidence), 3)
+        context = list(self._context(rule, search, span))
+        boost = rule.context.boost if rule.context and context else 0.0
+        score = round(min(1.0, max(0.0, rule.score + boost - penalty)), 3)
+        why = {"base": rule.score, "context": context, "asr_penalty": -penalty if penalty else 0.0}
+        return _Hit(rule, search.stream, span, score, why, confidence)
+
+    def _context(self, rule: Rule, search: Search, span: Span) -> Iterator[str]:
+        """The words that make it more likely, by whoever they are said, with their time: "bank@58.1s"."""
+        if rule.context is None:
+            return
+        within = rule.context.within_seconds
+        for phrase in self._rulebook.contexts[rule.id]:
+            for other in self._searches if self._timed else [search]:
+                near = self._nearest(other, other.phrase(phrase), search.stream, span, within)
+                if near is not None:
+                    yield f"{phrase.text}@{near:.1f}s" if self._timed else phrase.text
+                    break
+
+    def _nearest(
+        self, other: Search, spans: Sequence[Span], stream: Stream, span: Span, within: float
+    ) -> float | None:
+        """When the nearest of these places begins; None when it is too far. Its own words do not count."""
+        other.spend(len(spans))
+        place = self._clock(stream)(span)
+        clock = self._clock(other.stream)
+        times = [
+            clock(at) for at in spans if other.stream is not stream or at[1] <= span[0] or at[0] >= span[1]
+        ]
+        nearest = min(times, key=lambda time: abs(time - place), default=math.inf)
+        return nearest if abs(nearest - place) <= within else None
+
+    def _clock(self, stream: Stream) -> Callable[[Span], float]:
+        return stream.begins if self._timed else lambda span: span[0] / WORDS_A_SECOND
+
+
+def stand_in(tag: str, way: Redact) -> str:
+    """What is shown in place of what was said."""
+    return f"[{tag}]" if way == "tag" else MASK
+
+
+def _is_wanted(rule: Rule, wanted: Wanted) -> bool:
+    fits = not wanted.categories or rule.category in wanted.categories
+    return fits and _SEVERITIES.index(rule.severity) >= _SEVERITIES.index(wanted.min_severity)
+
+
+def _risk(found: Sequence[Finding | Missing]) -> dict[str, Any]:
+    """One score over distinct rules, 1 - (1 - a)(1 - b)…; and the worst severity."""
+    best: dict[str, float] = {}
+    for one in found:
+        best[one.rule_id] = max(best.get(one.rule_id, 0.0), one.score)
+    score = 1.0 - math.prod(1 - value for value in best.values())
+    return {"score": round(score, 3), "level": _worst(found) if found else None}
+
+
+def _summary(found: Sequence[Finding | Missing]) -> dict[str, dict[str, Any]]:
+    summary = {}
+    for category in sorted({one.category for one in found}):
+        these = [one for one in found if one.category == category]
+        summary[str(category)] = {
+            "count": len(these),
+            "max_score": max(one.score for one in these),
+            "max_severity": _worst(these),
+        }
+    return summary
+
+
+def _worst(found: Sequence[Finding | Missing]) -> Severity:
+    return max((one.severity for one in found), key=_SEVERITIES.index)
+
+
+def _places(hit: _Hit) -> Iterator[Place]:
+    """The finding's characters in each segment that it touches, without the punctuation around it."""
+    said = hit.stream.said(hit.span)
+    begin, past = _trimmed(said)
+    for segment in dict.fromkeys(word.segment for word in said):
+        inside = [word for word in said if word.segment == segment]
+        first = begin if segment == said[0].segment else inside[0].begin
+        last = past if segment == said[-1].segment else inside[-1].past
+        yield Place(segment, first, last, str(hit.rule.redact))
+
+
+def _trimmed(said: Sequence[Spoken]) -> tuple[int, int]:
+    """Where the first word begins and the last one ends, without the punctuation around them."""
+    first, last = said[0], said[-1]
+    begin = first.begin + len(first.text) - len(first.text.lstrip(_AROUND_A_WORD))
+    return begin, last.past - (len(last.text) - len(last.text.rstrip(_AROUND_A_WORD)))

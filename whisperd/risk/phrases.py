@@ -1,0 +1,116 @@
+"""Phrases: words in a row; `*` is what may stand between, or an ending; long words may be misspelt."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from whisperd.risk.words import Span, Stream, Token, normal
+
+MOST_BETWEEN = 3  # words that a `*` stands for
+MOST_GAPS = 4  # of a phrase
+LETTERS_PER_EDIT = 5  # and no word with fewer is taken for another
+
+Part = tuple[str, bool]  # a word; whether it may go on
+Known = dict[tuple[str, bool, bool], frozenset[str]]  # what the words of phrases stand for in one stream
+
+
+class Phrase:
+    """A phrase of a rule, ready to be looked for. Raises ValueError where it says nothing to look for."""
+
+    def __init__(self, text: str, fuzzy: bool = False) -> None:
+        self.text = text
+        self.fuzzy = fuzzy
+        self.rows = _rows(text)
+
+    def spans(
+        self, stream: Stream, known: Known, spend: Callable[[int], None] = lambda steps: None
+    ) -> list[Span]:
+        """Where it stands, by its first word; the shortest from each. `spend` is told what it costs."""
+        rows = [[self._words(part, stream, known) for part in row] for row in self.rows]
+        if not all(words for row in rows for words in row):
+            return []
+        ends: dict[int, int] = {}  # where the rest of the phrase begins: where it ends
+        for row in reversed(rows):
+            ends = _joined_on(_starts(row, stream, spend), len(row), ends if row is not rows[-1] else None)
+        return sorted(ends.items())
+
+    def _words(self, part: Part, stream: Stream, known: Known) -> frozenset[str]:
+        """The words of the stream that this one stands for."""
+        key = (*part, self.fuzzy)
+        if key not in known:
+            known[key] = _alike(part, self.fuzzy, stream)
+        return known[key]
+
+
+def _rows(text: str) -> list[list[Part]]:
+    """The rows of words between the `*` that stand alone."""
+    rows: list[list[Part]] = [[]]
+    for word in text.split():
+        if word == "*":
+            rows.append([])
+        else:
+            parts = [(part, False) for part in normal(word.rstrip("*"))]
+            if word.endswith("*") and parts:
+                parts[-1] = (parts[-1][0], True)
+            rows[-1] += parts
+    if not all(rows):
+        raise ValueError(f"{text!a} has no word where one is needed: * stands between words, or ends one")
+    if len(rows) - 1 > MOST_GAPS:
+        raise ValueError(f"{text!a} has more than {MOST_GAPS} * between its words")
+    return [_joined(row) for row in rows]
+
+
+def _joined(row: Sequence[Part]) -> list[Part]:
+    """Numbers join over words, as in what is searched."""
+    if any(open_ended for _, open_ended in row):
+        return list(row)
+    return [(word, False) for word in normal(" ".join(word for word, _ in row))]
+
+
+def _alike(part: Part, fuzzy: bool, stream: Stream) -> frozenset[str]:
+    word, open_ended = part
+    if open_ended:
+        begin = bisect_left(stream.vocabulary, word)
+        past = bisect_left(stream.vocabulary, word + "\U0010ffff")
+        return frozenset(stream.vocabulary[begin:past])
+    exact = frozenset((word,) if word in stream.places else ())
+    if not fuzzy or len(word) < LETTERS_PER_EDIT or word.isdigit():
+        return exact
+    return exact | _misspelt(word, stream.vocabulary)
+
+
+def _misspelt(word: str, vocabulary: Sequence[str]) -> frozenset[str]:
+    from rapidfuzz import process
+    from rapidfuzz.distance import Levenshtein
+
+    edits = len(word) // LETTERS_PER_EDIT
+    found = process.extract(word, vocabulary, scorer=Levenshtein.distance, score_cutoff=edits, limit=None)
+    return frozenset(other for other, _, _ in found if len(other) >= LETTERS_PER_EDIT)
+
+
+def _starts(row: Sequence[frozenset[str]], stream: Stream, spend: Callable[[int], None]) -> list[int]:
+    """Where the row stands, found by the rarest of its words."""
+    counts = [sum(len(stream.places[word]) for word in words) for words in row]
+    rarest = counts.index(min(counts))
+    spend(1 + counts[rarest] * len(row))
+    places = (place - rarest for word in row[rarest] for place in stream.places[word])
+    return [at for at in places if _stands(row, stream.tokens, at)]
+
+
+def _stands(row: Sequence[frozenset[str]], tokens: Sequence[Token], at: int) -> bool:
+    if at < 0 or at + len(row) > len(tokens):
+        return False
+    return all(tokens[at + offset].text in words for offset, words in enumerate(row))
+
+
+def _joined_on(starts: Iterable[int], length: int, ends: Mapping[int, int] | None) -> dict[int, int]:
+    """The places where the rest follows, at most MOST_BETWEEN words behind; all where there is no rest."""
+    if ends is None:
+        return {at: at + length for at in starts}
+    joined = {}
+    for at in starts:
+        rest = range(at + length, at + length + MOST_BETWEEN + 1)
+        if (begin := next((place for place in rest if place in ends), None)) is not None:
+            joined[at] = ends[begin]
+    return joined
