@@ -4,8 +4,9 @@
     python -m benchmarks.eta shared/corpus/speech --load 0.8 --order lifo
     python -m benchmarks.eta shared/corpus/speech --priorities 0
 
-Clips of all lengths, in three priorities, of two tenants, to a daemon that has done a few before: sent one
-after the other without a pause, or at random times that keep the machine busy for this part of the time
+Clips of all lengths, in three priorities, of two tenants, to a daemon that has done a few before, in the
+language of its model: one that does not know it goes round, for ten times as long as another. They are sent
+one after the other without a pause, or at random times that keep the machine busy for this part of the time
 (`--load`). Compared with what came are the eta_seconds of each 202, which knows nothing of what is sent after
 it and may overtake it (of a line of several priorities without a pause this is most of the error, whatever is
 known of the work), and those given once all are sent.
@@ -14,6 +15,7 @@ known of the work), and those given once all are sent.
 from __future__ import annotations
 
 import argparse
+import json
 import random
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -26,7 +28,6 @@ import av
 from benchmarks.daemon import a_daemon
 from whisperd.client import Client, Task
 
-SOUNDS = {".wav", ".flac", ".mp3", ".m4a", ".opus", ".wma"}
 WARM_UP = 12
 
 
@@ -38,7 +39,7 @@ def main() -> None:
     parser.add_argument("--load", type=float, default=0.0, help="0: all at once")
     parser.add_argument("--priorities", default="0,0,0,1,5", help="to choose from, each as likely")
     given = parser.parse_args()
-    clips = sorted(path for path in given.folder.rglob("*") if path.suffix in SOUNDS)
+    clips = in_english(given.folder)
     priorities = [int(priority) for priority in given.priorities.split(",")]
     chance = random.Random(7)
     with a_daemon(CACHE__ENABLED="false", QUEUE__ORDER=given.order) as daemon:
@@ -49,6 +50,12 @@ def main() -> None:
         print(f"{given.tasks} tasks, {given.order}, priorities {given.priorities}", flush=True)
         print(f"one every {every:.1f} s; one takes {each:.1f} s of all workers", flush=True)
         run(daemon.client, chance, chosen, every, priorities)
+
+
+def in_english(folder: Path) -> Sequence[Path]:
+    with (folder / "manifest.jsonl").open() as manifest:
+        clips = [json.loads(line) for line in manifest]
+    return sorted(folder / clip["file"] for clip in clips if clip["language"] == "en")
 
 
 def warmed_up(client: Client, clips: Sequence[Path]) -> float:

@@ -180,6 +180,18 @@ def test_what_lies_behind_the_part_that_is_played_is_foretold_by_its_pace(empty)
         assert len(whole.spans) == 400
 
 
+def test_what_comes_later_begins_when_a_worker_finds_nothing_else_to_do(empty):
+    """And not when all is done that is at work: a file of hours may be."""
+    with a_world(empty, Rules(order="fifo"), workers=2) as world:
+        world.submit(Sent(chunks=1, audio=7000))
+        world.claim()
+        assert world.forecast().begins_behind(0) == world.now  # the other worker
+
+        world.submit(Sent(chunks=1, audio=700))
+        foretold = world.forecast()
+        assert foretold.begins_behind(1) == min(span.ends for span in foretold.spans.values())
+
+
 def test_of_a_line_that_is_too_long_to_be_read_what_is_at_work_is_known(empty, monkeypatch):
     """The newest were cut off: under lifo those at work, and the next."""
     monkeypatch.setattr(standing, "MOST_TASKS", 10)

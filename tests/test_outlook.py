@@ -53,6 +53,16 @@ def test_work_that_strays_is_foretold_by_its_mean_since_a_line_takes_the_sum():
     assert speed.seconds(10.0, slow=True) == pytest.approx(2.5)
 
 
+def test_work_that_goes_on_for_longer_than_usual_is_thought_to_take_what_such_work_took():
+    speed = Speed([(10.0, seconds) for seconds in (1.0,) * 17 + (1.5, 10.0, 20.0)])
+
+    assert speed.left(10.0, 0.0) == pytest.approx(speed.seconds(10.0))
+    assert speed.left(10.0, 1.1) == pytest.approx(0.4)
+    assert speed.left(10.0, 5.0) == pytest.approx(10.0)
+    assert speed.left(10.0, 30.0) == pytest.approx(speed.seconds(10.0) / 10)
+    assert speed.left(10.0, 1.1, slow=True) >= speed.left(10.0, 1.1)
+
+
 def test_work_that_took_no_time_is_foretold_all_the_same():
     assert Speed([(1.0, 0.0), (2.0, 0.0)]).seconds(1.0, slow=True) == 0.0
 
@@ -201,6 +211,26 @@ def test_how_late_it_may_be_is_played_once_for_all_who_ask(tmp_path, monkeypatch
         assert second is not None
         assert played is not None
         assert outlook._slow is played
+
+    run_beside_a_pool(tmp_path, body, "")
+
+
+def test_promises_that_are_never_settled_make_room_for_later_ones(tmp_path, monkeypatch):
+    monkeypatch.setattr(outlooks, "MOST_PROMISES", 2)
+
+    async def body(queue, pool):
+        missed = []
+        outlook = Outlook(queue, pool, missed=missed.append)
+        for number in range(5):
+            outlook.promise(f"lost-{number}", 1.0)
+        following = asyncio.create_task(outlook.follow(queue._events))
+        pool.pause()
+        task, _ = await queue.submit(a_task())
+        outlook.promise(task.id, 1000.0)
+        pool.resume()
+        await over(queue, task)
+        await until(lambda: missed)
+        following.cancel()
 
     run_beside_a_pool(tmp_path, body, "")
 

@@ -108,8 +108,7 @@ class Outlook:
         self._wanted.set()
         if not self._works or not self._speeds().knows(task.model):
             return Foretold(place, None)
-        if self._is_old or self._eta(task, place) is None:
-            await self._next_one()
+        await self._next_one()  # the last one does not know it
         is_guess = self._is_old and place != 1
         return Foretold(self._place(task, place), None if is_guess else self._eta(task, place))
 
@@ -158,8 +157,11 @@ class Outlook:
 
     def promise(self, task_id: str, seconds: float | None) -> None:
         """What was said when it was submitted is held against what comes."""
-        if seconds is not None and len(self._promises) < MOST_PROMISES:
-            self._promises[task_id] = seconds
+        if seconds is None:
+            return
+        self._promises[task_id] = seconds
+        if len(self._promises) > MOST_PROMISES:  # the end of the oldest was missed, most likely
+            del self._promises[next(iter(self._promises))]
 
     async def follow(self, events: Events) -> None:
         """Find out what became of the promises. Those that a restart, or a missed event, leaves are lost."""

@@ -98,6 +98,7 @@ class Forecast(Struct, frozen=True, kw_only=True):
     beginnings: Sequence[float]  # in order, of those that stood in line
     turns: Mapping[int, int]  # by seq, how many of them begin before it; in the same order
     until: float  # so far it was played
+    idle_from: float | None = None  # a worker finds nothing to do; None: not as far as it was played
 
     def ahead(self, seq: int, now: float) -> int | None:
         """How many begin before it and have not by now; None where that is not known."""
@@ -112,11 +113,14 @@ class Forecast(Struct, frozen=True, kw_only=True):
     def begins_behind(self, ahead: int, now: float | None = None) -> float:
         """When a task begins that is not among them and has so many before it: by the pace of those.
 
-        `now`: those that have begun by then are not before it.
+        Behind all of them, when a worker finds nothing else to do. `now`: those that have begun by then are
+        not before it.
         """
         ahead += 0 if now is None else self._begun(now)
         if ahead < len(self.beginnings):
             return self.beginnings[ahead]
+        if ahead == len(self.beginnings) and self.idle_from is not None:
+            return max([self.idle_from, *self.beginnings[-1:]])
         each = (self.until - self.now) / max(1, len(self.beginnings))
         return self.until + (ahead - len(self.beginnings)) * each
 

@@ -90,6 +90,7 @@ class _Play:
         self._tasks = {one.seq: _Task(one, work(one), self._turn(one)) for one in line.tasks}
         self._beginnings: list[float] = []
         self._begun: list[int] = []  # who they are
+        self._idle_from: float | None = None
         self._lost_sight = False
         self._overdue: list[_Task] = []  # they come into line with the next claim
         self._stand(in_work)
@@ -101,6 +102,8 @@ class _Play:
                 self._promote()
             while free > 0 and claims < most_claims and not self._lost_sight and self._claim():
                 free, claims = free - 1, claims + 1
+            if free > 0 and self._idle_from is None and claims < most_claims and not self._lost_sight:
+                self._idle_from = self._now
             if not self._happens or claims >= most_claims or self._lost_sight:
                 return self._result(max(1, workers))
             free += self._go_on()
@@ -112,6 +115,7 @@ class _Play:
             beginnings=self._beginnings,
             turns={seq: turn for turn, seq in enumerate(self._begun)},
             until=self._now,
+            idle_from=self._idle_from,
         )
 
     def _span(self, task: _Task, workers: int) -> Span:

@@ -57,6 +57,17 @@ class Speed:
     def seconds(self, size: float, *, slow: bool = False) -> float:
         return self._usual(size) * (self._slowness if slow else self._mean)
 
+    def left(self, size: float, since: float, *, slow: bool = False) -> float:
+        """After so many seconds: what those that took longer took beyond them, on average.
+
+        A text that goes round is heard again and again: who has worked long is likely to work for long.
+        """
+        usual, whole = self._usual(size), self.seconds(size, slow=slow)
+        longer = [ratio for ratio in self._ratios[-FITTED:] if ratio * usual > since]
+        longer = [ratio for ratio in longer if ratio < ODD] or longer
+        left = fmean(longer) * usual - since if longer else whole / 10
+        return max(left, whole - since) if slow else left
+
     def _usual(self, size: float) -> float:
         return max(self._base + self._slope * size, self._least)
 
@@ -168,8 +179,8 @@ class Speeds:
     def left(self, task: Standing, running: Running, since: float, *, slow: bool = False) -> float:
         """Seconds for a chunk that has been in work for `since` seconds."""
         kind, size = ("plan", self.length(task)) if running.number == PLAN else ("chunk", running.audio)
-        whole = self._seconds(kind, task.model, size, slow)
-        return max(whole - since, whole / 10)
+        found = self._of(kind, task.model, or_any=True)
+        return found.left(size, since, slow=slow) if found else 0.0
 
     def length(self, task: Standing) -> float:
         """Seconds of audio: known, or else by the bytes of files with such a name."""
