@@ -1,5 +1,5 @@
 // The dashboard: a frame around pages. What it shows, it asks the daemon for.
-import { effect, html, render, useEffect } from "./vendor/preact.js";
+import { computed, effect, html, render, useEffect } from "./vendor/preact.js";
 import { Question, Messages } from "./parts/dialogs.js";
 import { Failure, Loading } from "./parts/basics.js";
 import { follow, unfollow } from "./live.js";
@@ -7,7 +7,7 @@ import { DropZone } from "./parts/drop.js";
 import { Frame } from "./parts/frame.js";
 import { Shortcuts } from "./parts/shortcuts.js";
 import { before, hasMoved, route } from "./router.js";
-import { isOut, look, session, trouble } from "./session.js";
+import { isOut, look, may, session, trouble } from "./session.js";
 import { Uploads } from "./parts/uploads.js";
 import { Login } from "./pages/login.js";
 import { Overview } from "./pages/overview.js";
@@ -30,6 +30,7 @@ const PAGES = {
 
 function page({ page, id }) {
   if (page === "tasks" && id) return [Task, "Task"];
+  if (page === "overview" && !may("read")) return PAGES.submit; // who may only send begins where that is done
   return PAGES[page] ?? [Nowhere, "Nothing here"];
 }
 
@@ -60,10 +61,8 @@ function App() {
   <//>`;
 }
 
-effect(() => {
-  if (session.value === null || isOut()) unfollow();
-  else follow();
-});
+const follows = computed(() => may("read")); // a session that is only looked at anew changes nothing
+effect(() => (follows.value ? follow() : unfollow()));
 before((to) => page(to)[0].ahead?.(to));
 render(html`<${App} />`, document.getElementById("app"));
 look();

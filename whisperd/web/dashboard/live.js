@@ -55,8 +55,8 @@ function open() {
     connection.value = "lost";
     if (source.readyState !== EventSource.CLOSED) return; // the browser comes back by itself
     close();
-    refusals.value += 1; // perhaps we are not let in any more
     again = setTimeout(update, AGAIN_MS);
+    refusals.value += 1; // perhaps we are not let in any more: then it is not tried again
   };
 }
 

@@ -3,6 +3,7 @@ import { effect, signal } from "./vendor/preact.js";
 import { ApiError, call, of, refusals } from "./api.js";
 import { listen } from "./live.js";
 import { keep, kept } from "./looks.js";
+import { may } from "./session.js";
 
 const AT_A_TIME = 2;
 const KEPT = "whisperd.options";
@@ -95,6 +96,7 @@ function over(id, request) {
 
 /** It may have gone on before we knew its id. */
 async function look(id, taskId) {
+  if (!may("read")) return;
   try {
     change(id, { task: await (await call("GET", of(taskId))).json() });
   } catch {

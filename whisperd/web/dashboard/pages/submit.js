@@ -10,7 +10,7 @@ import { LANGUAGES } from "../languages.js";
 
 export function Submit() {
   const picker = useRef();
-  const models = useAnswer((signal) => get("v1/models", {}, { signal }), []);
+  const models = useAnswer(async (signal) => (may("read") ? get("v1/models", {}, { signal }) : null), []);
   if (!may("submit")) return html`<${Heading}>Submit audio<//><${Empty} title="This key may only read">Sign in with a key that has the scope <code>submit</code>.<//>`;
   const picked = (event) => {
     send(event.target.files);

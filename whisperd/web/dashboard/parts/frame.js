@@ -25,7 +25,7 @@ export function Frame({ children }) {
       <nav aria-label="Pages"><ul>${PLACES.filter(([, , , scope]) => may(scope)).map(place)}</ul></nav>
       ${may("submit") && html`<a class="button primary submit" href=${href("submit")}>${icon("submit")}<span>Submit<span class="more"> audio</span></span></a>`}
       <div class="foot">
-        <${Connection} />
+        ${may("read") && html`<${Connection} />`}
         <${Account} />
         <div class="tools"><${Looks} /><button type="button" class="bare" onClick=${showHelp} aria-label="Keyboard help" title="Keyboard help (?)">${icon("help")}</button></div>
       </div>

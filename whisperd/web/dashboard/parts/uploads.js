@@ -2,6 +2,7 @@
 import { html, useState } from "../vendor/preact.js";
 import { bytes, count, percent } from "../format.js";
 import { taskHref } from "../router.js";
+import { may } from "../session.js";
 import { again, forgetFinished, stop, uploads } from "../uploading.js";
 import { Status } from "./basics.js";
 import { icon } from "./icons.js";
@@ -24,7 +25,7 @@ export function Uploads() {
 
 function Upload({ of: one }) {
   return html`<li>
-    <span class="name">${one.task ? html`<a href=${taskHref(one.task.task_id)}>${one.name}</a>` : one.name}</span>
+    <span class="name">${one.task && may("read") ? html`<a href=${taskHref(one.task.task_id)}>${one.name}</a>` : one.name}</span>
     <span class="state">${state(one)}</span>
     ${one.state === "sending" && html`<progress max="1" value=${one.sent} aria-label=${`${one.name} sent`}></progress>`}
     ${one.error && html`<p class="why">${one.error.message}</p>`}
