@@ -1,8 +1,11 @@
 """PUT and DELETE /tasks/{id}/result: a transcript that a person corrects."""
 
+import sys
+
 import pytest
 
 from tests.http_server import the_error
+from whisperd import transcript
 from whisperd.task import Segment, Word
 
 FORMATS = ["json", "text", "srt", "vtt", "tsv", "verbose_json"]
@@ -226,3 +229,31 @@ def test_the_search_finds_what_was_corrected_and_the_edit_goes_with_its_task(wit
         assert await server.db.read(lambda c: c.execute("select count(*) from edit").fetchone()[0]) == 0
 
     with_server(body)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_no_transcript_is_written_on_the_loop_however_long_it_is(with_server, format):
+    """A day of speech takes half a second of processor time, and who polls with If-None-Match asks often."""
+    on_the_loop = []
+
+    def seen(frame, event, _):
+        if event == "call" and frame.f_code.co_filename == transcript.__file__:
+            on_the_loop.append(frame.f_code.co_name)
+
+    async def body(server):
+        task = await server.completed("Ask nut")
+        tag = await tag_of(server, task, format=format)
+        running = await server.submit()
+        sys.setprofile(seen)  # of this thread, which is the loop's
+        try:
+            await read(server, task, format=format)
+            known = {"If-None-Match": tag}
+            await server.client.get(
+                f"/tasks/{task['task_id']}/result", params={"format": format}, headers=known
+            )
+            await read(server, running, format=format, partial=True)
+        finally:
+            sys.setprofile(None)
+
+    with_server(body)
+    assert on_the_loop == []

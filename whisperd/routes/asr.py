@@ -7,6 +7,7 @@ that everything behind takes it for what it is.
 
 from __future__ import annotations
 
+import asyncio
 import struct
 from typing import Annotated, Literal
 from urllib.parse import quote
@@ -74,8 +75,9 @@ async def asr(request: Request, query: Asked) -> Response:
 
     async def written(task: Task) -> Response:
         check_completed(task)
-        transcript = Transcript.of(task, await here.queue.segments(task.id))
-        return Response(_written(transcript, query.output), media_type=PLAIN, headers=_headers(task, query))
+        marked = await here.queue.segments(task.id)
+        text = await asyncio.to_thread(lambda: _written(Transcript.of(task, marked), query.output))
+        return Response(text, media_type=PLAIN, headers=_headers(task, query))
 
     task = await _submitted(request, query.submission(), raw=not query.encode)
     return WhenOver(here, task, written, PLAIN if query.output == "json" else None)

@@ -5,6 +5,7 @@ Each answer is the transcript itself, so a client waits for it: see interactive.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from functools import partial
 from typing import Literal
@@ -81,7 +82,8 @@ def _when_over(here: Services, task: Task, form: OpenAIForm) -> Response:
 
 async def _written(here: Services, form: OpenAIForm, task: Task) -> Response:
     check_completed(task)
-    return written(Transcript.of(task, await here.queue.segments(task.id)), form)
+    marked = await here.queue.segments(task.id)
+    return await asyncio.to_thread(lambda: written(Transcript.of(task, marked), form))
 
 
 class ModelView(Struct, frozen=True, kw_only=True):

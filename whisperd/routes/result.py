@@ -42,32 +42,37 @@ async def result(request: Request, query: Written) -> Response:
     if not partial:
         _check_result(task)
     transcript = await _so_far(here, task) if partial else await _current(here, task, query.original)
-    body, media_type = render(transcript, query.format)
-    headers = {"Whisperd-Partial": "true"} if partial else {}
-    return _tagged(request, body, media_type, headers)
+    return await _answer(request, transcript, query.format, {"Whisperd-Partial": "true"} if partial else {})
 
 
-def _tagged(request: Request, body: str, media_type: str, headers: dict[str, str]) -> Response:
+async def _answer(
+    request: Request, transcript: Transcript, format: str, headers: dict[str, str] | None = None
+) -> Response:
     """With an ETag, so that who asks again and again for subtitles is sent them when there are more."""
-    response = Response(body, media_type=media_type, headers=headers)
-    return unless_known(request, response, _tag(body))
+    body, media_type, tag = await asyncio.to_thread(_written, transcript, format)
+    return unless_known(request, Response(body, media_type=media_type, headers=headers), tag)
 
 
-def _tag(body: str) -> str:
-    return tag_of(body.encode())
+def _written(transcript: Transcript, format: str) -> tuple[bytes, str, str]:
+    """Its bytes, what they are, and their ETag. Half a day of speech takes 300 ms: not for the loop."""
+    text, media_type = render(transcript, format)
+    body = text.encode()
+    return body, media_type, tag_of(body)
 
 
 async def _so_far(here: Services, task: Task) -> Transcript:
     """What no chunk still to come can change, nor come before."""
     settled = await here.queue.settled(task.id)  # before the segments: what is finished later comes later
     marked = await here.queue.segments(task.id)
-    return Transcript.of(task, [(mark, segment) for mark, segment in marked if segment.start < settled])
+    return await asyncio.to_thread(
+        lambda: Transcript.of(task, (one for one in marked if one[1].start < settled))
+    )
 
 
 async def _current(here: Services, task: Task, original: bool = False) -> Transcript:
     edit = None if original else await here.queue.edit(task.id)
     if edit is None:
-        return Transcript.of(task, await here.queue.segments(task.id))
+        return await asyncio.to_thread(Transcript.of, task, await here.queue.segments(task.id))
     return Transcript(task=task, segments=edit.segments, edited=True)
 
 
@@ -111,8 +116,7 @@ async def correct(request: Request, wanted: Correction) -> Response:
     segments = await asyncio.to_thread(corrected, [segment for _, segment in marked], wanted.segments)
     await here.queue.correct(task.id, segments, edit and edit.token)
     transcript = Transcript(task=task, segments=tuple(segments), edited=True)
-    body, media_type = await asyncio.to_thread(render, transcript, "json")
-    return _tagged(request, body, media_type, {})
+    return await _answer(request, transcript, "json")
 
 
 async def revert(request: Request) -> Response:
@@ -162,7 +166,7 @@ async def _check_seen(request: Request, task: Task) -> None:
 
 
 def _is_named(transcript: Transcript, named: set[str]) -> bool:
-    return any(_tag(render(transcript, format)[0]) in named for format in FORMATS)
+    return any(_written(transcript, format)[2] in named for format in FORMATS)
 
 
 def corrected(original: Sequence[Segment], lines: Sequence[Line]) -> list[Segment]:
