@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -126,3 +128,12 @@ def used(daemon, secret, jfk):
 
 
 JSON = {"Content-Type": "application/json"}
+
+
+def test_the_manual_tells_how_to_make_the_key_that_prometheus_needs(keyed):
+    manual = Path(__file__).parents[2] / "docs" / "metrics.md"
+    told = re.search(r"credentials_file: .*# whisperd (keys add .*)", manual.read_text())[1]
+    key = command(keyed, *shlex.split(told)).stdout.strip()
+
+    answer = httpx.get(f"{keyed.url}/metrics", headers={"Authorization": f"Bearer {key}"})
+    assert answer.status_code == 200, answer.text
