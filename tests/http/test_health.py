@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import threading
 import time
 from types import SimpleNamespace
 
@@ -13,6 +14,7 @@ from whisperd.condition import Condition
 from whisperd.config import with_values
 from whisperd.lag import Lag
 from whisperd.restarts import LATELY, Restarts
+from whisperd.spool import Spool
 from whisperd.task import Problem
 
 DAY = 86_400.0
@@ -362,3 +364,35 @@ def test_workers_that_die_again_and_again_are_said_until_they_have_not_for_a_whi
         assert await check(server, "workers") == ("ok", None)
 
     with_server(body, workers=1)
+
+
+def test_no_look_at_the_disk_holds_up_the_loop(with_server, monkeypatch):
+    threads = {}
+
+    def noted(name):
+        ask = getattr(Spool, name)
+
+        def asked(spool, *given):
+            threads.setdefault(name, []).append(threading.get_ident())
+            return ask(spool, *given)
+
+        monkeypatch.setattr(Spool, name, asked)
+
+    async def body(server):
+        over = (await server.submit())["task_id"]
+        await server.client.delete(f"/tasks/{over}")
+        for name in ("free_bytes", "has_audio", "is_read_only"):
+            noted(name)
+        for path in ("/health", "/health/ready", "/metrics", f"/tasks/{over}/explain"):
+            assert (await server.get(path)).status_code == 200
+        await server.client.post("/tasks/estimate", json={"size_bytes": 1})
+        await server.client.post("/tasks/bulk", json={"action": "retry", "task_ids": [over]})
+
+        assert {name: len(asked) for name, asked in threads.items()} == {
+            "free_bytes": 5,
+            "has_audio": 2,
+            "is_read_only": 4,
+        }
+        assert threading.get_ident() not in {thread for asked in threads.values() for thread in asked}
+
+    with_server(body)

@@ -157,8 +157,11 @@ def test_each_state_is_told_what_keeps_it_and_what_to_do(with_server):
         await server.queue.fail(await server.queue.claim(), BOOM, final=True)
         found = await explained(server, ended)
         assert codes(found) == ["worker_crashed"]
-        assert "/retry runs it again" in found["summary"]
+        assert f"or `whisperd retry {ended['task_id']}`, runs it again" in found["summary"]
         assert found["tenant"] is None
+
+        done = await server.completed()
+        assert f"or `whisperd result {done['task_id']}`, shows" in (await explained(server, done))["summary"]
 
         gone = await server.submit()
         await server.client.delete(f"/tasks/{gone['task_id']}")
@@ -220,6 +223,18 @@ def test_an_estimate_says_what_would_be_refused(with_server):
         assert found["refusal"]["code"] == "too_large"
 
     with_server(body, max_queued=1)
+
+
+@pytest.mark.parametrize("asked", [{}, {"duration_seconds": 1, "size_bytes": 1}])
+def test_an_estimate_needs_one_of_two_fields_and_names_both(with_idle_server, asked):
+    async def body(server):
+        answer = await server.client.post("/tasks/estimate", json=asked)
+
+        assert the_error(answer) == (422, "invalid_field", "duration_seconds")
+        assert "duration_seconds or size_bytes" in answer.text
+        assert ("both" if asked else "neither") in answer.text
+
+    with_idle_server(body)
 
 
 @pytest.mark.parametrize(

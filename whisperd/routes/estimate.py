@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
@@ -52,7 +53,9 @@ async def estimate(request: Request, asked: Asked) -> Response:
     """When a file would begin and be over if it were submitted now, and whether it would be accepted."""
     here, who = services(request), caller(request)
     if (asked.duration_seconds is None) == (asked.size_bytes is None):
-        raise Refusal(422, "invalid_field", "give the one or the other", "duration_seconds")
+        given = "neither" if asked.size_bytes is None else "both"
+        message = f"give duration_seconds or size_bytes, one of them; these were {given}"
+        raise Refusal(422, "invalid_field", message, "duration_seconds")
     wanted = submission.Submission(
         model=asked.model, priority=asked.priority, plan=asked.plan, tenant=asked.tenant, run_at=asked.run_at
     )
@@ -104,7 +107,8 @@ async def _would_be_refused(
     if (asked.duration_seconds or 0) > audio.max_seconds:
         message = f"at most {audio.max_seconds:g} s of audio are transcribed"
         return WouldBeRefused(code="audio_too_long", message=message)
-    if here.spool.free_bytes() - (asked.size_bytes or 0) < here.config.storage.min_free_mb * 2**20:
+    left = await asyncio.to_thread(here.spool.free_bytes) - (asked.size_bytes or 0)
+    if left < here.config.storage.min_free_mb * 2**20:
         return WouldBeRefused(code="storage_full", message="no disk space is left for it")
     try:
         await here.queue.check_room(tenant, plan)

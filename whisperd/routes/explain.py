@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 
 import msgspec
@@ -95,7 +96,7 @@ async def _reasons(
     here: Services, task: Task, ahead: Ahead | None, tenant: TenantNow | None
 ) -> AsyncIterator[Reason]:
     if tenant is None:  # it is over
-        yield _ended(here, task)
+        yield await _ended(here, task)
         return
     async for reason in _held_up(here, task):
         yield reason
@@ -108,14 +109,22 @@ async def _reasons(
             yield reason
 
 
-def _ended(here: Services, task: Task) -> Reason:
+async def _ended(here: Services, task: Task) -> Reason:
     if task.state == State.COMPLETED:
-        return Reason(code="completed", message=f"it is done: GET /tasks/{task.id}/result has its transcript")
-    kept = here.spool.has_audio(task.id)
-    then = f"POST /tasks/{task.id}/retry runs it again" if kept else "its audio is not kept: submit it again"
+        return Reason(
+            code="completed", message=f"it is done: {_both(task, 'GET', 'result')} shows its transcript"
+        )
+    kept = await asyncio.to_thread(here.spool.has_audio, task.id)
+    again = f"{_both(task, 'POST', 'retry')} runs it again"
+    then = again if kept else "its audio is not kept: submit it again"
     if task.error is None:
         return Reason(code="cancelled", message=f"somebody cancelled it; {then}")
     return Reason(code=task.error.code, message=f"{task.error.message}; {then}")
+
+
+def _both(task: Task, method: str, part: str) -> str:
+    """What programs and what people do: the command has the name of the path."""
+    return f"{method} /tasks/{task.id}/{part}, or `whisperd {part} {task.id}`,"
 
 
 async def _held_up(here: Services, task: Task) -> AsyncIterator[Reason]:

@@ -6,6 +6,7 @@ whoever was woken up by it.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from time import monotonic
@@ -77,7 +78,10 @@ async def live(request: Request) -> Response:
 
 
 async def ready(request: Request) -> Response:
-    """Whether new work is taken, and could be begun now. A daemon that was paused takes it all the same."""
+    """Whether new work is taken, and could be begun now. A daemon that was paused takes it all the same.
+
+    Whoever paused it wants it neither restarted nor taken out of a balancer.
+    """
     here = services(request)
     down = not is_ready(here, await checks(here))
     return Json(ReadyView(status="down" if down else "ok"), 503 if down else 200)
@@ -93,7 +97,7 @@ async def checks(here: Services) -> Mapping[str, Check]:
         "workers": _workers(here),
         "canary": _canary(here),
         "model": await _model(here),
-        "disk": _disk(here),
+        "disk": await asyncio.to_thread(_disk, here),  # which may hang
         "loop": _loop(here),
         "backup": _backup(here),
         "recovery": _recovery(here),
