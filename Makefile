@@ -31,7 +31,7 @@ format: $(VENV)/dev  ## put the code into its form
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: $(VENV)/dev  ## write the pages that are made from declarations: settings, calls, commands
+docs: $(VENV)/dev  ## write what is made from declarations: pages of settings, calls, commands; the schema of rules
 	$(BIN)/python -m docs.generate
 
 site: $(VENV)/dev  ## build docs/ as a site, into build/site

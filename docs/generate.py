@@ -6,10 +6,12 @@ What it writes is committed, so that it can be read without building the site; a
 from __future__ import annotations
 
 import html
+import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+import msgspec
 import typer.cli
 import typer.main
 
@@ -18,7 +20,9 @@ from whisperd.config import KEYS, Config
 from whisperd.config.keys import SECTIONS, Key
 from whisperd.config.printing import literal
 from whisperd.http import CALLS
+from whisperd.risk.rules import Pack
 from whisperd.routes.call import Call, Socket
+from whisperd.rulebooks import SCHEMA
 
 HERE = Path(__file__).parent
 MADE = "<!-- Made by `make docs` from the declarations: change those, not this. -->\n"
@@ -28,6 +32,12 @@ RIGHTS = {"public": "no key", "oversee": "`read` of all tenants"}
 def pages() -> dict[str, str]:
     """Name -> text of each page that is made."""
     return {"settings.md": settings(), "api.md": api(), "commands.md": commands()}
+
+
+def schema() -> str:
+    """The JSON Schema of a rule pack, for editors."""
+    draft = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+    return json.dumps(draft | msgspec.json.schema(Pack), indent=1) + "\n"
 
 
 def settings() -> str:
@@ -168,3 +178,4 @@ has left nothing behind. "Needs" names the scope of a key, once there are keys.
 if __name__ == "__main__":
     for name, text in pages().items():
         (HERE / name).write_text(text)
+    SCHEMA.write_text(schema())

@@ -298,6 +298,7 @@ def test_the_data_folder_is_found(environ, folder):
     assert config.data_dir == Path(folder)
     assert config.models_dir == Path(folder) / "models"
     assert config.backups_dir == Path(folder) / "backups"
+    assert config.rules_dir == Path(folder) / "rules"
 
 
 def test_folders_are_absolute_and_home_is_understood(tmp_path, monkeypatch):
@@ -306,6 +307,7 @@ def test_folders_are_absolute_and_home_is_understood(tmp_path, monkeypatch):
         "storage.data_dir": "here",
         "storage.models_dir": "~/models",
         "backup.folder": "~/backups",
+        "risk.rules_dir": "~/rules",
         "http.allowed_roots": ["~/in", "b"],
     }
     config = load(None, {}, given)
@@ -314,6 +316,7 @@ def test_folders_are_absolute_and_home_is_understood(tmp_path, monkeypatch):
     assert config.data_dir == tmp_path / "here"
     assert config.models_dir == Path("/home/me/models")
     assert config.backups_dir == Path("/home/me/backups")
+    assert config.rules_dir == Path("/home/me/rules")
     assert load(None, {}).data_dir == Path("/home/me/.local/share/whisperd")
 
 

@@ -19,6 +19,7 @@ from whisperd.routes.call import Socket
 from whisperd.routes.submission import Submission
 from whisperd.routes.timeline import MomentView
 from whisperd.routes.view import SegmentView, StatsView, TaskView
+from whisperd.rulebooks import SCHEMA
 from whisperd.worker_pool import WorkerInfo
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
@@ -28,6 +29,10 @@ DOCS = Path(__file__).parents[1] / "docs"
 @pytest.mark.parametrize("name", ["settings.md", "api.md", "commands.md"])
 def test_pages_that_are_made_from_declarations_are_current(name):
     assert (DOCS / name).read_text() == generate.pages()[name], "run `make docs`"
+
+
+def test_the_schema_of_rule_packs_is_current():
+    assert SCHEMA.read_text() == generate.schema(), "run `make docs`"
 
 
 def test_every_page_is_on_the_site():

@@ -35,6 +35,7 @@ ALLOWED = {
     "engine": {"task"},
     "transcript": {"task", "engine"},  # LANGUAGES
     "risk": {"task"},
+    "rulebooks": {"risk"},
     "attendance": {"task"},
     "logs": {"config"},
     "reload": {"config"},
@@ -174,6 +175,7 @@ ALLOWED = {
             "signing",
         ),
         *("batch", "recordings", "sheet", "monitor", "doctor", "bench", "daemon"),
+        *("task", "risk", "rulebooks"),
     },
     "cli": {"commands", "terminal"},
     "__main__": {"cli"},

@@ -19,6 +19,7 @@ from whisperd.commands import (
     manual,
     models,
     restore,
+    rules,
     service,
     settings,
     tasks,
@@ -43,6 +44,7 @@ app.add_typer(backups.app)
 app.add_typer(restore.app)
 app.add_typer(usage.app)
 app.add_typer(models.app, name="models", rich_help_panel="The daemon")
+app.add_typer(rules.app, name="rules", rich_help_panel="The daemon")
 app.add_typer(webhooks.app, name="webhooks", rich_help_panel="The daemon")
 app.add_typer(keys.app, name="keys", rich_help_panel="The daemon")
 app.add_typer(service.app, name="service", rich_help_panel="The daemon")

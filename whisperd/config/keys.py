@@ -20,6 +20,7 @@ from whisperd.config.daemon import Logging, Metrics, Shutdown, Tracing
 from whisperd.config.http import Http
 from whisperd.config.outbound import Outbound, Webhooks
 from whisperd.config.queue import Cache, Plans, Queue, Retention, Search, TenantLimits
+from whisperd.config.risk import Risk
 from whisperd.config.storage import S3, Backup, Storage
 from whisperd.config.workers import Audio, Models, Workers
 
@@ -41,6 +42,7 @@ class Config(Struct, frozen=True, kw_only=True):
     workers: Workers = Workers()
     models: Models = Models()
     audio: Audio = Audio()
+    risk: Risk = Risk()
     outbound: Outbound = Outbound()
     s3: S3 = S3()
     storage: Storage = Storage()
@@ -66,6 +68,10 @@ class Config(Struct, frozen=True, kw_only=True):
     @property
     def models_dir(self) -> Path:
         return Path(self.storage.models_dir or self.data_dir / "models")
+
+    @property
+    def rules_dir(self) -> Path:
+        return Path(self.risk.rules_dir or self.data_dir / "rules")
 
     @property
     def backups_dir(self) -> Path:

@@ -244,6 +244,7 @@ def _with_folders(config: Config, environ: Mapping[str, str]) -> Config:
     models = _absolute(config.storage.models_dir or data / "models")
     roots = tuple(str(_absolute(root)) for root in config.http.allowed_roots)
     backups = _absolute(config.backup.folder or data / "backups")
+    rules = _absolute(config.risk.rules_dir or data / "rules")
     return with_values(
         config,
         {
@@ -251,6 +252,7 @@ def _with_folders(config: Config, environ: Mapping[str, str]) -> Config:
             "storage.data_dir": str(data),
             "storage.models_dir": str(models),
             "backup.folder": str(backups),
+            "risk.rules_dir": str(rules),
         },
     )
 

@@ -1,0 +1,144 @@
+import shutil
+
+import pytest
+
+from tests.risk.heard import HEAD, rule
+from whisperd import rulebooks
+from whisperd.risk.reading import BadRules
+from whisperd.risk.trial import failures
+from whisperd.rulebooks import SHIPPED, RiskMissing, Rulebooks, load
+
+PACKS = sorted(SHIPPED.glob("*.toml"))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    def folder(**texts):
+        for name, text in texts.items():
+            (tmp_path / f"{name}.toml").write_text(text)
+        return tmp_path
+
+    return folder
+
+
+def test_the_shipped_packs_are_these():
+    books = Rulebooks(None)
+
+    assert books.reload() == []
+    assert list(books.rulebook.packs) == ["compliance-calls", "fraud-basic", "pii", "self-harm", "threat"]
+
+
+@pytest.mark.parametrize("path", PACKS, ids=lambda path: path.stem)
+def test_every_shipped_rule_does_its_own_examples_right(path):
+    books = Rulebooks(None)
+    books.reload()
+
+    for each in load(path).pack.rule:
+        assert each.tests.hit, each.id
+        assert each.tests.miss, each.id
+        assert list(failures(books.rulebook, each)) == []
+
+
+def test_an_example_that_is_not_done_right_is_told(folder):
+    books = Rulebooks(
+        folder(mine=HEAD + rule('match = "code"\ntests.hit = ["cord"]\ntests.miss = ["a code"]'))
+    )
+    books.reload()
+
+    failed = failures(books.rulebook, books.rulebook.rules["it"])
+
+    assert [(failure.expected, failure.text) for failure in failed] == [("hit", "cord"), ("miss", "a code")]
+
+
+def test_packs_of_the_users_own_are_read_beside_the_shipped_ones(folder):
+    books = Rulebooks(folder(mine=HEAD + rule('match = "code"')))
+
+    assert books.reload() == []
+    assert len(books.rulebook.packs) == len(PACKS) + 1
+    assert "it" in books.rulebook.rules
+
+
+def test_a_pack_takes_the_place_of_the_shipped_one_that_has_its_name(folder):
+    books = Rulebooks(folder(own=HEAD.replace("mine", "threat", 1) + rule('match = "code"')))
+
+    assert books.reload() == []
+    assert [rule.id for rule in books.rulebook.packs["threat"].pack.rule] == ["it"]
+    assert "threat.kill" not in books.rulebook.rules
+
+
+def test_a_folder_that_is_not_there_has_no_packs(tmp_path):
+    books = Rulebooks(tmp_path / "none")
+
+    assert books.reload() == []
+    assert len(books.rulebook.packs) == len(PACKS)
+
+
+def test_a_pack_that_breaks_stays_as_it_was(folder):
+    place = folder(
+        mine=HEAD + rule('match = "code"'),
+        other=HEAD.replace("mine", "other", 1) + rule('match = "x"', id="x"),
+    )
+    books = Rulebooks(place)
+    books.reload()
+
+    folder(
+        mine=HEAD + rule("match = 3"), other=HEAD.replace("mine", "other", 1) + rule('match = "y"', id="y")
+    )
+    problems = books.reload()
+
+    assert [str(problem) for problem in problems] == [
+        f"{place}/mine.toml:11: rule[0].match: expected str | object, got int"
+    ]
+    assert books.rulebook.rules["it"].match == "code"
+    assert "y" in books.rulebook.rules
+
+
+def test_a_pack_that_is_broken_from_the_first_is_out(folder):
+    books = Rulebooks(folder(mine="name = "))
+
+    assert len(books.reload()) == 1
+    assert len(books.rulebook.packs) == len(PACKS)
+
+
+def test_packs_that_do_not_fit_together_change_nothing(folder):
+    books = Rulebooks(folder(mine=HEAD + rule('match = "code"')))
+    books.reload()
+    before = books.rulebook
+
+    problems = books.reload() if folder(mine=HEAD + rule('match = "a"', id="threat.kill")) else []
+
+    assert "threat.kill is a rule of" in str(problems[0])
+    assert books.rulebook is before
+
+
+def test_a_pack_that_is_taken_away_is_gone(folder):
+    place = folder(mine=HEAD + rule('match = "code"'))
+    books = Rulebooks(place)
+    books.reload()
+
+    (place / "mine.toml").unlink()
+
+    assert books.reload() == []
+    assert "it" not in books.rulebook.rules
+
+
+def test_what_cannot_be_read_is_told(tmp_path):
+    with pytest.raises(BadRules, match=r"gone\.toml:1: No such file"):
+        load(tmp_path / "gone.toml")
+    (tmp_path / "folder.toml").mkdir()
+    with pytest.raises(BadRules, match=r"folder\.toml:1: Is a directory"):
+        load(tmp_path / "folder.toml")
+
+
+def test_what_an_editor_leaves_behind_is_no_pack(tmp_path):
+    for name in (".mine.toml", "mine.toml~", "mine.toml.bak"):
+        shutil.copy(PACKS[0], tmp_path / name)
+
+    assert rulebooks.files(tmp_path) == rulebooks.files(None)
+
+
+def test_without_the_libraries_it_is_said_what_to_install(monkeypatch):
+    monkeypatch.setitem(rulebooks.need_libraries.__globals__, "_LIBRARIES", ("re2", "nothing_has_this_name"))
+
+    with pytest.raises(RiskMissing, match=r"pip install 'whisperd\[risk\]'"):
+        Rulebooks(None)
