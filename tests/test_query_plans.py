@@ -137,7 +137,7 @@ def test_the_claim_searches_the_line_and_sorts_nothing(conn, order):
     assert "SCAN share USING INDEX share_turn" in plan_of(found, "select priority, tenant")  # to the first
     assert f"task_line {OFFERED})" in plan_of(found, f"select {'max' if order == 'lifo' else 'min'}(seq)")
     assert "task_delayed (run_at>? AND run_at<?)" in plan_of(found, "select seq, content is not null")
-    assert "SEARCH chunk USING INDEX chunk_waiting (task=?)" in plan_of(found, "update chunk")
+    assert "SEARCH chunk USING INDEX chunk_waiting (task=?)" in plan_of(found, "select number, claims")
 
 
 def one_at_a_time(tenant, plan):

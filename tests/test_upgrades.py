@@ -18,7 +18,7 @@ from whisperd.task import PLAN, START, State
 
 DATA = Path(__file__).parent / "data" / "schema"
 OLDER = range(1, NEWEST_SCHEMA)
-SEARCHABLE = 18
+SEARCHABLE, CHECKED_BY_LISTS = 18, 22
 DUE = "select place, min(due_at) from outbox where state = 'waiting' group by place"
 SEQS = "select seq from task order by seq"
 BROKEN = "create table half (n); insert into half values (1); create table task (mine);"
@@ -213,3 +213,14 @@ def test_the_index_of_words_merges_no_more_by_itself_even_if_it_is_damaged(path,
         migrate(conn)
 
         assert conn.execute("select v from search_config where k = 'automerge'").fetchall() == [(0,)]
+
+
+@pytest.mark.parametrize("table", ["task", "chunk"])
+def test_states_are_checked_as_they_were_by_comparisons(path, table):
+    build(path, CHECKED_BY_LISTS)
+    with opened(path) as conn:
+        migrate(conn)
+
+        with pytest.raises(sqlite3.IntegrityError, match="CHECK constraint failed: state = "):
+            conn.execute(f"update {table} set state = 'lost'")
+        assert conn.execute("pragma integrity_check").fetchall() == [("ok",)]

@@ -13,9 +13,11 @@ import sqlite3
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from msgspec.structs import replace
+
 from whisperd.sql import line, timeline
 from whisperd.sql.rows import to_chunk, to_json
-from whisperd.task import FINAL, SAMPLE_RATE, Chunk, Claimant, Left, Rules, State, Task
+from whisperd.task import FINAL, PLAN, SAMPLE_RATE, Chunk, Claimant, Left, Rules, State, Task
 from whisperd.timeline import Moment
 
 CLOCK_CHECK = 60.0  # seconds; a claim looks at least this often, since clocks may be set
@@ -54,32 +56,40 @@ def claim(conn: sqlite3.Connection, rules: Rules, now: float, who: Claimant = NO
     next_task = _next_task(conn, turn, rules, now, who)
     if next_task is None:
         return GIVE_WAY
-    seq = _taken_up(conn, next_task, now)
-    if who.left is not None and who.left.seq != seq:
+    task = _taken_up(conn, next_task, now)
+    if who.left is not None and who.left.seq != task["seq"]:
         _note_overtaking(conn, who.left, turn.priority, now)
-    chunk = conn.execute(
-        f"""
-        update chunk set
-          state = 'running', claims = claims + 1, beat_at = :now,
-          charge = iif(number = 0, {PLAN_SECONDS}, samples / {SAMPLE_RATE}.0) / :weight,
-          charged_at = :priority
-        where task = :seq
-          and number = (select min(number) from chunk where task = :seq and state = 'waiting')
-        returning *
-        """,
-        {"seq": seq, "now": now, "weight": turn.weight, "priority": turn.priority},
-    ).fetchone()
-    task = conn.execute(
-        """
-        update task set
-          state = 'processing', waiting = waiting - 1, running = running + 1,
-          started_at = coalesce(started_at, :now)
-        where seq = :seq returning *
-        """,
-        {"seq": seq, "now": now},
-    ).fetchone()
-    _charge(conn, turn, chunk["charge"], rules)
-    return to_chunk(task, chunk)
+    chunk = conn.execute(_NEXT_CHUNK, {"seq": task["seq"]}).fetchone()
+    seconds = PLAN_SECONDS if chunk["number"] == PLAN else chunk["samples"] / SAMPLE_RATE
+    charge = seconds / turn.weight
+    conn.execute(_CLAIM_CHUNK, (now, charge, turn.priority, task["seq"], chunk["number"]))
+    conn.execute(_CLAIM_TASK, (now, task["seq"]))
+    _charge(conn, turn, charge, rules)
+    return _claimed(to_chunk(task, chunk), now)
+
+
+_NEXT_CHUNK = """
+    select number, claims, failures, beat_at, samples, cut from chunk
+    where task = :seq and number = (select min(number) from chunk where task = :seq and state = 'waiting')
+"""
+_CLAIM_CHUNK = """
+    update chunk set
+      state = 'running', claims = claims + 1, beat_at = ?, charge = ?, charged_at = ?
+    where task = ? and number = ?
+"""
+_CLAIM_TASK = """
+    update task set
+      state = 'processing', waiting = waiting - 1, running = running + 1,
+      started_at = coalesce(started_at, ?)
+    where seq = ?
+"""
+
+
+def _claimed(was: Chunk, now: float) -> Chunk:
+    """As it is now. Asked of the updates (`returning *`), that would make a table for each of them."""
+    started_at = now if was.task.started_at is None else was.task.started_at
+    task = replace(was.task, state=State.PROCESSING, started_at=started_at)
+    return replace(was, task=task, claims=was.claims + 1, claimed_at=now)
 
 
 def next_model(conn: sqlite3.Connection, rules: Rules, now: float) -> str | float:
@@ -98,18 +108,14 @@ def _until_due(conn: sqlite3.Connection, now: float) -> float:
     return CLOCK_CHECK if next_at is None else min(CLOCK_CHECK, float(next_at) - now)
 
 
-def _taken_up(conn: sqlite3.Connection, next_task: int, now: float) -> int:
-    """The task that a chunk is taken of: who follows a twin stands in line for it."""
-    seq, state, started_at = conn.execute(
-        """
-        select seq, state, started_at from task
-        where seq = (select coalesce(leader, seq) from task where seq = ?)
-        """,
-        (next_task,),
+def _taken_up(conn: sqlite3.Connection, next_task: int, now: float) -> sqlite3.Row:
+    """The task that a chunk is taken of, as it was: who follows a twin stands in line for it."""
+    row: sqlite3.Row = conn.execute(
+        "select * from task where seq = (select coalesce(leader, seq) from task where seq = ?)", (next_task,)
     ).fetchone()
-    if state == State.QUEUED and started_at is not None:
-        timeline.note(conn, seq, now, Moment(kind="resumed"))
-    return int(seq)
+    if row["state"] == State.QUEUED and row["started_at"] is not None:
+        timeline.note(conn, row["seq"], now, Moment(kind="resumed"))
+    return row
 
 
 def _note_overtaking(conn: sqlite3.Connection, left: Left, priority: int, now: float) -> None:
