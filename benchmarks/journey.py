@@ -12,8 +12,6 @@ import argparse
 import io
 import json
 import time
-import wave
-from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from statistics import median
@@ -23,9 +21,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.clips import english_clips, samples
+from benchmarks.clips import variants
 from benchmarks.daemon import a_daemon
-from whisperd.engine.audio import SAMPLE_RATE, Limits, decode
+from whisperd.engine.audio import Limits, decode
 from whisperd.engine.speech import plan_cuts
 
 SECONDS = 5.0
@@ -36,7 +34,7 @@ def main() -> None:
     parser.add_argument("--tasks", type=int, default=20)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
-    clips = list(_clips(given.tasks + 1))
+    clips = list(variants(SECONDS, given.tasks + 1))
     with a_daemon() as daemon, httpx.Client(base_url=daemon.url, timeout=60, trust_env=False) as client:
         _journey(client, clips[0])  # to be warm
         journeys = [_journey(client, clip) for clip in clips[1:]]
@@ -44,25 +42,6 @@ def main() -> None:
     _show(steps)
     if given.json:
         given.json.write_text(json.dumps(steps, indent=1))
-
-
-def _clips(many: int) -> Iterator[bytes]:
-    """As WAV. No two are alike: an equal one would be answered with the transcript of the first."""
-    pcm = samples(next(clip.path for clip in english_clips() if clip.seconds >= SECONDS))
-    for number in range(many):
-        cut = pcm[: round(SECONDS * SAMPLE_RATE)].copy()
-        cut[number] += 1
-        yield _wav(cut)
-
-
-def _wav(pcm: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    with wave.open(file, "wb") as sound:
-        sound.setnchannels(1)
-        sound.setsampwidth(2)
-        sound.setframerate(SAMPLE_RATE)
-        sound.writeframes(pcm.astype("<i2").tobytes())
-    return file.getvalue()
 
 
 def _journey(client: httpx.Client, clip: bytes) -> dict[str, float]:

@@ -17,7 +17,6 @@ import argparse
 import json
 import os
 import tempfile
-import wave
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -26,11 +25,10 @@ from pathlib import Path
 from statistics import median
 from time import perf_counter
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.clips import Clip, english_clips, errors, samples
+from benchmarks.clips import Clip, english_clips, errors, joined, samples, wav
 from benchmarks.peers import Peer, Starts
 from benchmarks.peers.faster_whisper import faster_whisper
 from benchmarks.peers.ours import whisperd
@@ -39,7 +37,6 @@ from whisperd import models
 from whisperd.config import load
 
 SHORT_SECONDS, LONG_SECONDS = 15.0, 1200.0
-PAUSE_SECONDS = 0.5  # between the clips of the long file
 
 
 @dataclass
@@ -87,11 +84,11 @@ def works(folder: Path, names: Sequence[str], count: int) -> Iterator[Work]:
     if "short" in names:
         yield Work("short", short)
     if "long" in names or "mixed" in names:
-        joined = _joined(folder / "long.wav", every)
+        whole = joined(folder / "long.wav", every, LONG_SECONDS)
         if "long" in names:
-            yield Work("long", [joined])
+            yield Work("long", [whole])
         if "mixed" in names:
-            yield Work("mixed", [joined, *short[: count // 2]])
+            yield Work("mixed", [whole, *short[: count // 2]])
 
 
 def peers(given: argparse.Namespace, warm: Path) -> list[Starts]:
@@ -141,30 +138,9 @@ def _wavs(folder: Path, clips: Sequence[Clip]) -> list[Clip]:
     made = []
     for number, clip in enumerate(clips):
         path = folder / f"{number}.wav"
-        _write(path, samples(clip.path))
+        path.write_bytes(wav(samples(clip.path)))
         made.append(Clip(path, clip.seconds, clip.reference))
     return made
-
-
-def _joined(path: Path, clips: Sequence[Clip]) -> Clip:
-    parts, references, length = [], [], 0
-    pause = np.zeros(round(PAUSE_SECONDS * 16_000), np.int16)
-    for clip in cycle(clips):
-        parts += [samples(clip.path), pause]
-        references.append(clip.reference)
-        length += len(parts[-2]) + len(pause)
-        if length >= LONG_SECONDS * 16_000:
-            break
-    _write(path, np.concatenate(parts))
-    return Clip(path, length / 16_000, " ".join(references))
-
-
-def _write(path: Path, pcm: np.ndarray) -> None:
-    with wave.open(str(path), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(16_000)
-        file.writeframes(pcm.astype("<i2").tobytes())
 
 
 if __name__ == "__main__":
