@@ -22,6 +22,7 @@ from whisperd.config import Config, Storage
 from whisperd.engine import features
 from whisperd.model_store import ModelStore
 from whisperd.models import Verdict
+from whisperd.task import ModelUnusable
 
 TURNS = "small.en-tdrz"  # the one model of the catalogue without a hash or size
 DEFAULT_SHA256 = "921e4cf8686fdd993dcd081a5da5b6c365bfde1162e72b08d75ac75289920b1f"
@@ -242,6 +243,20 @@ def test_a_model_that_the_pool_has_found_is_known_without_a_look_at_the_records(
     later(path)
 
     assert asyncio.run(store.known_sha256("mine")) is None
+
+
+def test_a_model_that_was_replaced_or_removed_is_not_told_from_memory(folder):
+    path = put(folder, "mine")
+    store = ModelStore(Config(storage=Storage(models_dir=str(folder))))
+    before = [asyncio.run(store.multilingual("mine")) for _ in range(2)]
+    put(folder, "mine", struct.pack("<Ii", 0x67676D6C, 51864) + b"weights")
+
+    after = asyncio.run(store.multilingual("mine"))
+    path.unlink()
+
+    assert (before, after) == ([True, True], False)
+    with pytest.raises(ModelUnusable):
+        asyncio.run(store.multilingual("mine"))
 
 
 def test_another_file_under_the_name_is_noticed(folder):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import Generic, TypeAlias, TypeVar
 
 import structlog
 
@@ -20,6 +22,9 @@ log = structlog.get_logger(__name__)
 
 ASKED_AT_ONCE = 64  # names of models, on one hop to a thread
 
+Found = TypeVar("Found")
+_Stamp: TypeAlias = tuple[int, ...]
+
 
 class ModelStore:
     """Finds models for the pool and the routes, checked against their hash before anything loads them."""
@@ -27,16 +32,16 @@ class ModelStore:
     def __init__(self, config: Config) -> None:
         self._folder = config.models_dir
         self._sound: dict[tuple[str, int, int], Model] = {}
-        self._looks = Together(partial(_of_each, self._look), ASKED_AT_ONCE)
-        self._hashes = Together(partial(_of_each, self._known_sha256), ASKED_AT_ONCE)
+        self._looks = _Remembered(self._stamp, self._look)
+        self._hashes = _Remembered(self._stamp, self._known_sha256)
 
     async def find(self, name: str) -> Model:
         """The model file, as it was when it came here. Raises ModelUnusable."""
         return await asyncio.to_thread(self._find, name)
 
     async def multilingual(self, name: str) -> bool:
-        """Whether the model knows more than English. Raises ModelUnusable."""
-        look: models.ModelFile = await self._looks.ask(name)
+        """Whether the model knows more than English. Raises ModelUnusable. Costs a stat, as a rule."""
+        look = await self._looks.ask(name)
         return look.multilingual
 
     async def installed(self) -> Mapping[str, float]:
@@ -53,10 +58,17 @@ class ModelStore:
     async def known_sha256(self, name: str) -> str | None:
         """The SHA-256 of the model file as it is now; None where nobody has asked for it since it came.
 
-        Never hashes, which takes seconds: `find` does, before the first chunk.
+        Never hashes, which takes seconds: `find` does, before the first chunk. Costs a stat, as a rule.
         """
-        known: str | None = await self._hashes.ask(name)
-        return known
+        return await self._hashes.ask(name)
+
+    def _stamp(self, name: str) -> _Stamp | None:
+        """What changes with the file of that model; None where there is none that could be remembered."""
+        try:
+            stat = os.stat(self._folder / models.file_name(name))
+        except (models.ModelError, OSError):
+            return None
+        return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino
 
     def _known_sha256(self, name: str) -> str | None:
         try:
@@ -102,6 +114,30 @@ class ModelStore:
         elif verdict is not models.Verdict.OK:
             raise ModelUnusable(f"the model {name} is damaged: `whisperd models verify` says more")
         return models.sha256(path)
+
+
+class _Remembered(Generic[Found]):
+    """What a look at a model's file finds, for as long as the file stays as it is.
+
+    Each submission asks: a hop to a thread takes far longer than a stat. None, and what is raised, may be
+    otherwise the next time, and is not kept.
+    """
+
+    def __init__(self, stamp: Callable[[str], _Stamp | None], look: Callable[[str], Found]) -> None:
+        self._stamp = stamp
+        self._looks = Together(partial(_of_each, look), ASKED_AT_ONCE)
+        self._found: dict[str, tuple[_Stamp, Found]] = {}  # by name: as many as there are files at most
+
+    async def ask(self, name: str) -> Found:
+        stamp = self._stamp(name)  # before the look, never after: else an older file is told for a newer one
+        if stamp is None:
+            self._found.pop(name, None)
+        elif (known := self._found.get(name)) and known[0] == stamp:
+            return known[1]
+        found: Found = await self._looks.ask(name)
+        if stamp is not None and found is not None:
+            self._found[name] = stamp, found
+        return found
 
 
 async def _of_each(look: Callable[[str], object], names: Sequence[str]) -> Sequence[object]:

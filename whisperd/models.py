@@ -57,6 +57,7 @@ __all__ = [
     "Verdict",
     "catalogue",
     "ensure_default",
+    "file_name",
     "find",
     "import_ct2",
     "installed",
