@@ -174,6 +174,7 @@ def test_every_key_is_an_environment_variable(key):
     default = key.of(Config())
     text = ",".join(default) if isinstance(default, tuple) else str(default or "0")
     special = {"queue.tenants": "a=0", "limits.weights": "a=1", "logging.levels": "a=info"}
+    special |= {"redis.url": "redis://a", "redis.storage": "/a"}
     text = "http://a" if key.name.endswith(".endpoint") else special.get(key.name, text)
 
     assert read(None, {key.variable: text} | HOME)[1] == ({key.name: key.variable} if text else {})
@@ -211,9 +212,17 @@ def test_an_empty_variable_counts_as_not_set():
 def test_variables_of_other_programs_and_of_the_client_are_left_alone():
     load(
         None,
-        {"WHISPERD_URL": "http://x", "QUEUE_SERVICE_URL": "http://x", "REDIS_URL": "redis://x", "A__B": "1"},
+        {"WHISPERD_URL": "http://x", "QUEUE_SERVICE_URL": "http://x", "A__B": "1"},
     )
     load(None, {"WHISPERD_EXAMPLE": "a.wav"})
+
+
+def test_the_old_name_of_redis_counts_and_its_password_is_never_shown():
+    config = load(None, {"REDIS_URL": "redis://:pa55word@queue.lan:6379/1"})
+
+    assert config.redis.url == "redis://:pa55word@queue.lan:6379/1"
+    assert "pa55word" not in to_toml(config) + repr(config)
+    assert "pa55word" not in refused(REDIS_URL="redis:/:secret@queue.lan")
 
 
 def test_an_old_interval_in_milliseconds_is_refused():

@@ -28,8 +28,9 @@ ALLOWED = {
     "together": set(),
     "spool": {"task", "durable", "together"},
     "forecast": {"task"},
-    "sql": {"task", "delivery", "forecast", "timeline", "usage"},
+    "sql": {"task", "job", "delivery", "forecast", "timeline", "usage"},
     "delivery": {"task"},
+    "job": {"task"},
     "timeline": set(),
     "usage": set(),
     "engine": {"task"},
@@ -102,7 +103,7 @@ ALLOWED = {
         "restraint",
     },
     "worker_pool": {"task", "events", "spool", "counts", "orders", "restraint", "slot"},
-    "queue": {"task", "db", "events", "sql", "forecast", "counts"},
+    "queue": {"task", "job", "db", "events", "sql", "forecast", "counts"},
     "outlook": {"task", "events", "forecast"},
     "history": {"task", "db", "sql", "timeline", "usage"},
     "tracing": {"task", "config", "events", "history", "timeline"},
@@ -113,6 +114,11 @@ ALLOWED = {
     "signing": {"durable"},
     "webhooks": {"task", "config", "delivery", "outbound", "shown", "signing"},
     "results": {"task", "delivery", "outbound", "s3", "buckets", "transcript"},
+    # the queue that several hosts share
+    "redis_queue": {
+        *("task", "job", "config", "db", "sql", "events", "queue", "shown", "spool", "transcript"),
+        *("outbound", "s3", "buckets", "sources", "turns"),
+    },
     # HTTP
     "metrics": {"task", "backup", "counts", "gpu", "worker_pool"},
     "routes": {
@@ -137,6 +143,7 @@ ALLOWED = {
         *("counts",),
     },
     "upkeep": {"task", "engine", "gpu", "minutes", "archive", "housekeeping", "machine"},
+    "sharing": {"task", "machine", "redis_queue", "sources"},
     "connections": {"config", "counts", "routes", "http"},
     "listening": {"config", "routes", "http", "connections"},
     "daemon": {
@@ -144,6 +151,7 @@ ALLOWED = {
         *("archive", "arrival", "housekeeping", "listening", "machine", "upkeep", "deliveries", "webhooks"),
         *("keys", "sessions", "minutes", "outbound", "s3", "buckets", "sources", "results"),
         *("lag", "tracing"),
+        *("sharing", "redis_queue"),
     },
     "embedded": {"task", "config", "transcript", "worker_pool", "machine"},
     "bench": {"task", "config", "engine", "embedded"},
@@ -202,7 +210,9 @@ ONLY = {
     "apscheduler": {"upkeep"},
     "prometheus_client": {"counts", "metrics"},
     "opentelemetry": {"tracing"},
-    "obstore": {"s3", "buckets", "offsite"},
+    "obstore": {"s3", "buckets", "offsite", "redis_queue"},
+    "redis": {"redis_queue"},
+    "bullmq": {"redis_queue"},
     "httpx": {"client", "outbound"},
     "huggingface_hub": {"hub"},
     "typer": {"cli", "commands"},
@@ -316,7 +326,16 @@ def test_only_the_child_knows_how_the_engine_works():
 # What is really in memory after an import, by whatever way it came there.
 SERVER = {"starlette", "uvicorn", "apscheduler", "aiosqlite", "sqlite3", "aiofiles", "python_multipart"}
 SCREEN = {"typer", "click", "rich", "httpx"}
-HEAVY = {"numpy", "av", "_pywhispercpp", "pywhispercpp", "huggingface_hub", "opentelemetry"}
+HEAVY = {
+    "numpy",
+    "av",
+    "_pywhispercpp",
+    "pywhispercpp",
+    "huggingface_hub",
+    "opentelemetry",
+    "redis",
+    "bullmq",
+}
 
 
 def loaded_by(module):

@@ -34,12 +34,14 @@ from whisperd.machine import Machine, machine
 from whisperd.minutes import Minutes
 from whisperd.notify import Notifier
 from whisperd.outbound import Outbound
+from whisperd.redis_queue.link import RedisMissing, RedisUnusable
 from whisperd.reload import changes, merged
 from whisperd.results import Results
 from whisperd.routes import Services
 from whisperd.routes.view import task_view
 from whisperd.s3 import S3Missing
 from whisperd.sessions import Sessions
+from whisperd.sharing import Sharing, sharing
 from whisperd.sources import Sources
 from whisperd.task import ModelUnusable, State, Stats, StorageBusy, StorageFailed, StorageFull, TaskError
 from whisperd.tracing import SEND_SECONDS, Tracing, TracingMissing
@@ -57,7 +59,7 @@ PULSE_SECONDS = 5.0  # between two looks whether all is well, at most
 # Why a start can fail that is for the operator to read, without a traceback.
 _REASONS = (
     *(DatabaseInUse, DatabaseTooNew, CannotStart, BackupError, StorageFull),
-    *(S3Missing, TracingMissing, PoolFailed, ModelUnusable, models.ModelError),
+    *(S3Missing, TracingMissing, RedisMissing, RedisUnusable, PoolFailed, ModelUnusable, models.ModelError),
 )
 
 
@@ -95,7 +97,11 @@ async def run(config: Config, reread: Callable[[], Config], *, begin_afresh: boo
                 ring = keys.KeyRing(config.data_dir / keys.FILE)
                 listening = stack.enter_context(bind(config.http, asks_for_keys=ring.asks))
                 parts = await _opened(stack, machine(config, begin_afresh=begin_afresh), signals)
-            await Daemon(parts, ring, signals, notifier, reread).serve(listening)
+                buckets = Buckets(config.s3)
+                sources = Sources(config, Outbound(config.outbound), buckets)
+                shared = await stack.enter_async_context(sharing(parts, sources))
+            daemon = Daemon(parts, ring, signals, notifier, reread, buckets, sources, shared)
+            await daemon.serve(listening)
     except* _REASONS as group:
         reasons += _leaves(group)
     for reason in reasons:
@@ -139,20 +145,23 @@ class Daemon:
         signals: Signals,
         notifier: Notifier,
         reread: Callable[[], Config],
+        buckets: Buckets,
+        sources: Sources,
+        shared: Sharing | None,
     ) -> None:
         self._parts = parts
+        self._shared = shared
         self._signals = signals
         self._notifier = notifier
         self._reread = reread
         self._upkeep = Upkeep(parts)
         self._webhooks = Webhooks(parts.config, task_view, parts.clock.now)
-        buckets = Buckets(parts.config.s3)
         self._tracing = Tracing(parts.config.tracing) if parts.config.tracing.endpoint else None
         senders: dict[str, Sender] = {"webhook": self._webhooks, "result": Results(buckets, parts.queue)}
         self._deliveries = Deliveries(parts.outbox, parts.events, senders)
         self._trouble: str | None = None  # what the last look at database and pool found
         self._services = _services(
-            parts, ring, self._deliveries, self._upkeep, buckets, self._tracing, lambda: self._trouble
+            parts, ring, self._deliveries, self._upkeep, sources, self._tracing, lambda: self._trouble, shared
         )
 
     async def serve(self, listening: socket.socket) -> None:
@@ -208,10 +217,13 @@ class Daemon:
             "outlook": parts.outlook.follow(parts.events),
             "forecast": parts.outlook.paint(),
             "lag": self._services.lag.follow(),
-            "attendance": self._services.attendance.cancel_abandoned(parts.queue.cancel),
+            "attendance": self._services.attendance.cancel_abandoned(self._services.queue.cancel),
         }
         if self._tracing is not None:
             works["traces"] = self._tracing.follow(parts.events, parts.history)
+        if self._shared is not None:
+            works["bridge"] = self._shared.bridge.run()
+            works["follower"] = self._shared.follower.run()
         return works | ({"offsite": parts.offsite.run()} if parts.offsite else {})
 
     # --- the end ---
@@ -224,6 +236,8 @@ class Daemon:
         self._parts.ends_at = monotonic() + grace_seconds
         self._services.draining = True
         self._services.attendance.stop()  # before every client is sent away
+        if self._shared is not None:
+            self._shared.bridge.drain()
         self._parts.pool.drain()
         self._parts.events.close()  # open streams end: they would keep the server from stopping
 
@@ -353,18 +367,19 @@ def _services(
     ring: keys.KeyRing,
     deliveries: Deliveries,
     upkeep: Upkeep,
-    buckets: Buckets,
+    sources: Sources,
     tracing: Tracing | None,
     pulse_trouble: Callable[[], str | None],
+    shared: Sharing | None,
 ) -> Services:
     return Services(
-        queue=parts.queue,
+        queue=shared.queue if shared else parts.queue,
         events=parts.events,
         history=parts.history,
         outbox=parts.outbox,
         resend=deliveries.resend,
         spool=parts.spool,
-        sources=Sources(parts.config, Outbound(parts.config.outbound), buckets),
+        sources=sources,
         pool=parts.pool,
         outlook=parts.outlook,
         config=parts.config,
@@ -372,6 +387,7 @@ def _services(
         installed_models=parts.models.installed,
         database_trouble=lambda: parts.db.broken,
         pulse_trouble=pulse_trouble,
+        queue_trouble=lambda: shared.link.trouble if shared else None,
         copies=lambda: parts.offsite.state() if parts.offsite else None,
         backups=parts.backups,
         back_up=lambda: parts.back_up("manual"),

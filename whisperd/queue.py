@@ -18,7 +18,8 @@ from whisperd.db import Database
 from whisperd.events import Event, Events
 from whisperd.forecast.line import Line
 from whisperd.forecast.speeds import Measurements
-from whisperd.sql import claims, edits, holder, measured, moves, questions, rescue, search, standing
+from whisperd.job import Job
+from whisperd.sql import claims, edits, holder, jobs, measured, moves, questions, rescue, search, standing
 from whisperd.task import (
     FINAL,
     START,
@@ -92,16 +93,29 @@ class SqliteQueue:
         queued. A `plan` is remembered of its tenant, until another is named,
         or neither a task nor any usage of it is kept any more.
         """
-        if self._model_sha256 is not None and self._rules.cache_seconds is not None:
-            new = replace(new, model_sha256=await self._model_sha256(new.model))
         return await self._db.write(
             moves.submit,
-            new,
+            await self._recognised(new),
             self._rules,
             self._keys_after(),
             self._now(),
             then=lambda submitted: self._told(submitted[0]),
         )
+
+    async def _recognised(self, new: NewTask) -> NewTask:
+        """With what tells its twins."""
+        if self._model_sha256 is None or self._rules.cache_seconds is None:
+            return new
+        return replace(new, model_sha256=await self._model_sha256(new.model))
+
+    async def take(self, new: NewTask, job: Job) -> Task:
+        """Run a job of the shared queue; there is always room for it. It may be completed already."""
+        return await self._moved(jobs.take, await self._recognised(new), job, self._rules, self._now())
+
+    async def drop(self, task_id: str, job: Job) -> bool:
+        """Another host has the job: forget its task. False: it is over, or its job was taken anew."""
+        dropped = await self._db.write(jobs.drop, task_id, job, self._now(), then=self._told_all)
+        return bool(dropped)
 
     async def limits(self, tenant: str, plan: str | None = None) -> Limits:
         """Those of this plan, or else of the one that is remembered of the tenant."""

@@ -33,6 +33,10 @@ class S3NotFound(S3Error):
     """There is no such object, or no such bucket."""
 
 
+class S3Exists(S3Error):
+    """There is an object of this name, and it was to be a new one."""
+
+
 def opened(settings: S3Service, bucket: str, prefix: str = "") -> S3Store:
     """A client for one bucket; connects to nothing yet. Raises S3Missing."""
     try:
@@ -72,5 +76,7 @@ def troubles(where: str, name: str = "") -> Iterator[None]:
         raise S3Refused(f"the {where} refuses the access key") from error
     except (FileNotFoundError, theirs.NotFoundError) as error:  # which of them: the version decides
         raise S3NotFound(f"there is no {name + ' in the ' if name else ''}{where}") from error
+    except (theirs.AlreadyExistsError, theirs.PreconditionError) as error:
+        raise S3Exists(f"there is such an object in the {where}") from error
     except theirs.BaseError as error:
         raise S3Error(f"the {where} cannot be reached, or answers with an error") from error

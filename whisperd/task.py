@@ -373,6 +373,10 @@ class StorageBusy(TaskError):
     """Something else holds the database: nothing was written, a later try may go well."""
 
 
+class QueueAway(TaskError):
+    """The queue that hosts share cannot be asked at present: nothing was accepted, later it may be."""
+
+
 class TooManyWords(TaskError):
     """More is looked for at once than anybody types."""
 

@@ -1,8 +1,8 @@
 """config.toml + environment -> one frozen Config.
 
-`http`, `queue`, `workers`, `storage`, `risk`, `outbound` and `daemon` declare what can be set, each its
-sections, and `keys` joins them: the single source of it. `reading` takes it from file, environment and the
-command line; `printing` shows it. Every key is also the environment variable `WHISPERD_SECTION__KEY`.
+`http`, `queue`, `workers`, `storage`, `risk`, `redis`, `outbound` and `daemon` declare what can be set, each
+its sections, and `keys` joins them: the single source of it. `reading` takes it from file, environment and
+the command line; `printing` shows it. Every key is also the environment variable `WHISPERD_SECTION__KEY`.
 """
 
 from whisperd.config.daemon import Logging, Metrics, Shutdown, Tracing
@@ -12,6 +12,7 @@ from whisperd.config.outbound import Outbound, Webhooks
 from whisperd.config.printing import hidden, to_toml
 from whisperd.config.queue import PlanLimits, Plans, Queue, Retention, Search, TenantLimits
 from whisperd.config.reading import ConfigError, find, load, read
+from whisperd.config.redis import Redis
 from whisperd.config.risk import Risk
 from whisperd.config.storage import S3, Backup, BackupS3, S3Service, Storage
 from whisperd.config.workers import Audio, Models, Workers, cores
@@ -34,6 +35,7 @@ __all__ = [
     "PlanLimits",
     "Plans",
     "Queue",
+    "Redis",
     "Retention",
     "Risk",
     "S3Service",

@@ -20,6 +20,7 @@ from whisperd.config.daemon import Logging, Metrics, Shutdown, Tracing
 from whisperd.config.http import Http
 from whisperd.config.outbound import Outbound, Webhooks
 from whisperd.config.queue import Cache, Plans, Queue, Retention, Search, TenantLimits
+from whisperd.config.redis import Redis
 from whisperd.config.risk import Risk
 from whisperd.config.storage import S3, Backup, Storage
 from whisperd.config.workers import Audio, Models, Workers
@@ -45,6 +46,7 @@ class Config(Struct, frozen=True, kw_only=True):
     risk: Risk = Risk()
     outbound: Outbound = Outbound()
     s3: S3 = S3()
+    redis: Redis = Redis()
     storage: Storage = Storage()
     backup: Backup = Backup()
     webhooks: Webhooks = Webhooks()

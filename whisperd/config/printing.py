@@ -62,7 +62,7 @@ _PREAMBLE = """\
 # Every key is an environment variable too, which wins over the file:
 #   WHISPERD_HTTP__PORT=9000  WHISPERD_HTTP__ALLOWED_HOSTS=a.lan,b.lan  WHISPERD_QUEUE__TENANTS=acme=4,other=1
 # The older names are read as well: MAX_PROCESSING_TIME and BACKUP_INTERVAL (seconds), QUEUE_CONCURRENCY,
-# QUEUE_MAX_RETRIES, QUEUE_RETRY_DELAY (ms), JOB_RETENTION_HOURS, FAILED_JOB_RETENTION_HOURS.
+# QUEUE_MAX_RETRIES, QUEUE_RETRY_DELAY (ms), JOB_RETENTION_HOURS, FAILED_JOB_RETENTION_HOURS, REDIS_URL.
 #
 # SIGHUP (`systemctl reload whisperd`) makes the running daemon take over what is marked [reload]; a file with
 # an error in it changes nothing. The rest needs a restart."""

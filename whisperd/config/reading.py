@@ -22,9 +22,10 @@ from whisperd.config.keys import KEYS, SECTIONS, Config, Key, default_data_dir, 
 from whisperd.config.printing import HIDDEN
 
 LOCAL, SYSTEM = Path("config.toml"), Path("/etc/whisperd/config.toml")
-# Of the two older systems. REDIS_URL waits for its section; the client has its own. Nothing says what unit
-# BACKUP_INTERVAL had: it is taken as seconds, and one in milliseconds is refused (more than a day).
+# Of the two older systems; the client has its own. Nothing says what unit BACKUP_INTERVAL had: it is taken as
+# seconds, and one in milliseconds is refused (more than a day).
 OLD_NAMES = {
+    "REDIS_URL": "redis.url",
     "BACKUP_INTERVAL": "backup.interval_seconds",
     "MAX_PROCESSING_TIME": "workers.max_processing_seconds",
     "QUEUE_CONCURRENCY": "workers.count",
@@ -231,6 +232,8 @@ def _allowed(kind: Any) -> str:
         return f"a table from name to {_allowed(get_args(bare)[1])}"
     if bare is bool:
         return "true or false"
+    if any(meta.pattern for meta in metas) and any(meta.title for meta in metas):
+        return _titles(kind)
     if any(meta.pattern for meta in metas):
         return "a URL with http:// or https:// and no user, password or query in it"
     if bare is str:

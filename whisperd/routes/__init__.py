@@ -116,6 +116,7 @@ class Services:
     minutes: Minutes
     backup_results: Counter[str] = field(default_factory=Counter)  # since the start: "ok", "failed"
     pulse_trouble: Callable[[], str | None] = lambda: None  # why the last look at database and pool failed
+    queue_trouble: Callable[[], str | None] = lambda: None  # why the queue that hosts share cannot be asked
     copies: Callable[[], Copies | None] = lambda: None  # of backups elsewhere; None: nobody wants any
     counts: Counts = field(default_factory=Counts)
     lag: Lag = field(default_factory=Lag)

@@ -102,7 +102,7 @@ async def checks(here: Services) -> Mapping[str, Check]:
         "backup": _backup(here),
         "recovery": _recovery(here),
         "keys": Check("down", here.keys.trouble) if here.keys.trouble else OK,
-        "redis": Check("ok", "not configured"),
+        "redis": _redis(here),
     }
 
 
@@ -239,6 +239,14 @@ def _backup(here: Services) -> Check:
         return OK
     told = f"the last backup is {age / 60:.0f} min old" if current_at else "there is no backup"
     return Check("degraded", f"{told}: `whisperd backup` takes one, or says what hinders it")
+
+
+def _redis(here: Services) -> Check:
+    """Nothing is accepted without it, and what runs is told later: others in front of it can do no better."""
+    if not here.config.redis.url:
+        return Check("ok", "not configured")
+    trouble = here.queue_trouble()
+    return Check("degraded", f"{trouble}; what runs goes on: see docs/redis.md") if trouble else OK
 
 
 def _recovery(here: Services) -> Check:

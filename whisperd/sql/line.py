@@ -97,10 +97,13 @@ def end(
     state: Literal[State.COMPLETED, State.FAILED, State.CANCELLED],
     problem: Problem | None,
     now: float,
+    *,
+    tells: bool = True,
 ) -> Sequence[Task]:
     """The task is over; returns it, and those that are completed with it.
 
-    Whoever holds a chunk of it has lost it; finished chunks stay, also for a retry.
+    Whoever holds a chunk of it has lost it; finished chunks stay, also for a retry. `tells`: who is to hear
+    of ends hears of this one.
     """
     conn.execute(
         "update chunk set state = 'waiting', beat_at = null where task = ? and state = 'running'", (seq,)
@@ -112,7 +115,8 @@ def end(
     """
     code, message = (problem.code, problem.message) if problem else (None, None)
     task = move(conn, seq, change, {"state": state, "now": now, "code": code, "message": message})
-    outbox.tell(conn, task)
+    if tells:
+        outbox.tell(conn, task)
     usage.count(conn, seq)
     if state is State.COMPLETED:
         return [task, *(twin for other in twins.followers(conn, seq) for twin in copy(conn, other, seq, now))]

@@ -226,7 +226,8 @@ _FORGET_SHARES = """
 def clear(conn: sqlite3.Connection, finished_before: Mapping[State, float], limit: int) -> Sequence[str]:
     """Delete tasks of these final states that finished before the time of their state; the oldest first.
 
-    Not those whose transcript is still to be written somewhere: it is nowhere else.
+    Not those whose transcript is still to be written somewhere, or whose end is still to be told to the
+    queue that hosts share: it is nowhere else.
     """
     if not finished_before:
         return []
@@ -246,4 +247,5 @@ def clear(conn: sqlite3.Connection, finished_before: Mapping[State, float], limi
 
 _NOT_OWED = """
     not exists (select 1 from outbox where outbox.task = task.id and kind = 'result' and state = 'waiting')
+    and not exists (select 1 from job where job.task = task.id)
 """

@@ -1,0 +1,365 @@
+"""The shared queue as verbs: take, beat, complete, fail, hand back, sweep; add, look, cancel, retry.
+
+A job that was taken is held by its lock: a token that only its holder knows, for as long as it beats. What
+the holder says of a job is said under that token, so that one who has lost it says nothing. BullMQ's own
+scripts do all that they can do; ours are the beat and the cancel, which it does not have between hosts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from random import randrange
+from secrets import token_hex
+from time import time
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from whisperd.config import Redis as Settings
+from whisperd.job import Job
+from whisperd.redis_queue.link import ANSWER_SECONDS, Link
+from whisperd.task import QueueAway
+
+if TYPE_CHECKING:
+    from bullmq import Job as BullJob
+    from bullmq import Queue
+
+WAIT_SECONDS = 5.0  # for a job, before a look whether one was missed
+LOOK_AT = 100  # jobs, with one question
+MOST_LOOKED_AT = 2000  # for a page of a list
+_NEWS = frozenset({"added", "active", "progress", "completed", "failed", "delayed", "waiting"})
+CANCELLED = "cancelled"  # why a job failed that was cancelled, and the field of one that is to be
+
+_BACKOFFS = (None, "fixed", "exponential")
+
+Verdict = Literal["held", "cancelled", "lost", "gone"]
+
+# Renews a lock. One that ran out while Redis or its holder was away is taken up again, if nobody has begun
+# the job since: `ats` counts how often it was begun.
+_BEAT = """
+local lock, stalled, active, job = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+if redis.call('exists', job) == 0 then return 'gone' end
+local owner = redis.call('get', lock)
+if owner ~= ARGV[1] then
+  local begun = redis.call('hget', job, 'ats')
+  if owner or begun ~= ARGV[4] or not redis.call('lpos', active, ARGV[3]) then return 'lost' end
+end
+redis.call('set', lock, ARGV[1], 'px', ARGV[2])
+redis.call('srem', stalled, ARGV[3])
+return redis.call('hexists', job, 'cancelled') == 1 and 'cancelled' or 'held'
+"""
+# Ends a job that nobody works on; one that is worked on is marked, for its holder to see at its next beat.
+_CANCEL = """
+local job, active, failed, events = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local id, now = ARGV[1], ARGV[2]
+if redis.call('exists', job) == 0 then return 'gone' end
+local waited = redis.call('lrem', KEYS[5], 1, id) + redis.call('lrem', KEYS[6], 1, id)
+  + redis.call('zrem', KEYS[7], id) + redis.call('zrem', KEYS[8], id)
+if waited == 0 and not redis.call('lpos', active, id) then return 'over' end
+redis.call('hset', job, 'cancelled', now)
+if waited > 0 then
+  redis.call('hset', job, 'failedReason', 'cancelled', 'finishedOn', now)
+  redis.call('zadd', failed, now, id)
+  redis.call('xadd', events, '*', 'event', 'failed', 'jobId', id, 'failedReason', 'cancelled',
+    'prev', 'waiting')
+end
+return 'cancelled'
+"""
+
+
+class LostJob(Exception):
+    """Another host has the job, or nobody: what was to be said of it was not said."""
+
+
+class Taken(NamedTuple):
+    job: Job
+    data: Mapping[str, Any]
+    priority: int  # BullMQ's: 1 is the first, 0 goes before all
+    refusal: str | None  # why it is to be failed, and not run
+
+
+class Seen(NamedTuple):
+    """A job as anyone may see it. Times in milliseconds, as BullMQ has them; 0: not yet."""
+
+    id: str
+    state: str  # "waiting", "prioritized", "delayed", "active", "completed", "failed", …
+    data: Mapping[str, Any]
+    priority: int
+    progress: float  # 0 to 100
+    delay: int
+    added_at: int
+    begun_at: int
+    ended_at: int
+    attempts: int
+    failure: str | None
+    value: Mapping[str, Any]
+    cancelled: bool  # or to be cancelled, as soon as its holder has heard of it
+
+
+class Listed(NamedTuple):
+    at: int  # when it was submitted, in microseconds: its place in lists
+    seen: Seen | None  # None: Redis has forgotten it
+
+
+class Board:
+    """Every verb raises QueueAway, and may then have been done or not."""
+
+    def __init__(self, link: Link, settings: Settings, keep_hours: tuple[float, float]) -> None:
+        """`keep_hours`: of what was completed, and of what failed."""
+        from bullmq import Queue
+
+        self._link = link
+        self._lock_ms = round(settings.lock_seconds * 1000)
+        self._stalled_ms = round(settings.stalled_seconds * 1000)
+        self._max_stalled = settings.max_stalled
+        self._keep = [{"age": round(hours * 3600)} for hours in keep_hours]
+        self._holder = token_hex(8)  # in the tokens of this host
+        self._next_at = 0.0  # Unix seconds: when the next delayed job is due, if there is one
+        self._queue: Queue = Queue(
+            settings.queue,
+            {"connection": link.client, "prefix": settings.prefix, "lockDuration": self._lock_ms},
+        )
+        self._name_seconds = max(3600, round(max(keep_hours) * 3600))
+        self._keep_options = {"removeOnComplete": self._keep[0], "removeOnFail": self._keep[1]}
+        self._index = self._key("whisperd:tasks")  # ids by the time of their submission, in microseconds
+        self._beat = link.client.register_script(_BEAT)
+        self._cancel = link.client.register_script(_CANCEL)
+
+    # --- who works ---
+
+    async def take(self) -> Taken | None:
+        """The next job, which is this host's from now on; None: there is none at present."""
+        token = f"{self._holder}:{token_hex(8)}"
+        async with self._link.asking():
+            found = await self._queue.backend.moveToActive(token, {"lockDuration": self._lock_ms})
+        data, job_id, _, next_ms = found
+        self._next_at = float(next_ms or 0) / 1000
+        if not data:
+            return None
+        job = _job(self._queue, data, job_id)
+        await self._note(job.id, job.timestamp)
+        refusal = job.deferredFailure or (CANCELLED if CANCELLED in data else None)
+        held = Job(id=job.id, token=token, begun=job.attemptsStarted)
+        return Taken(held, job.data if isinstance(job.data, dict) else {}, job.priority, refusal)
+
+    async def wait(self) -> None:
+        """Until there may be a job; not for long."""
+        until_due = self._next_at - time() if self._next_at else WAIT_SECONDS
+        seconds = min(WAIT_SECONDS, max(0.01, until_due))  # 0 would be for ever
+        async with self._link.asking(WAIT_SECONDS + ANSWER_SECONDS) as client:
+            await client.bzpopmin(self._key("marker"), seconds)
+
+    async def beat(self, held: Job) -> Verdict:
+        """Keep the job. cancelled: somebody wants it stopped; gone: Redis does not know it any more."""
+        keys = [f"{self._key(held.id)}:lock", self._key("stalled"), self._key("active"), self._key(held.id)]
+        async with self._link.asking():
+            verdict: Verdict = await self._beat(keys, [held.token, self._lock_ms, held.id, held.begun])
+        return verdict
+
+    async def progress(self, held: Job, percent: float) -> None:
+        async with self._link.asking():
+            with suppress(LostJob):
+                await _fenced(self._queue.backend.updateProgress(held.id, percent))
+
+    async def complete(self, held: Job, value: Mapping[str, Any]) -> None:
+        """Raises LostJob."""
+        job = await self._own(held)
+        job.opts.setdefault("removeOnComplete", self._keep[0])
+        async with self._link.asking():
+            await _fenced(job.moveToCompleted(value, held.token))
+
+    async def fail(self, held: Job, why: str, *, final: bool) -> None:
+        """It runs again as its own attempts and backoff say, unless that is `final`. Raises LostJob."""
+        from bullmq.custom_errors import UnrecoverableError
+
+        job = await self._own(held)
+        job.opts |= {"stackTraceLimit": 0, "removeOnFail": job.opts.get("removeOnFail", self._keep[1])}
+        if (job.opts.get("backoff") or {}).get("type") not in _BACKOFFS:  # it is in its producer's code
+            job.opts["backoff"] = {"type": "exponential", "delay": 1000}
+        async with self._link.asking():
+            await _fenced(job.moveToFailed(UnrecoverableError(why) if final else Exception(why), held.token))
+
+    async def hand_back(self, held: Job, seconds: float) -> None:
+        """Let somebody take it after so many seconds; no attempt is counted. Raises LostJob."""
+        backend, now = self._queue.backend, round(time() * 1000)
+        async with self._link.asking():
+            moving = backend.moveToDelayed(
+                held.id, now, round(seconds * 1000), held.token, {"skipAttempt": True}
+            )
+            await _fenced(moving)
+
+    async def sweep(self) -> None:
+        """Put back what its holder has left; whichever host asks first within `stalled_seconds` does it."""
+        async with self._link.asking():
+            await self._queue.backend.moveStalledJobsToWait(self._max_stalled, self._stalled_ms)
+
+    # --- who submits and looks ---
+
+    async def add(self, job_id: str, name: str, data: Mapping[str, Any], **options: Any) -> None:
+        """With the id of one that is there already nothing is added."""
+        async with self._link.asking():
+            job = await self._queue.add(name, data, {"jobId": job_id, **self._keep_options, **options})
+        await self._note(job_id, job.timestamp)
+
+    async def own_key(self, key: str, value: str, seconds: float, *, anew: bool = False) -> str | None:
+        """Give an Idempotency-Key its value, for so long; or return the one that it has."""
+        name = self._key(f"whisperd:key:{hashlib.sha256(key.encode()).hexdigest()}")
+        async with self._link.asking() as client:
+            if await client.set(name, value, nx=not anew, ex=round(seconds)):
+                return None
+            return str(await client.get(name))
+
+    async def name(self, job_id: str, task_id: str) -> None:
+        """Let a job be found by the id of its task, too; for as long as it may be kept."""
+        async with self._link.asking() as client:
+            await client.set(self._key(f"whisperd:id:{task_id}"), job_id, ex=self._name_seconds)
+
+    async def _id_of(self, name: str) -> str:
+        """Of the job that has this id, or whose task has it."""
+        async with self._link.asking() as client:
+            if await client.exists(self._key(name)):
+                return name
+            return str(await client.get(self._key(f"whisperd:id:{name}")) or name)
+
+    async def look(self, name: str) -> Seen | None:
+        """By the id of the job, or of its task; as for all that follow."""
+        job_id = await self._id_of(name)
+        async with self._link.asking():
+            data = await self._queue.backend.getJobData(job_id)
+            state = await self._queue.getJobState(job_id) if data else ""
+        return self._seen(job_id, data, state) if data else None
+
+    async def page(self, before: int | None, limit: int, fits: Callable[[Seen], bool]) -> list[Listed]:
+        """Up to `limit` that fit, the newest first; of MOST_LOOKED_AT at most."""
+        found: list[Listed] = []
+        for _ in range(MOST_LOOKED_AT // LOOK_AT):
+            rows = await self._newest(before)
+            found += [listed for listed in rows if listed.seen is not None and fits(listed.seen)]
+            if len(found) >= limit or len(rows) < LOOK_AT:
+                break
+            before = rows[-1].at
+        return found[:limit]
+
+    async def _newest(self, before: int | None) -> list[Listed]:
+        """The next few of the index; those that Redis has forgotten leave it."""
+        top = "+inf" if before is None else f"({before}"
+        async with self._link.asking() as client:
+            rows: Any = await client.zrevrangebyscore(self._index, top, "-inf", 0, LOOK_AT, withscores=True)
+            pipe = client.pipeline(transaction=False)
+            for job_id, _ in rows:
+                pipe.hgetall(self._key(job_id))
+            hashes = await pipe.execute() if rows else []
+            if gone := [row[0] for row, data in zip(rows, hashes, strict=True) if not data]:
+                await client.zrem(self._index, *gone)
+        return [
+            Listed(int(at), self._seen(job_id, data, _state(data)) if data else None)
+            for (job_id, at), data in zip(rows, hashes, strict=True)
+        ]
+
+    async def _note(self, job_id: str, added_ms: int) -> None:
+        """For lists. Where Redis is away just then, it is noted when a host takes the job."""
+        at = added_ms * 1000 + randrange(1000)  # two of one millisecond are two places
+        with suppress(QueueAway):
+            async with self._link.asking() as client:
+                await client.zadd(self._index, {job_id: at}, nx=True)
+
+    async def news(self, after: str) -> tuple[str, list[str]]:
+        """Wait for what happens to jobs: their ids, and the place from which to go on. "$": from now on."""
+        async with self._link.asking(WAIT_SECONDS + ANSWER_SECONDS) as client:
+            found = await client.xread({self._key("events"): after}, block=round(WAIT_SECONDS * 1000))
+        entries = _entries(found)
+        ids = [said["jobId"] for _, said in entries if said.get("event") in _NEWS and "jobId" in said]
+        return entries[-1][0] if entries else after, list(dict.fromkeys(ids))
+
+    async def change(self, name: str, fields: Mapping[str, Any], priority: int) -> None:
+        """Of one that waits: its data, and its priority in BullMQ. Raises LostJob."""
+        job_id = await self._id_of(name)
+        async with self._link.asking():
+            data = await self._queue.backend.getJobData(job_id)
+            if not data:
+                raise LostJob(job_id)
+            job = _job(self._queue, data, job_id)
+            await _fenced(job.updateData({**job.data, **fields}))
+            await _fenced(job.changePriority({"priority": priority}))
+
+    async def cancel(self, name: str) -> str:
+        """cancelled, or marked to be; over: it had ended before; gone."""
+        job_id = await self._id_of(name)
+        names = (job_id, "active", "failed", "events", "wait", "paused", "prioritized", "delayed")
+        async with self._link.asking():
+            return str(
+                await self._cancel([self._key(name) for name in names], [job_id, round(time() * 1000)])
+            )
+
+    async def retry(self, name: str) -> None:
+        """One that failed waits again. Raises LostJob for another."""
+        job_id = await self._id_of(name)
+        async with self._link.asking() as client:
+            data = await self._queue.backend.getJobData(job_id)
+            if not data:
+                raise LostJob(job_id)
+            job = _job(self._queue, data, job_id)
+            await client.hdel(self._key(job_id), CANCELLED)
+            await _fenced(job.retry("failed", {"resetAttemptsMade": True}))
+
+    def _seen(self, job_id: str, data: Mapping[str, str], state: str) -> Seen:
+        return _seen(_job(self._queue, data, job_id), state, CANCELLED in data)
+
+    async def _own(self, held: Job) -> BullJob:
+        async with self._link.asking():
+            data = await self._queue.backend.getJobData(held.id)
+        if not data:
+            raise LostJob(held.id)
+        return _job(self._queue, data, held.id)
+
+    def _key(self, name: str) -> str:
+        return str(self._queue.backend.scripts.toKey(name))
+
+
+def _job(queue: Queue, data: Mapping[str, str], job_id: str) -> BullJob:
+    from bullmq import Job as BullJob
+
+    return BullJob.fromJSON(queue, data, job_id)
+
+
+async def _fenced(doing: Any) -> None:
+    """BullMQ has one class for a lock that is another's, a job that is gone or in another state."""
+    try:
+        await doing
+    except TypeError as error:
+        raise LostJob(str(error)) from None
+
+
+def _state(data: Mapping[str, str]) -> str:
+    """As its hash has it: good enough for a list."""
+    if data.get("finishedOn"):
+        return "failed" if data.get("failedReason") else "completed"
+    return "active" if data.get("processedOn") and data.get("delay", "0") == "0" else "waiting"
+
+
+def _entries(found: Any) -> list[tuple[str, Mapping[str, str]]]:
+    """What XREAD answers of one stream, in either form of the protocol."""
+    streams = found.values() if isinstance(found, dict) else [entries for _, entries in found or ()]
+    flat = [entry for entries in streams for entry in entries]
+    return [
+        tuple(entry) for some in flat for entry in (some if isinstance(some[0], list | tuple) else [some])
+    ]
+
+
+def _seen(job: BullJob, state: str, cancelled: bool) -> Seen:
+    value = job.returnvalue if isinstance(job.returnvalue, dict) else {}
+    return Seen(
+        id=job.id,
+        state=state,
+        data=job.data if isinstance(job.data, dict) else {},
+        priority=job.priority,
+        progress=float(job.progress) if isinstance(job.progress, int | float) else 0.0,
+        delay=job.delay,
+        added_at=job.timestamp,
+        begun_at=job.processedOn or 0,
+        ended_at=job.finishedOn or 0,
+        attempts=job.attemptsMade,
+        failure=job.failedReason,
+        value=value,
+        cancelled=cancelled,
+    )

@@ -1,0 +1,292 @@
+"""The bridge as a worker: jobs of the shared queue become tasks of this host's own.
+
+It takes a job only while fewer are held than may run, so that all others wait in the shared queue, in its
+order. What is held is beaten for every second, whatever its work does; a job that is lost is stopped here and
+forgotten. What cannot be told, because Redis or the storage is away, is owed (see sql/jobs.py) and told once
+it can be. Decides nothing about tasks: chunks, retries and events are the queue's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+
+import structlog
+
+from whisperd.config import Config
+from whisperd.events import Events
+from whisperd.job import Job
+from whisperd.outbound import AnswerTooLarge, OutboundError, UrlRefused
+from whisperd.queue import SqliteQueue
+from whisperd.redis_queue import formats
+from whisperd.redis_queue.board import Board, LostJob, Taken
+from whisperd.redis_queue.ledger import Ledger
+from whisperd.redis_queue.reports import Reports
+from whisperd.redis_queue.storage import Storage
+from whisperd.s3 import S3Error, S3NotFound
+from whisperd.sources import Sources
+from whisperd.spool import Spool, TooLarge
+from whisperd.task import (
+    FINAL,
+    Audio,
+    ModelUnusable,
+    QueueAway,
+    StorageBusy,
+    StorageFailed,
+    StorageFull,
+    Task,
+    TaskNotFound,
+    WrongState,
+)
+from whisperd.turns import NoTurn
+
+log = structlog.get_logger(__name__)
+BEAT_SECONDS = 1.0  # so often a cancel is noticed, and progress told
+AWAY_SECONDS = 1.0  # before Redis is asked again
+LATER_SECONDS = 15.0  # before a job is taken again that could not be begun: storage away, disk full
+_LATER = (S3Error, StorageFull, StorageBusy, StorageFailed, NoTurn, OutboundError)
+
+
+class Bridge:
+    def __init__(
+        self,
+        board: Board,
+        storage: Storage,
+        queue: SqliteQueue,
+        ledger: Ledger,
+        events: Events,
+        spool: Spool,
+        sources: Sources,
+        slots: Callable[[], int],
+        check_model: Callable[[str], Awaitable[bool]],
+        config: Config,
+    ) -> None:
+        """`slots`: how many jobs may be held at a time; 0 while nothing is handed out."""
+        self._board = board
+        self._storage = storage
+        self._queue = queue
+        self._ledger = ledger
+        self._events = events
+        self._spool = spool
+        self._sources = sources
+        self._slots = slots
+        self._check_model = check_model
+        self._config = config
+        self._reports = Reports(board, storage, queue)
+        self._held: dict[str, Job] = {}  # by their ids: those whose audio is still to come, too
+        self._tasks: dict[str, str] = {}  # the tasks of those that have one
+        self._progress: dict[str, float] = {}  # as it was told last
+        self._over = asyncio.Event()  # there may be more to tell
+        self._room = asyncio.Event()  # one more may be held
+        self._draining = False
+
+    def drain(self) -> None:
+        """Take nothing more."""
+        self._draining = True
+
+    def holds(self, task_id: str) -> bool:
+        """Whether this host is at work on a task, or owes its end."""
+        return task_id in self._tasks.values()
+
+    async def run(self) -> None:
+        """For ever. Cut off, it leaves in the database what it holds and owes."""
+        for task_id, job in (await self._ledger.held()).items():  # of the last start
+            self._hold(job, task_id)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._beat_all(), name="jobs-beat")
+            group.create_task(self._listen(), name="jobs-listen")
+            group.create_task(self._report(), name="jobs-report")
+            group.create_task(self._sweep(), name="jobs-sweep")
+            while not self._draining:
+                if taken := await self._next():
+                    self._hold(taken.job)
+                    group.create_task(self._begin(taken), name=f"job {taken.job.id}")
+
+    def _hold(self, job: Job, task_id: str | None = None) -> None:
+        self._held[job.id] = job
+        if task_id is not None:
+            self._tasks[job.id] = task_id
+
+    def _let_go(self, job: Job) -> None:
+        """Unless it was taken anew."""
+        if self._held.get(job.id) == job:
+            for known in (self._held, self._tasks, self._progress):
+                known.pop(job.id, None)
+            self._room.set()
+
+    # --- taking ---
+
+    async def _next(self) -> Taken | None:
+        if len(self._held) >= self._slots():
+            await _heard(self._room)
+            return None
+        try:
+            if taken := await self._board.take():
+                return taken
+            await self._board.wait()
+        except QueueAway:
+            await asyncio.sleep(AWAY_SECONDS)
+        return None
+
+    async def _begin(self, taken: Taken) -> None:
+        """Make the job a task. What can be said of it at once, is."""
+        try:
+            if taken.refusal:
+                await self._refuse(taken.job, taken.refusal)
+            else:
+                await self._run(taken)
+        except (LostJob, QueueAway):  # its lock runs out, if it has not: then it is taken again
+            self._let_go(taken.job)
+        except Exception as error:  # an edge: one job must not end them all
+            log.error("a job of the shared queue cannot be begun", job=taken.job.id, exc_info=error)
+            await self._put_off(taken.job)
+
+    async def _run(self, taken: Taken) -> None:
+        try:
+            asked = formats.read(taken.data)
+            if asked.task_id != taken.job.id:
+                await self._board.name(taken.job.id, asked.task_id)
+            if (result := await self._storage.result(asked.task_id)) is not None:  # another host was faster
+                await self._reports.tell_result(taken.job, asked.task_id, result)
+                self._let_go(taken.job)
+                return
+            audio = await self._audio(asked)
+            new = formats.to_task(asked, audio, self._config.workers.model, taken.priority)
+            await self._check_model(new.model)
+            await self._queue.take(new, taken.job)
+            self._hold(taken.job, new.id)
+            self._over.set()  # it may be over already: the copy of a twin
+            await self._check_audio(taken.job, new.id)
+        except (formats.Malformed, UrlRefused, AnswerTooLarge, TooLarge) as error:
+            await self._refuse(taken.job, f"invalid_field: {error}")
+        except S3NotFound as error:
+            await self._refuse(taken.job, f"audio_gone: {error}")
+        except ModelUnusable as error:
+            await self._refuse(taken.job, f"model_not_found: {error}")
+        except _LATER as error:
+            log.warning("a job is put off", job=taken.job.id, reason=str(error))
+            await self._put_off(taken.job)
+
+    async def _audio(self, asked: formats.OurJob | formats.TheirJob) -> Audio:
+        """In the spool under the id of the task; it may be there from before."""
+        with suppress(TaskNotFound):
+            known = await self._queue.get(asked.task_id)
+            if await asyncio.to_thread(self._spool.has_audio, known.id):
+                return known.audio
+        async with self._spool.receive(asked.task_id) as incoming:
+            async with self._pieces(asked.audio_url, asked.tenant) as pieces:
+                async for piece in pieces:
+                    await incoming.write(piece)
+            if asked.audio_sha256 not in (None, incoming.sha256):
+                raise formats.Malformed("its audio is not what was submitted")
+        return Audio(name=asked.audio_name, size=incoming.size, sha256=incoming.sha256)
+
+    @asynccontextmanager
+    async def _pieces(self, url: str, tenant: str) -> AsyncIterator[AsyncIterator[bytes]]:
+        if key := self._storage.key_of(url):
+            yield self._storage.pieces(key)
+        else:
+            most = self._config.http.max_upload_bytes
+            async with self._sources.open(url, most, tenant) as download:
+                yield download.pieces
+
+    async def _check_audio(self, job: Job, task_id: str) -> None:
+        """It may have gone with the same task, of which this host had lost the job just before."""
+        has_audio = await asyncio.to_thread(self._spool.has_audio, task_id)
+        if not has_audio and await self._queue.drop(task_id, job):
+            await self._put_off(job)
+
+    async def _refuse(self, job: Job, why: str) -> None:
+        await self._board.fail(job, why, final=True)
+        self._let_go(job)
+
+    async def _put_off(self, job: Job) -> None:
+        with suppress(LostJob, QueueAway):
+            await self._board.hand_back(job, LATER_SECONDS)
+        self._let_go(job)
+
+    # --- holding ---
+
+    async def _beat_all(self) -> None:
+        while True:
+            for job in list(self._held.values()):
+                try:
+                    await self._beat(job)
+                except QueueAway:
+                    break  # what runs goes on
+                except (StorageFull, StorageBusy, StorageFailed):
+                    continue
+            await asyncio.sleep(BEAT_SECONDS)
+
+    async def _beat(self, job: Job) -> None:
+        verdict, task_id = await self._board.beat(job), self._tasks.get(job.id)
+        if task_id is None:
+            return
+        if verdict == "lost":
+            await self._lose(job, task_id)
+        elif verdict == "cancelled":
+            with suppress(WrongState, TaskNotFound):
+                await self._queue.cancel(task_id)
+        elif verdict == "held":
+            await self._tell_progress(job, task_id)
+
+    async def _lose(self, job: Job, task_id: str) -> None:
+        """Stop it, unless it is over: then it is told, maybe in vain."""
+        if await self._queue.drop(task_id, job):
+            log.warning("a job was lost to another host, and is stopped here", job=job.id, task_id=task_id)
+            self._spool.discard([task_id])
+            self._let_go(job)
+        else:
+            self._over.set()
+
+    async def _tell_progress(self, job: Job, task_id: str) -> None:
+        with suppress(TaskNotFound):
+            percent = round((await self._queue.get(task_id)).progress * 100, 1)
+            if percent > self._progress.get(job.id, 0.0):
+                await self._board.progress(job, percent)
+                self._progress[job.id] = percent
+
+    async def _sweep(self) -> None:
+        while True:
+            with suppress(QueueAway):
+                await self._board.sweep()
+            await asyncio.sleep(self._config.redis.stalled_seconds)
+
+    # --- telling ---
+
+    async def _listen(self) -> None:
+        """Events are hints: after having fallen behind there may be more to tell than was heard of."""
+        while not self._events.closed:
+            with self._events.subscribe(wants=lambda event: event.task.state in FINAL) as subscription:
+                self._over.set()
+                async for _ in subscription:
+                    self._over.set()
+
+    async def _report(self) -> None:
+        while True:
+            with suppress(StorageFull, StorageBusy, StorageFailed):
+                for job, task in await self._ledger.owed():
+                    await self._tell(job, task)
+            await _heard(self._over)
+
+    async def _tell(self, job: Job, task: Task) -> None:
+        try:
+            await self._reports.tell(job, task)
+        except LostJob:
+            log.warning("what became of a job is not wanted any more", job=job.id, task_id=task.id)
+        except (QueueAway, S3Error) as error:
+            log.debug("the end of a job is told later", job=job.id, task_id=task.id, reason=str(error))
+            return
+        except Exception as error:  # an edge: said again, it would fail again
+            log.error("the end of a job cannot be told", job=job.id, task_id=task.id, exc_info=error)
+        await self._ledger.told(job)
+        self._let_go(job)
+
+
+async def _heard(event: asyncio.Event) -> None:
+    """Wait for it, but not for long: it is a hint."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(BEAT_SECONDS):
+            await event.wait()
+    event.clear()

@@ -1,0 +1,237 @@
+"""What a job says, in the two formats that there are: ours, and that of the older WhisperAPI. Pure.
+
+Ours: a submission, with audio in the shared storage. Theirs: `{transcriptionId, userId, s3AudioUrl, model,
+format}`, answered with `{s3ResultUrl, durationSeconds, completedAt}`. Priorities: ours run higher first,
+BullMQ's lower first, and 0 before all; 1 to 10 there are 10 to 1 here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from time import time
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from whisperd.redis_queue.board import Seen
+from whisperd.shown import timestamp
+from whisperd.task import FINAL, Audio, Kind, NewTask, Options, Problem, State, Task
+
+NAME = "transcription"  # of our jobs
+DEFAULT_MODELS = ("", "whisper-1")  # the one of the settings
+_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")  # it names files
+_TENANT = re.compile(r"[\w.@:+-]{1,100}")
+_HIGHEST, _LOWEST = 10, -100  # of ours; those above the highest are alike in BullMQ
+
+
+class Malformed(Exception):
+    """The job says nothing that could be run. The message is safe to show."""
+
+
+class SharedAudio(Struct, frozen=True, kw_only=True):
+    url: str  # in the shared storage
+    sha256: str
+    bytes: int
+    name: str = "audio"  # the sender's own
+
+
+class OurJob(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A submission."""
+
+    task_id: Annotated[str, Meta(pattern=rf"^{_ID.pattern}\Z")]
+    audio: SharedAudio
+    model: str
+    priority: Annotated[int, Meta(ge=-100, le=100)] = 0
+    tenant: str = "default"
+    plan: str | None = None
+    options: Options = Options()
+    kind: Kind = Kind.TRANSCRIPTION
+    max_retries: int = 3
+    timeout_seconds: float | None = None
+    callback_url: str | None = None
+    result_url: str | None = None
+    metadata: dict[str, Any] = {}
+    trace: str | None = None
+
+    @property
+    def audio_url(self) -> str:
+        return self.audio.url
+
+    @property
+    def audio_sha256(self) -> str | None:
+        return self.audio.sha256
+
+    @property
+    def audio_name(self) -> str:
+        return self.audio.name
+
+
+class TheirJob(Struct, frozen=True, kw_only=True, rename="camel"):
+    """A transcription of WhisperAPI; what else it says is passed over."""
+
+    transcription_id: Annotated[str, Meta(min_length=1, max_length=500)]
+    s3_audio_url: Annotated[str, Meta(min_length=1)] = msgspec.field(name="s3AudioUrl")
+    user_id: str | int | None = None
+    model: str | None = None
+    format: Literal["json", "text", "txt", "srt", "vtt", "tsv"] = "json"
+
+    @property
+    def audio_url(self) -> str:
+        return self.s3_audio_url
+
+    @property
+    def audio_sha256(self) -> str | None:
+        return None
+
+    @property
+    def audio_name(self) -> str:
+        """The last part of its path; what stands behind a ? is nobody's business."""
+        return re.split(r"[?#]", self.s3_audio_url)[0].rpartition("/")[2][:200] or "audio"
+
+    @property
+    def task_id(self) -> str:
+        """Theirs, where it can be one of ours."""
+        if _ID.fullmatch(self.transcription_id):
+            return self.transcription_id
+        return hashlib.sha256(self.transcription_id.encode()).hexdigest()[:32]
+
+    @property
+    def tenant(self) -> str:
+        user = str(self.user_id)
+        return user if self.user_id is not None and _TENANT.fullmatch(user) else "default"
+
+
+def read(data: Mapping[str, Any]) -> OurJob | TheirJob:
+    """Raises Malformed."""
+    kind: type[OurJob | TheirJob] = TheirJob if "transcriptionId" in data else OurJob
+    try:
+        return msgspec.convert(data, kind)
+    except msgspec.ValidationError as error:  # which names the field, and none of its values
+        raise Malformed(f"the job cannot be read: {error}") from None
+
+
+def to_job(new: NewTask, url: str) -> dict[str, Any]:
+    """The data of a job for a submission whose audio lies at `url`."""
+    audio = SharedAudio(url=url, sha256=new.audio.sha256, bytes=new.audio.size, name=new.audio.name)
+    shared = {name: getattr(new, name) for name in _SHARED}
+    said: dict[str, Any] = msgspec.to_builtins(OurJob(task_id=new.id, audio=audio, **shared))
+    return said
+
+
+_SHARED = [name for name in OurJob.__struct_fields__ if name in NewTask.__struct_fields__ and name != "audio"]
+
+
+def to_task(job: OurJob | TheirJob, audio: Audio, default_model: str, bullmq_priority: int) -> NewTask:
+    """The local task of a job."""
+    if isinstance(job, OurJob):
+        return NewTask(id=job.task_id, audio=audio, **{name: getattr(job, name) for name in _SHARED})
+    return NewTask(
+        id=job.task_id,
+        audio=audio,
+        model=default_model if (job.model or "") in DEFAULT_MODELS else str(job.model),
+        priority=to_priority(bullmq_priority),
+        tenant=job.tenant,
+    )
+
+
+def to_bullmq(priority: int) -> int:
+    """1 to 111."""
+    return max(1, _HIGHEST + 1 - priority)
+
+
+def to_priority(bullmq: int) -> int:
+    """Of a job that was not made by us."""
+    return max(_LOWEST, _HIGHEST + 1 - bullmq) if bullmq > 0 else 100
+
+
+def to_options(new: NewTask) -> dict[str, Any]:
+    """BullMQ's, of a submission. What fails has been tried again by its host: there is one attempt."""
+    delay = {"delay": max(0, round((new.run_at - time()) * 1000))} if new.run_at else {}
+    return {"priority": to_bullmq(new.priority), "attempts": 1, **delay}
+
+
+def our_value(url: str, sha256: str, task: Task, words: int) -> dict[str, Any]:
+    return {
+        "result_url": url,
+        "sha256": sha256,
+        "seconds": task.audio.duration,
+        "words": words,
+        "language": task.language,
+    }
+
+
+def their_value(url: str, task: Task) -> dict[str, Any]:
+    return {
+        "s3ResultUrl": url,
+        "durationSeconds": task.audio.duration,
+        "completedAt": timestamp(task.finished_at),
+    }
+
+
+def shown(seen: Seen, at: int | None = None) -> Task:
+    """A job as a task, for whoever asks a host that does not run it. `at`: its place in a list."""
+    asked = _read_or_none(seen.data)
+    ours = asked if isinstance(asked, OurJob) else None
+    theirs = asked if isinstance(asked, TheirJob) else None
+    state = _STATES.get(seen.state, State.QUEUED)
+    if seen.cancelled and state is not State.COMPLETED:
+        state = State.CANCELLED
+    ended_at = _seconds(seen.ended_at) if state in FINAL else None
+    return Task(
+        seq=seen.added_at * 1000 if at is None else at,
+        id=asked.task_id if asked else seen.id,
+        kind=ours.kind if ours else Kind.TRANSCRIPTION,
+        state=state,
+        priority=ours.priority if ours else to_priority(seen.priority),
+        tenant=asked.tenant if asked else "default",
+        model=(asked.model if asked else None) or "",
+        options=ours.options if ours else Options(),
+        audio=_audio(ours, theirs, seen),
+        attempt=max(1, seen.attempts),
+        max_retries=ours.max_retries if ours else 0,
+        timeout_seconds=ours.timeout_seconds if ours else None,
+        created_at=seen.added_at / 1000,
+        run_at=(seen.added_at + seen.delay) / 1000 if seen.state == "delayed" else None,
+        started_at=_seconds(seen.begun_at),
+        finished_at=ended_at,
+        progress=1.0 if state is State.COMPLETED else min(1.0, max(0.0, seen.progress / 100)),
+        language=seen.value.get("language"),
+        language_probability=None,
+        warnings=(),
+        error=_problem(seen.failure) if state is State.FAILED else None,
+        metadata=ours.metadata if ours else {},
+        callback_url=ours.callback_url if ours else None,
+        result_url=ours.result_url if ours else None,
+    )
+
+
+_STATES = {"active": State.PROCESSING, "completed": State.COMPLETED, "failed": State.FAILED}
+
+
+def _read_or_none(data: Mapping[str, Any]) -> OurJob | TheirJob | None:
+    try:
+        return read(data)
+    except Malformed:
+        return None
+
+
+def _audio(ours: OurJob | None, theirs: TheirJob | None, seen: Seen) -> Audio:
+    duration = seen.value.get("seconds", seen.value.get("durationSeconds"))
+    if ours is not None:
+        audio = ours.audio
+        return Audio(name=audio.name, size=audio.bytes, sha256=audio.sha256, duration=duration)
+    return Audio(name=theirs.audio_name if theirs else "", size=0, sha256="", duration=duration)
+
+
+def _problem(failure: str | None) -> Problem:
+    code, colon, message = (failure or "").partition(": ")
+    if colon and re.fullmatch(r"[a-z_]+", code):
+        return Problem(code, message)
+    return Problem("failed", "the job failed on another worker")  # whose words may name a path
+
+
+def _seconds(milliseconds: int) -> float | None:
+    return milliseconds / 1000 if milliseconds else None

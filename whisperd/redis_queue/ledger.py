@@ -1,0 +1,30 @@
+"""The jobs that this host has taken, as verbs: each one function of whisperd.sql.jobs, and one transaction.
+
+The rows are written by the queue, with their tasks. Holds no state but the database's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from whisperd.db import Database
+from whisperd.job import Job, OwedJob
+from whisperd.sql import jobs
+
+
+class Ledger:
+    """Every verb is safe to cancel: it is done whole or not at all. They raise what Database's do."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    async def held(self) -> Mapping[str, Job]:
+        """Those whose end the shared queue has not been told, by the ids of their tasks."""
+        return await self._db.read(jobs.held)
+
+    async def owed(self) -> Sequence[OwedJob]:
+        """Those of them whose tasks are over."""
+        return await self._db.read(jobs.owed)
+
+    async def told(self, job: Job) -> None:
+        await self._db.write(jobs.told, job)

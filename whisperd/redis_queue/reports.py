@@ -1,0 +1,68 @@
+"""What the shared queue is told of a task that is over: its transcript goes to the shared storage first.
+
+At least once, and never twice: a transcript that is there is not written again, and the job's lock decides
+whether what is said of it counts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from whisperd.job import Job
+from whisperd.redis_queue import formats
+from whisperd.redis_queue.board import CANCELLED, Board
+from whisperd.redis_queue.storage import Storage
+from whisperd.task import State, Task, TaskQueue
+from whisperd.transcript import Transcript, render
+
+# Why a task can fail that is up to it alone: no other host would fare better.
+_FINAL = frozenset({"unsupported_media", "no_audio", "audio_too_long", "timeout", CANCELLED})
+
+
+class Reports:
+    """Raises QueueAway and S3Error: then it is to be said again."""
+
+    def __init__(self, board: Board, storage: Storage, queue: TaskQueue) -> None:
+        self._board = board
+        self._storage = storage
+        self._queue = queue
+
+    async def tell(self, job: Job, task: Task) -> None:
+        """How the task of a job ended. Raises LostJob where nobody wants to know."""
+        if task.state is State.COMPLETED:
+            transcript = Transcript.of(task, await self._queue.segments(task.id))
+            content = await asyncio.to_thread(msgspec.json.encode, transcript)
+            await self.tell_result(job, task.id, await self._storage.keep_result(task.id, content))
+        elif task.state is State.CANCELLED:
+            await self._board.fail(job, CANCELLED, final=True)
+        else:
+            why = f"{task.error.code}: {task.error.message}" if task.error else "failed"
+            await self._board.fail(job, why, final=why.partition(":")[0] in _FINAL)
+
+    async def tell_result(self, job: Job, task_id: str, content: bytes) -> None:
+        """The job is completed by this transcript. Raises LostJob."""
+        seen = await self._board.look(job.id)
+        if seen is None:
+            return  # Redis has forgotten the job: the transcript is found all the same
+        transcript = await asyncio.to_thread(msgspec.json.decode, content, type=Transcript)
+        if isinstance(asked := formats.read(seen.data), formats.TheirJob):
+            value = await self._rendered(asked, transcript)
+        else:
+            value = self._value(task_id, transcript, content)
+        await self._board.complete(job, value)
+
+    def _value(self, task_id: str, transcript: Transcript, content: bytes) -> Mapping[str, Any]:
+        url, words = self._storage.result_url(task_id), len(transcript.text.split())
+        return formats.our_value(url, hashlib.sha256(content).hexdigest(), transcript.task, words)
+
+    async def _rendered(self, asked: formats.TheirJob, transcript: Transcript) -> Mapping[str, Any]:
+        format = "text" if asked.format == "txt" else asked.format
+        text, media_type = await asyncio.to_thread(render, transcript, format)
+        name = f"{asked.task_id}.{asked.format}"
+        url = await self._storage.keep_rendered(name, text.encode(), media_type)
+        return formats.their_value(url, transcript.task)

@@ -1,0 +1,195 @@
+"""The queue as the outside sees it, where several hosts share one: what is submitted goes to all of them.
+
+A task that this host runs, or has completed, is answered for from its own database; any other from its job in
+Redis. It keeps nothing, and moves nothing: the shared queue and the local one do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from whisperd.queue import SqliteQueue
+from whisperd.redis_queue import formats
+from whisperd.redis_queue.board import Board, LostJob, Seen
+from whisperd.redis_queue.link import RedisAway
+from whisperd.redis_queue.storage import Storage
+from whisperd.s3 import S3Error
+from whisperd.task import (
+    FINAL,
+    START,
+    Change,
+    IdempotencyConflict,
+    Limits,
+    ListQuery,
+    Mark,
+    NewTask,
+    QueueAway,
+    Segment,
+    State,
+    Task,
+    TaskNotFound,
+    WrongState,
+)
+from whisperd.transcript import Transcript
+
+
+class SharedQueue:
+    """A TaskQueue: what it does not say itself is the local one's. Raises QueueAway where Redis is needed."""
+
+    def __init__(
+        self,
+        local: SqliteQueue,
+        board: Board,
+        storage: Storage,
+        audio: Callable[[str], Path],
+        drop_audio: Callable[[str], None],
+        holds: Callable[[str], bool],
+        trouble: Callable[[], str | None],
+        key_seconds: float,
+    ) -> None:
+        """`holds`: whether this host is at work on a task, or owes its end. `trouble`: why Redis is away."""
+        self._local = local
+        self._board = board
+        self._storage = storage
+        self._audio = audio
+        self._drop_audio = drop_audio
+        self._holds = holds
+        self._trouble = trouble
+        self._key_seconds = key_seconds
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._local, name)
+
+    async def check_room(self, tenant: str | None = None, plan: str | None = None) -> Limits:
+        if trouble := self._trouble():
+            raise RedisAway(trouble)
+        return await self._local.check_room(tenant, plan)
+
+    async def submit(self, new: NewTask) -> tuple[Task, bool]:
+        """Its audio goes to the shared storage, then it to the shared queue: from then on it is accepted."""
+        if new.idempotency_key and (first := await self._first_of_key(new)) is not None:
+            return first, False
+        try:
+            url = await self._storage.keep_audio(new.id, self._audio(new.id))
+        except S3Error as error:
+            raise RedisAway(f"nothing can be accepted: {error}") from error
+        data = formats.to_job(new, url)
+        await self._board.add(new.id, formats.NAME, data, **formats.to_options(new))
+        task = await self._of_job(new.id)
+        if task is None:
+            raise RedisAway("the shared queue has forgotten what it was told")
+        self._drop_audio(new.id)
+        return task, True
+
+    async def get(self, task_id: str) -> Task:
+        local = await self._here(task_id)
+        if local is not None and (local.state is State.COMPLETED or self._holds(task_id)):
+            return local
+        try:
+            shared = await self._of_job(task_id)
+        except QueueAway:
+            if local is None:
+                raise
+            return local
+        if (found := shared or local) is None:
+            raise TaskNotFound(f"there is no task {task_id}")
+        return found
+
+    async def list(self, query: ListQuery) -> Sequence[Task]:
+        """By the time of their submission; those that Redis still knows."""
+        page = await self._board.page(query.before, query.limit, partial(_fits, query))
+        return [formats.shown(seen, at) for at, seen in page if seen is not None]
+
+    async def segments(self, task_id: str, after: Mark = START) -> Sequence[tuple[Mark, Segment]]:
+        if await self._here(task_id) is not None:
+            return await self._local.segments(task_id, after)
+        try:
+            content = await self._storage.result(task_id)
+        except S3Error as error:
+            raise RedisAway(str(error)) from error
+        if content is None:
+            return []
+        transcript = await asyncio.to_thread(msgspec.json.decode, content, type=Transcript)
+        marked = [(Mark(1, n), segment) for n, segment in enumerate(transcript.segments, 1)]
+        return [(mark, segment) for mark, segment in marked if mark > after]
+
+    async def change(self, task_id: str, change: Change) -> Task:
+        """Of a task that waits for some host, the priority only."""
+        task = await self.get(task_id)
+        if self._holds(task_id):
+            return await self._local.change(task_id, change)
+        if task.state is not State.QUEUED:
+            raise WrongState(f"task {task_id} is {task.state}: it cannot be changed")
+        if await self._board.look(task_id) is None:  # from before the queue was shared
+            return await self._local.change(task_id, change)
+        return await self._changed(task_id, change)
+
+    async def _changed(self, task_id: str, change: Change) -> Task:
+        if change.run_at is not None or change.metadata is not None:
+            raise WrongState("of a task in the shared queue only the priority can be changed")
+        if change.priority is not None:
+            fields, priority = {"priority": change.priority}, formats.to_bullmq(change.priority)
+            try:
+                await self._board.change(task_id, fields, priority)
+            except LostJob:
+                raise WrongState(f"task {task_id} was begun or ended just now") from None
+        return await self.get(task_id)
+
+    async def cancel(self, task_id: str) -> Task:
+        if self._holds(task_id) and (task := await self._here(task_id)) and task.state not in FINAL:
+            return await self._local.cancel(task_id)
+        task = await self.get(task_id)
+        verdict = await self._board.cancel(task_id)
+        if verdict == "gone":  # from before the queue was shared
+            return await self._local.cancel(task_id)
+        if verdict == "over":
+            raise WrongState(f"task {task_id} is {task.state}: it cannot be cancelled")
+        return await self.get(task_id)
+
+    async def retry(self, task_id: str, plan: str | None = None) -> Task:
+        task = await self.get(task_id)
+        if task.state not in (State.FAILED, State.CANCELLED) or self._holds(task_id):
+            raise WrongState(f"task {task_id} is {task.state}: it cannot be retried")
+        try:
+            await self._board.retry(task_id)
+        except LostJob:
+            return await self._local.retry(task_id, plan)
+        return await self.get(task_id)
+
+    async def _first_of_key(self, new: NewTask) -> Task | None:
+        """The task that came with this key before; None: this is the first. Raises IdempotencyConflict."""
+        key, value = f"{new.tenant}:{new.idempotency_key}", f"{new.id} {new.body_sha256}"
+        known = await self._board.own_key(key, value, self._key_seconds)
+        if known is None:
+            return None
+        task_id, _, body = known.partition(" ")
+        if (first := await self._of_job(task_id) or await self._here(task_id)) is None:
+            await self._board.own_key(key, value, self._key_seconds, anew=True)  # it was never accepted
+        elif body != new.body_sha256:
+            raise IdempotencyConflict("this idempotency key was used with another body")
+        return first
+
+    async def _here(self, task_id: str) -> Task | None:
+        try:
+            return await self._local.get(task_id)
+        except TaskNotFound:
+            return None
+
+    async def _of_job(self, task_id: str) -> Task | None:
+        seen = await self._board.look(task_id)
+        return None if seen is None else formats.shown(seen)
+
+
+def _fits(query: ListQuery, seen: Seen) -> bool:
+    task = formats.shown(seen)
+    return (
+        (not query.states or task.state in query.states)
+        and query.kind in (None, task.kind)
+        and query.tenant in (None, task.tenant)
+    )

@@ -1,0 +1,80 @@
+"""The jobs of a shared queue that this host has taken; each public function is one transaction.
+
+A handful of rows: as many as there are workers, and those whose end could not be told yet.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping, Sequence
+from math import inf
+
+from msgspec.structs import replace
+
+from whisperd.job import Job, OwedJob
+from whisperd.sql import line, moves
+from whisperd.sql.rows import to_task
+from whisperd.task import FINAL, NO_LIMITS, NewTask, Rules, State, Task
+
+
+def take(conn: sqlite3.Connection, new: NewTask, job: Job, rules: Rules, now: float) -> Sequence[Task]:
+    """Run the job as a task: a new one, one that had ended without a transcript, or that which it is already.
+
+    There is always room: the shared queue hands out no more than may run.
+    """
+    roomy = replace(rules, max_queued=2**62, limits=lambda tenant, plan: NO_LIMITS)
+    row = conn.execute("select * from task where id = ?", (new.id,)).fetchone()
+    if row is None:
+        moved: Sequence[Task] = [moves.submit(conn, new, roomy, -inf, now)[0]]
+    elif row["state"] in (State.FAILED, State.CANCELLED):
+        moved = moves.retry(conn, new.id, None, roomy, now)
+    else:
+        moved = [to_task(row)]
+    conn.execute("insert or replace into job values (?, ?, ?, ?)", (new.id, job.id, job.token, job.begun))
+    return moved
+
+
+def held(conn: sqlite3.Connection) -> Mapping[str, Job]:
+    """By the ids of their tasks."""
+    return {row["task"]: _job(row) for row in conn.execute("select * from job")}
+
+
+def owed(conn: sqlite3.Connection) -> Sequence[OwedJob]:
+    """Those whose tasks are over."""
+    states = ", ".join(f"'{state}'" for state in sorted(FINAL))
+    rows = conn.execute(
+        f"""
+        select task.*, job.id as job_id, job.token, job.begun from job join task on task.id = job.task
+        where state in ({states})
+        """
+    )
+    return [OwedJob(Job(id=r["job_id"], token=r["token"], begun=r["begun"]), to_task(r)) for r in rows]
+
+
+def told(conn: sqlite3.Connection, job: Job) -> None:
+    """The shared queue knows how it ended, or does not want to know it from us any more."""
+    conn.execute("delete from job where token = ?", (job.token,))
+
+
+def drop(conn: sqlite3.Connection, task_id: str, job: Job, now: float) -> Sequence[Task]:
+    """Another host has the job: nothing of its task stays here, and nobody is told of an end.
+
+    Returns it, as cancelled, and the tasks that went on without it; nothing if it was over already, or if
+    this host has taken the job anew meanwhile.
+    """
+    row = conn.execute(
+        """
+        select seq from task join job on job.task = task.id
+        where task.id = ? and token = ? and state in ('queued', 'processing')
+        """,
+        (task_id, job.token),
+    ).fetchone()
+    if row is None:
+        return []
+    ended = line.end(conn, row["seq"], State.CANCELLED, None, now, tells=False)
+    conn.execute("delete from task where seq = ?", (row["seq"],))
+    return ended
+
+
+def _job(row: sqlite3.Row) -> Job:
+    return Job(id=row["id"], token=row["token"], begun=row["begun"])
