@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 from typing import Any, Literal, NamedTuple
@@ -10,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 from msgspec import Struct
 
 from whisperd.risk.matching import MOST_PLACES, Budget, Search, TooMuch, apart
+from whisperd.risk.phrases import Phrase
 from whisperd.risk.rulebook import Rulebook
 from whisperd.risk.rules import Category, Rule, Severity, Where
 from whisperd.risk.words import Span, Spoken, Stream, streams
@@ -148,6 +150,7 @@ class _Call:
         self._rulebook = rulebook
         self._timed = timed
         self._duration = max((segment.end for segment in segments), default=0.0)
+        self._clocked: dict[tuple[Search, str], Sequence[float]] = {}
         self._hidden: dict[tuple[int, int], str] = {}  # a word's segment and place in it: what stands there
         self._offsets = list(accumulate((len(s.text) + 1 for s in segments), initial=0))
 
@@ -252,23 +255,28 @@ class _Call:
         within = rule.context.within_seconds
         for phrase in self._rulebook.contexts[rule.id]:
             for other in self._searches if self._timed else [search]:
-                near = self._nearest(other, other.phrase(phrase), search.stream, span, within)
+                near = self._nearest(other, phrase, search.stream, span, within)
                 if near is not None:
                     yield f"{phrase.text}@{near:.1f}s" if self._timed else phrase.text
                     break
 
     def _nearest(
-        self, other: Search, spans: Sequence[Span], stream: Stream, span: Span, within: float
+        self, other: Search, phrase: Phrase, stream: Stream, span: Span, within: float
     ) -> float | None:
-        """When the nearest of these places begins; None when it is too far. Its own words do not count."""
-        other.spend(len(spans))
-        place = self._clock(stream)(span)
-        clock = self._clock(other.stream)
-        times = [
-            clock(at) for at in spans if other.stream is not stream or at[1] <= span[0] or at[0] >= span[1]
-        ]
-        nearest = min(times, key=lambda time: abs(time - place), default=math.inf)
-        return nearest if abs(nearest - place) <= within else None
+        """When the nearest place of a phrase begins; None when it is too far. Not in the finding itself."""
+        place, spans = self._clock(stream)(span), other.phrase(phrase)
+        times = self._times(other, phrase)
+        near = range(bisect_left(times, place - within), bisect_right(times, place + within))
+        other.spend(len(near))
+        apart = [n for n in near if other.stream is not stream or not _overlap(spans[n], span)]
+        return min((times[n] for n in apart), key=lambda time: abs(time - place), default=None)
+
+    def _times(self, search: Search, phrase: Phrase) -> Sequence[float]:
+        key = (search, phrase.text)
+        if key not in self._clocked:
+            clock = self._clock(search.stream)
+            self._clocked[key] = [clock(span) for span in search.phrase(phrase)]
+        return self._clocked[key]
 
     def _clock(self, stream: Stream) -> Callable[[Span], float]:
         return stream.begins if self._timed else lambda span: span[0] / WORDS_A_SECOND
@@ -282,6 +290,10 @@ def stand_in(tag: str, way: Redact) -> str:
 def _is_wanted(rule: Rule, wanted: Wanted) -> bool:
     fits = not wanted.categories or rule.category in wanted.categories
     return fits and _SEVERITIES.index(rule.severity) >= _SEVERITIES.index(wanted.min_severity)
+
+
+def _overlap(one: Span, other: Span) -> bool:
+    return one[0] < other[1] and other[0] < one[1]
 
 
 def _risk(found: Sequence[Finding | Missing]) -> dict[str, Any]:

@@ -175,13 +175,30 @@ def _together(stretch: Stretch, fuzzy: bool, windows: Callable[[Lists, int], Ite
             lists.append(part(search))
             if not lists[-1]:
                 return []
-        search.spend(sum(map(len, lists)) * len(lists))
-        found = list(windows(lists, within))
+        near = _about(lists, within)
+        search.spend(sum(map(len, near)) * len(near))
+        found = list(windows(near, within))
         for part in unwanted if found else ():
             found = _far_from(found, part(search), within)
         return found
 
     return find
+
+
+def _about(lists: Lists, within: int) -> Lists:
+    """Of each list what is near a place of the shortest one: no other can be in a window with all of them."""
+    rarest = min(lists, key=len)
+    return [spans if spans is rarest else _around(rarest, spans, within) for spans in lists]
+
+
+def _around(rarest: Sequence[Span], spans: Sequence[Span], within: int) -> Sequence[Span]:
+    near: list[Span] = []
+    past = 0  # those before are taken, or too far
+    for begin, end in rarest:
+        first = bisect_left(spans, begin - within, lo=past, key=itemgetter(0))
+        past = bisect_left(spans, end + within, lo=first, key=itemgetter(0))
+        near += spans[first:past]
+    return near
 
 
 def _in_any_order(lists: Lists, within: int) -> Iterable[Span]:

@@ -7,7 +7,6 @@ single digits join: "twenty nineteen" stays "20 19", which `pii` joins where it 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import groupby
 from typing import NamedTuple
 
 _UNITS = dict(
@@ -40,6 +39,7 @@ _TENS = {
 _SCALES = {"thousand": 1000, "million": 1_000_000}
 _LARGEST = 1_000_000_000
 _TIMES = {"double": 2, "triple": 3, "treble": 3}
+_BEGINNINGS = frozenset((*_BELOW_20, *_ZEROS, *_TENS, *_TIMES, "hundred"))
 _MAY_BE_OH = frozenset(("oh", "o"))  # words, too: zeros only among digits
 _FEWEST_AMONG = 3  # digits that a run with an "oh" must have
 
@@ -61,14 +61,32 @@ class _Part(NamedTuple):
 
 def folded(words: Sequence[str]) -> Iterator[Folded]:
     """The words, lower case, with numbers as digits."""
-    for single, parts in groupby(_parts(words), key=lambda part: part.single):
-        run = list(parts)
-        if single and _is_number(words, run):
-            yield Folded("".join(part.text for part in run), run[0].first, run[-1].past)
-        elif single:
-            yield from _apart(words, run)
+    run: list[_Part] = []  # digits said one by one, which join
+    at = 0
+    while at < len(words):
+        part = _number(words, at)
+        if part and part.single:
+            run.append(part)
         else:
-            yield from (Folded(part.text, part.first, part.past) for part in run)
+            if run:
+                yield from _joined(words, run)
+                run = []
+            yield Folded(part.text, at, part.past) if part else Folded(words[at], at, at + 1)
+        at = part.past if part else at + 1
+    yield from _joined(words, run)
+
+
+def _number(words: Sequence[str], at: int) -> _Part | None:
+    if words[at] not in _BEGINNINGS and not words[at].isdigit():  # nearly all
+        return None
+    return _repeated(words, at) or _composed(words, at) or _single(words, at)
+
+
+def _joined(words: Sequence[str], run: Sequence[_Part]) -> Iterator[Folded]:
+    if run and _is_number(words, run):
+        yield Folded("".join(part.text for part in run), run[0].first, run[-1].past)
+    else:
+        yield from _apart(words, run)
 
 
 def _is_number(words: Sequence[str], run: Sequence[_Part]) -> bool:
@@ -80,14 +98,6 @@ def _apart(words: Sequence[str], run: Sequence[_Part]) -> Iterator[Folded]:
     for part in run:
         text = words[part.first] if words[part.first] in _MAY_BE_OH else part.text
         yield Folded(text, part.first, part.past)
-
-
-def _parts(words: Sequence[str]) -> Iterator[_Part]:
-    at = 0
-    while at < len(words):
-        part = _repeated(words, at) or _composed(words, at) or _single(words, at)
-        yield part or _Part(words[at], at, at + 1, False)
-        at = part.past if part else at + 1
 
 
 def _single(words: Sequence[str], at: int) -> _Part | None:

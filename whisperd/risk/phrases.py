@@ -12,6 +12,7 @@ MOST_GAPS = 4  # of a phrase
 LETTERS_PER_EDIT = 5  # and no word with fewer is taken for another
 
 Part = tuple[str, bool]  # a word; whether it may go on
+Others = Sequence[tuple[int, frozenset[str]]]  # of a row: how far from its first word, and what stands there
 Known = dict[tuple[str, bool, bool], frozenset[str]]  # what the words of phrases stand for in one stream
 
 
@@ -22,11 +23,14 @@ class Phrase:
         self.text = text
         self.fuzzy = fuzzy
         self.rows = _rows(text)
+        self._plain = [word for row in self.rows for word, open_ended in row if not open_ended]
 
     def spans(
         self, stream: Stream, known: Known, spend: Callable[[int], None] = lambda steps: None
     ) -> list[Span]:
         """Where it stands, by its first word; the shortest from each. `spend` is told what it costs."""
+        if not self.fuzzy and any(word not in stream.places for word in self._plain):
+            return []  # nearly always
         rows = [[self._words(part, stream, known) for part in row] for row in self.rows]
         if not all(words for row in rows for words in row):
             return []
@@ -94,14 +98,18 @@ def _starts(row: Sequence[frozenset[str]], stream: Stream, spend: Callable[[int]
     counts = [sum(len(stream.places[word]) for word in words) for words in row]
     rarest = counts.index(min(counts))
     spend(1 + counts[rarest] * len(row))
-    places = (place - rarest for word in row[rarest] for place in stream.places[word])
-    return [at for at in places if _stands(row, stream.tokens, at)]
+    places = [place - rarest for word in row[rarest] for place in stream.places[word]]
+    others = [(offset, words) for offset, words in enumerate(row) if offset != rarest]
+    return [at for at in places if _stands(others, stream.tokens, at, at + len(row))] if others else places
 
 
-def _stands(row: Sequence[frozenset[str]], tokens: Sequence[Token], at: int) -> bool:
-    if at < 0 or at + len(row) > len(tokens):
+def _stands(others: Others, tokens: Sequence[Token], at: int, past: int) -> bool:
+    if at < 0 or past > len(tokens):
         return False
-    return all(tokens[at + offset].text in words for offset, words in enumerate(row))
+    for offset, words in others:  # noqa: SIM110  # all() makes a generator, which costs more than this
+        if tokens[at + offset].text not in words:
+            return False
+    return True
 
 
 def _joined_on(starts: Iterable[int], length: int, ends: Mapping[int, int] | None) -> dict[int, int]:

@@ -172,6 +172,8 @@ def _iban_from(stream: Stream, begin: int) -> Span | None:
         length = _IBAN_LENGTHS.get(text[:2])
         if (length is None and len(text) > 1) or (length and len(text) > length):
             return None
+        if len(text) > 2 and not text[2:4].isdigit():  # "be" and "it" are countries, too
+            return None
         if iban(text):
             return begin, end + 1
     return None
