@@ -6,9 +6,10 @@ import { keep, kept } from "./looks.js";
 import { may } from "./session.js";
 
 const AT_A_TIME = 2;
+const LOST = "The connection broke off. It is not known whether it arrived; sent again, it becomes one task all the same.";
 const KEPT = "whisperd.options";
 export const DEFAULTS = { model: "", language: "auto", plan: "", priority: "", tenant: "", word_timestamps: true, translate: false, channels: "mix" };
-export const uploads = signal([]); // {id, file, name, size, sent, state: waiting|sending|sent|refused|stopped, task, error}
+export const uploads = signal([]); // {id, key, file, name, size, sent, state: waiting|sending|sent|refused|stopped, task, error}
 export const options = signal({ ...DEFAULTS, ...remembered() });
 const requests = new Map();
 let serial = 0;
@@ -24,10 +25,13 @@ function remembered() {
 effect(() => keep(KEPT, JSON.stringify(options.value)));
 
 export function send(files) {
-  const added = [...files].map((file) => ({ id: ++serial, file, name: file.name, size: file.size, sent: 0, state: "waiting", asked: options.value }));
+  const added = [...files].map((file) => ({ id: ++serial, key: random(), file, name: file.name, size: file.size, sent: 0, state: "waiting", asked: options.value }));
   uploads.value = [...uploads.value, ...added];
   next();
 }
+
+/** crypto.randomUUID is there for HTTPS only. */
+const random = () => crypto.getRandomValues(new Uint32Array(4)).join("-");
 
 export function stop(id) {
   requests.get(id)?.abort();
@@ -54,18 +58,19 @@ function next() {
   for (const one of waiting.slice(0, Math.max(0, AT_A_TIME - sending))) start(one);
 }
 
-function start({ id, file, asked }) {
+function start({ id, key, file, asked }) {
   const request = new XMLHttpRequest();
   requests.set(id, request);
   change(id, { state: "sending" });
   request.upload.onprogress = (event) => change(id, { sent: event.loaded / Math.max(1, event.total) });
   request.onload = () => over(id, request);
-  request.onerror = () => refused(id, new ApiError(0, { message: "The connection broke off. The daemon has kept nothing of it." }));
+  request.onerror = () => refused(id, new ApiError(0, { message: LOST }));
   request.onloadend = () => {
     requests.delete(id);
     next();
   };
   request.open("POST", "tasks/transcription");
+  request.setRequestHeader("Idempotency-Key", key);
   request.send(form(file, asked));
 }
 
