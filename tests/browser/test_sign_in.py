@@ -103,3 +103,42 @@ def test_a_stream_that_is_refused_is_not_asked_for_again_at_once(chromium, keyle
         while len(tries) < 3:
             page.wait_for_timeout(50)
     assert min(later - sooner for sooner, later in pairwise(tries)) > 2
+
+
+def test_a_key_that_is_shown_once_goes_by_its_button_only(chromium, keyless):
+    with watched(chromium, keyless.url, refused=(401,)) as page:
+        page.goto(f"{keyless.url}/#/keys")
+        page.get_by_role("button", name="New key").click()
+        page.get_by_role("button", name="Make the key").click()
+        dialog = page.get_by_role("dialog", name="Keep this key")
+        dialog.wait_for()
+        page.mouse.click(5, 5)
+        for _ in range(3):
+            page.keyboard.press("Escape")
+
+        expect(dialog.locator("code")).to_contain_text("whd_")
+        dialog.get_by_role("button", name="I have kept it").click()
+        expect(dialog).to_have_count(0)
+        expect(page.get_by_role("row").filter(has_text="active")).to_have_count(1)
+
+
+def test_who_goes_leaves_nothing_in_the_tab(chromium, keyless, clip):
+    admin = made_key(keyless, "admin")
+    made = keyless.http.post("/admin/keys", json={"scopes": ["submit", "read"]}, headers=bearer(admin)).json()
+    with watched(chromium, keyless.url, refused=(401, 403)) as page:
+        page.goto(keyless.url)
+        sign_in(page, admin)
+        page.get_by_role("heading", name="Overview").wait_for()
+        drop(page, clip, "of the first one.wav")
+        expect(page.get_by_role("region", name="Uploads")).to_contain_text("of the first one.wav")
+        page.evaluate("window.left = true")
+        page.get_by_role("button", name="Sign out").click()
+        page.wait_for_function("() => window.left === undefined")
+
+        sign_in(page, made["key"])
+        page.get_by_role("heading", name="Overview").wait_for()
+        expect(page.get_by_role("region", name="Uploads")).to_have_count(0)
+        page.evaluate("window.left = true")
+        keyless.http.delete(f"/admin/keys/{made['id']}", headers=bearer(admin)).raise_for_status()
+        page.wait_for_function("() => window.left === undefined")  # the stream has ended with the key
+        expect(page.get_by_role("heading", name="Sign in")).to_be_visible()

@@ -19,9 +19,12 @@ export function may(scope) {
 }
 
 export async function look() {
+  const wasIn = session.value !== null && !isOut();
   try {
     session.value = await get("session");
     trouble.value = null;
+    // What was seen here goes with who saw it. First the pages, of which one may hold on to what is not saved.
+    if (wasIn && isOut()) setTimeout(() => location.reload());
   } catch (error) {
     if (isAbsent(error)) session.value = OPEN;
     else trouble.value = error;

@@ -89,7 +89,7 @@ function Secret({ of, close }) {
       say("This browser does not let a page copy: select the key and copy it yourself", "bad");
     }
   };
-  return html`<${Modal} title="Keep this key" close=${close}>
+  return html`<${Modal} title="Keep this key">
     <p>It is shown this once: the daemon itself keeps only a hash of it.</p>
     <p class="secret"><code>${of.key}</code></p>
     <div class="choices"><${Button} icon="copy" onClick=${copy}>Copy<//><${Button} kind="primary" onClick=${close}>I have kept it<//></div>

@@ -66,6 +66,7 @@ export function Question() {
   <//>`;
 }
 
+/** Without `close` only what is in it closes it: neither Escape nor a click beside it. */
 export function Modal({ title, close, children }) {
   const box = useRef();
   useEffect(() => {
@@ -73,8 +74,13 @@ export function Modal({ title, close, children }) {
     box.current.showModal();
     return () => from?.focus?.();
   }, []);
-  const outside = (event) => event.target === box.current && close();
-  return html`<dialog ref=${box} aria-labelledby="dialog-title" onCancel=${(event) => { event.preventDefault(); close(); }} onClick=${outside}>
+  const outside = (event) => event.target === box.current && close?.();
+  const cancel = (event) => {
+    event.preventDefault();
+    close?.();
+  };
+  const stay = () => box.current?.isConnected && box.current.showModal(); // a second Escape asks nobody
+  return html`<dialog ref=${box} aria-labelledby="dialog-title" onCancel=${cancel} onClose=${stay} onClick=${outside}>
     <div class="inside"><h2 id="dialog-title">${title}</h2>${children}</div>
   </dialog>`;
 }
