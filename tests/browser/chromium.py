@@ -32,8 +32,13 @@ def launched(playwright):
 
 
 @contextlib.contextmanager
-def watched(browser, url, refused=(), **options):
-    """A page of its own that must not complain. `refused`: statuses that its calls may be answered with."""
+def watched(browser, url, refused=(), lost=False, **options):
+    """A page of its own that must not complain.
+
+    `refused`: statuses that its calls may be answered with; `lost`: some may not be answered at all.
+    """
+    expected = [f"the server responded with a status of {status}" for status in refused]
+    expected += ["net::ERR_"] if lost else []
     complaints = []
     with contextlib.closing(browser.new_context(base_url=url, **options)) as context:
         context.set_default_timeout(PATIENCE_MS)
@@ -41,12 +46,8 @@ def watched(browser, url, refused=(), **options):
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("console", lambda said: complaints.append(said.text) if said.type == "error" else None)
         yield page
-    unexpected = [text for text in complaints if not _is_expected(text, refused)]
+    unexpected = [text for text in complaints if not any(part in text for part in expected)]
     assert not unexpected, unexpected
-
-
-def _is_expected(text, refused):
-    return any(f"the server responded with a status of {status}" in text for status in refused)
 
 
 def drop(page, path, name=None):

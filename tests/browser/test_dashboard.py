@@ -1,9 +1,17 @@
 """The dashboard, as a person uses it: in a real browser, on a real daemon, with real weights."""
 
+import asyncio
+import contextlib
+import json
+import queue
+import threading
+from urllib.parse import urlsplit
+
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser.chromium import PATIENCE_MS, drop
+from tests.browser.chromium import PATIENCE_MS, drop, watched
+from tests.flaky import Flaky, Turn
 
 pytestmark = pytest.mark.timeout(300)
 expect.set_options(timeout=PATIENCE_MS)
@@ -57,3 +65,70 @@ def test_the_memory_of_gpus_is_a_chart_of_the_day_where_there_are_any(page):
     day = page.get_by_role("region", name="The last 24 hours")
     expect(day).to_contain_text("Memory of the GPU")
     expect(day).to_contain_text("GPU memory: 5 GiB at last, between 1 GiB and 5 GiB.")
+
+
+@pytest.mark.parametrize("place", ["tasks/%E0%A4%A", "%", "constructor"])
+def test_an_address_that_is_none_leads_to_a_page_that_says_so(page, place):
+    page.goto("about:blank")
+    page.goto(f"#/{place}")
+
+    expect(page.get_by_role("heading", level=1, name="Nothing here")).to_be_visible()
+
+
+@contextlib.contextmanager
+def between(daemon):
+    """A network that does what its turn says to all connections, and the daemon's address in it."""
+    turn, loop, ready = Turn(), asyncio.new_event_loop(), queue.SimpleQueue()
+    ended = asyncio.Event()
+
+    async def carry():
+        flaky = Flaky(urlsplit(daemon.url).port)
+        flaky.turns = [turn] * 100
+        async with flaky.listening():
+            ready.put(flaky.url)
+            await ended.wait()
+
+    thread = threading.Thread(target=loop.run_until_complete, args=[carry()])
+    thread.start()
+    try:
+        yield ready.get(timeout=30), turn
+    finally:
+        loop.call_soon_threadsafe(ended.set)
+        thread.join()
+        loop.close()
+
+
+def test_an_upload_whose_answer_is_lost_is_one_task_once_it_is_sent_again(chromium, daemon, clip):
+    with between(daemon) as (url, turn), watched(chromium, url, lost=True) as page:
+        page.goto(url)
+        page.get_by_role("heading", name="Overview").wait_for()
+        page.route("**/events", lambda route: route.abort())
+        turn.swallow = True
+        drop(page, clip, "twice.wav")
+        uploads = page.get_by_role("region", name="Uploads")
+        expect(uploads).to_contain_text("not known whether it arrived")
+        assert len(daemon.get("/tasks", q="twice")["tasks"]) == 1
+        turn.swallow = False
+        uploads.get_by_role("button", name="Send again: twice.wav").click()
+
+        expect(uploads.get_by_role("link", name="twice.wav")).to_be_visible()
+        assert len(daemon.get("/tasks", q="twice")["tasks"]) == 1
+
+
+def test_many_that_fail_together_are_asked_for_once(page, daemon, broken):
+    failed = json.dumps({"type": "task", "task": daemon.task(broken)})
+    events = "retry: 3600000\n\n" + f"data: {failed}\n\n" * 50
+    sent = {"content_type": "text/event-stream", "body": events}
+    asked = []
+    page.route("**/events", lambda route: route.fulfill(**sent))
+    page.on("request", lambda request: asked.append(request.url) if "status=failed" in request.url else None)
+    page.reload()
+    expect(page.get_by_role("region", name="Recent failures")).to_contain_text("hurried.wav")
+
+    while len(asked) < 2:
+        page.wait_for_timeout(50)
+    assert len(asked) < 5
+
+
+def test_whether_the_page_is_connected_is_announced(page):
+    expect(page.get_by_role("status").filter(has_text="Live")).to_be_visible()

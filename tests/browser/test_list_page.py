@@ -37,7 +37,7 @@ def test_a_task_is_found_by_what_is_said_and_opened_where_it_is_said(page, daemo
     daemon.until(lambda: daemon.get("/tasks", q="fellow americans")["tasks"])
     page.goto("#/tasks")
     page.get_by_role("searchbox").fill("can do for")
-    row = page.get_by_role("row").filter(has_text="inauguration.wav")
+    row = page.get_by_role("row").filter(has=page.get_by_role("rowheader", name="inauguration.wav"))
     expect(row.locator("mark").first).to_have_text(re.compile("can", re.IGNORECASE))
     row.get_by_role("link").click()
 

@@ -193,3 +193,39 @@ def test_no_retry_is_offered_of_what_cannot_run_again(page, daemon, tmp_path):
     bar = page.get_by_role("toolbar", name="Selected tasks")
     expect(bar).to_contain_text("1 task selected")
     expect(bar.get_by_role("button", name="Retry")).to_have_count(0)
+
+
+def test_what_was_searched_for_as_a_phrase_is_marked_from_where_it_was_found(page, spoken):
+    page.goto(f"#/tasks/{spoken}?q=%22ask+not%22")
+
+    marks = page.get_by_role("region", name="Transcript").locator("mark")
+    expect(marks.first).to_be_visible()
+    assert {text.lower() for text in marks.all_inner_texts()} == {"ask", "not"}
+
+
+def test_a_doubtful_word_says_so_to_who_cannot_see_its_underline(page, daemon, clip):
+    task_id = daemon.queued(clip, name="cut off.wav", word_timestamps="true")
+    daemon.finished(task_id)
+    segments = json.loads(daemon.result(task_id, "json"))["segments"]
+    doubtful = [word for segment in segments for word in segment["words"] if word["probability"] < 0.5]
+    page.goto(f"#/tasks/{task_id}")
+    read = page.locator(".segments")
+    expect(read).to_be_visible()
+
+    assert read.aria_snapshot().count("(uncertain)") == len(doubtful) > 0
+    page.get_by_label("Mark uncertain words").uncheck()
+    assert "(uncertain)" not in read.aria_snapshot()
+
+
+def test_an_emptied_priority_changes_nothing(page, paused, clip):
+    task_id = paused.queued(clip, name="important.wav", priority=7)
+    page.goto(f"#/tasks/{task_id}")
+    field = page.get_by_label("Priority")
+    for given, stands in (("", "7"), ("1000", "1000"), ("8", "8")):
+        field.fill(given)
+        field.press("Enter")
+        expect(field).to_have_value(stands)
+
+    expect(page.get_by_text("The priority is changed")).to_have_count(1)
+    assert paused.task(task_id)["priority"] == 8
+    paused.http.delete(f"/tasks/{task_id}").raise_for_status()

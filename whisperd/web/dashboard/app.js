@@ -31,7 +31,7 @@ const PAGES = {
 function page({ page, id }) {
   if (page === "tasks" && id) return [Task, "Task"];
   if (page === "overview" && !may("read")) return PAGES.submit; // who may only send begins where that is done
-  return PAGES[page] ?? [Nowhere, "Nothing here"];
+  return Object.hasOwn(PAGES, page) ? PAGES[page] : [Nowhere, "Nothing here"];
 }
 
 function Page() {

@@ -53,6 +53,20 @@ export function useChanges(heard, back) {
   }, []);
 }
 
+/** Calls it a moment after the first of many calls, and once for all that come within. */
+export function useSoon(what, milliseconds = 1000) {
+  const latest = useRef();
+  const timer = useRef(0);
+  latest.current = what;
+  useEffect(() => () => clearTimeout(timer.current), []);
+  return () => {
+    timer.current ||= setTimeout(() => {
+      timer.current = 0;
+      latest.current();
+    }, milliseconds);
+  };
+}
+
 /** Call it now and then, while somebody looks. */
 export function useEvery(seconds, what) {
   const latest = useRef(what);

@@ -14,8 +14,12 @@ export const hasMoved = () => moved;
 
 function read() {
   const [path, query = ""] = location.hash.replace(/^#\/?/, "").split("?");
-  const [page, id] = path.split("/");
-  return { page: page || "overview", id: id ? decodeURIComponent(id) : null, query: new URLSearchParams(query) };
+  try {
+    const [page, id] = path.split("/").map(decodeURIComponent);
+    return { page: page || "overview", id: id || null, query: new URLSearchParams(query) };
+  } catch { // what somebody has typed, or half of a link
+    return { page: "nowhere", id: null, query: new URLSearchParams() };
+  }
 }
 
 export const href = (path, query) => `#${withQuery(`/${path}`, query)}`;

@@ -28,6 +28,7 @@ export function Task({ id, query }) {
   }, task.reload);
   useEvery(AGAIN_SECONDS, () => task.data && !isOver(task.data) && task.reload());
   const painted = usePainted(id);
+  const from = Number(query.get("t"));
   const name = task.data?.audio.name;
   useEffect(() => {
     if (name) document.title = `${name} · whisperd`;
@@ -38,9 +39,9 @@ export function Task({ id, query }) {
       <p class="crumbs"><a href=${href("tasks")}>Tasks</a></p>
       <${Heading} actions=${html`<${Actions} of=${shown} done=${task.reload} />`}>${shown.audio.name}<//>
       <${Standing} of=${shown} />
-      <${Player} task=${shown} audio=${audio} from=${Number(query.get("t"))} />
+      <${Player} task=${shown} audio=${audio} from=${from} />
       <div class="columns task">
-        <${Transcript} task=${shown} audio=${audio} searched=${query.get("q") ?? ""} />
+        <${Transcript} task=${shown} audio=${audio} searched=${query.get("q") ?? ""} from=${from} />
         <div>
           ${shown.status === "queued" && html`<${Waiting} task=${shown} />`}
           <${Details} of=${shown} />
@@ -79,7 +80,10 @@ function Actions({ of: task, done }) {
 }
 
 function Priority({ of: task, done }) {
-  const set = (event) => told(() => ask("PATCH", of(task.task_id), { body: { priority: Number(event.target.value) } }), "The priority is changed").then(done);
+  const set = ({ target }) => {
+    if (target.value === "") target.value = task.priority; // emptied, or no number: nothing was meant by it
+    else if (target.reportValidity()) told(() => ask("PATCH", of(task.task_id), { body: { priority: target.valueAsNumber } }), "The priority is changed").then(done);
+  };
   return html`<label class="inline">Priority <input type="number" min="-100" max="100" value=${task.priority} onChange=${set} /></label>`;
 }
 

@@ -1,7 +1,7 @@
 // What failed last, why, and what can be done about it.
 import { html } from "../vendor/preact.js";
 import { get, of, post } from "../api.js";
-import { useAnswer, useChanges } from "../hooks.js";
+import { useAnswer, useChanges, useSoon } from "../hooks.js";
 import { href, taskHref } from "../router.js";
 import { may } from "../session.js";
 import { runsAgain } from "../states.js";
@@ -12,9 +12,10 @@ const SHOWN = 5;
 
 export function Failures() {
   const failures = useAnswer((signal) => get("tasks", { status: "failed", limit: SHOWN }, { signal }), []);
+  const reload = useSoon(failures.reload); // a thousand that fail together are asked for once
   useChanges((task) => {
     const was = failures.data?.tasks.some((one) => one.task_id === task.task_id);
-    if (task.status === "failed" || (was && task.status)) failures.reload();
+    if (task.status === "failed" || (was && task.status)) reload();
   }, failures.reload);
   return html`<section class="card" aria-labelledby="failures">
     <h2 id="failures"><a href=${href("tasks", { status: "failed" })}>Recent failures</a></h2>

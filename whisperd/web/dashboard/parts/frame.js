@@ -53,7 +53,7 @@ const SAID = { live: "Live", connecting: "Connecting", lost: "Connection lost" }
 
 function Connection() {
   const now = connection.value;
-  return html`<p class="connection ${now}"><i></i><span>${SAID[now]}</span></p>`;
+  return html`<p class="connection ${now}" role="status"><i></i><span>${SAID[now]}</span></p>`;
 }
 
 function Account() {

@@ -10,11 +10,11 @@ export function Row({ task, chosen, toggle, searched }) {
   return html`<tr class=${chosen ? "chosen" : ""}>
     ${toggle && html`<td class="pick"><input type="checkbox" checked=${chosen} aria-label=${`Select ${audio.name}`} onChange=${() => toggle(task.task_id)} /></td>`}
     <td class="state"><${Status} task=${task} /><${How} task=${task} /></td>
-    <td class="name"><a data-row href=${taskHref(task.task_id, { q: searched, t: task.match?.start })}>${audio.name}</a>
+    <th scope="row" class="name"><a data-row href=${taskHref(task.task_id, { q: searched, t: task.match?.start })}>${audio.name}</a>
       <${Snippet} match=${task.match} />
       ${task.status === "failed" && task.error && html`<p class="why">${task.error.message}</p>`}
       <p class="narrow thin">${[seesAll() && task.tenant, task.model, audio.duration && clock(audio.duration)].filter(Boolean).join(" · ")}</p>
-    </td>
+    </th>
     ${seesAll() && html`<td class="wide">${task.tenant}</td>`}
     <td class="wide">${task.model}</td>
     <td class="num wide">${clock(audio.duration)}</td>
@@ -31,7 +31,7 @@ function How({ task }) {
 }
 
 /** The words around what was found. As text: a transcript may say anything. */
-export function Snippet({ match }) {
+function Snippet({ match }) {
   if (!match?.snippet) return null;
   const parts = [];
   let at = 0;

@@ -9,11 +9,11 @@ const DOUBTFUL = 0.5;
 const AT_ONCE = 300; // sentences; more are drawn when they are asked for
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
 
-/** `pointed`: told of the word that is pointed at, or tapped. */
-export function Segments({ segments, audio, sure, searched, pointed }) {
+/** `from`: seconds, where the search found it. `pointed`: told of the word that is pointed at, or tapped. */
+export function Segments({ segments, audio, sure, searched, from = 0, pointed }) {
   const list = useRef();
   const [shown, show] = useState(AT_ONCE);
-  const words = useMemo(() => searched.toLowerCase().split(/\s+/).filter(Boolean), [searched]);
+  const words = useMemo(() => searched.toLowerCase().match(/[^\s"]+/g) ?? [], [searched]); // of a "phrase", too
   useFollowing(list, segments, audio, shown, show);
   const jump = (event) => {
     const at = event.target.closest("[data-at]")?.dataset.at;
@@ -22,14 +22,20 @@ export function Segments({ segments, audio, sure, searched, pointed }) {
     audio.current.play().catch(() => {});
   };
   useEffect(() => {
-    if (words.length) list.current?.querySelector("mark")?.scrollIntoView({ block: "center" });
+    if (words.length) found(list.current, from)?.scrollIntoView({ block: "center" });
   }, [words]);
   const drawn = useMemo(() => segments.slice(0, shown).map((segment, n) => html`<${Segment} key=${n} of=${segment} words=${words} />`), [segments, shown, words]);
   return html`<ol class="segments ${sure ? "sure" : ""}" ref=${list} onClick=${jump} onPointerOver=${(event) => pointed?.(event.target.closest("span[title]"))}>${drawn}</ol>
     ${segments.length > shown && html`<p><${Button} onClick=${() => show(shown + AT_ONCE)}>Show the next ${Math.min(AT_ONCE, segments.length - shown)} of ${segments.length}<//></p>`}`;
 }
 
-export function Segment({ of, words = [] }) {
+/** The first mark from there on; the words of a phrase stand elsewhere, too. */
+function found(list, from) {
+  const marks = [...list.querySelectorAll("mark")];
+  return marks.find((mark) => Number(mark.closest("li").dataset.start) >= from - 0.05) ?? marks[0];
+}
+
+function Segment({ of, words = [] }) {
   return html`<li data-start=${of.start}>
     <button type="button" class="at" data-at=${of.start} aria-label=${`Play from ${clock(of.start)}`}>${clock(of.start)}</button>
     <p data-at=${of.start}>${of.speaker && html`<b class="speaker">${of.speaker}</b> `}${of.words?.length ? of.words.map((word, n) => html`<${Word} key=${n} of=${word} words=${words} space=${between(of, n)} />`) : marked(of.text, words)}</p>

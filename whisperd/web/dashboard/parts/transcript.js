@@ -13,10 +13,10 @@ import { Segments } from "./segments.js";
 export const RESULT = { format: "json" };
 const KEPT = "whisperd.certainty";
 
-export function Transcript({ task, audio, searched }) {
+export function Transcript({ task, audio, searched, from }) {
   const over = task.status === "completed";
   return html`<section class="card transcript" aria-labelledby="said">
-    ${over && html`<${Whole} key=${task.finished_at} task=${task} audio=${audio} searched=${searched} />`}
+    ${over && html`<${Whole} key=${task.finished_at} task=${task} audio=${audio} searched=${searched} from=${from} />`}
     ${task.status === "processing" && html`<${Heard} task=${task} audio=${audio} />`}
     ${!over && task.status !== "processing" && html`<h2 id="said">Transcript</h2><p class="thin">${NONE[task.status]}</p>`}
   </section>`;
@@ -33,7 +33,7 @@ async function load(id, signal) {
   return { ...(await answer.json()), tag: answer.headers.get("etag") };
 }
 
-function Whole({ task, audio, searched }) {
+function Whole({ task, audio, searched, from }) {
   const result = useAnswer((signal) => load(task.task_id, signal), [task.task_id]);
   const [editing, edit] = useState(false);
   const [sure, show] = useState(kept(KEPT) !== "off");
@@ -60,7 +60,7 @@ function Whole({ task, audio, searched }) {
         if (!transcript.segments.length) return html`<${Empty} title="Nothing is said">No speech was found in this audio.<//>`;
         if (editing) return html`<${Editor} task=${task} transcript=${transcript} audio=${audio} close=${close} />`;
         return html`${hasWords && sure && html`<p class="thin certainty">Underlined words are uncertain: <span class="unsure">rather</span>, <span class="doubtful">very</span>. ${pointed ?? "Point at one to see how much."}</p>`}
-          <${Segments} segments=${transcript.segments} audio=${audio} sure=${sure} searched=${searched} pointed=${(word) => word && point(`“${word.textContent}”: ${word.title}`)} />`;
+          <${Segments} segments=${transcript.segments} audio=${audio} sure=${sure} searched=${searched} from=${from} pointed=${(word) => word && point(`“${word.textContent}”: ${word.title}`)} />`;
       }}
     <//>
     <${Downloads} task=${task} />`;
