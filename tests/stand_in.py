@@ -20,6 +20,7 @@ RESULTS = {
     "text": "Ask not.\n",
     "srt": "1\n00:00:00,000 --> 00:00:01,000\nAsk not.\n\n",
     "json": '{"text":"Ask not."}',
+    "verbose_json": '{"task":"transcribe","text":"Ask not."}',
 }
 
 
@@ -227,6 +228,8 @@ class Handlers:
         query = request.query_params
         states = query["status"].split(",") if "status" in query else None
         tasks = [t for t in reversed(self.state.tasks.values()) if states is None or t["status"] in states]
+        if words := query.get("q"):  # a short beginning of an id finds nothing
+            tasks = [task for task in tasks if words in task["audio"]["name"]]
         start, limit = int(query.get("cursor", 0)), int(query.get("limit", 50))
         more = str(start + limit) if start + limit < len(tasks) else None
         return JSONResponse({"tasks": tasks[start : start + limit], "next_cursor": more})

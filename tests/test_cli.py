@@ -170,6 +170,15 @@ def test_what_is_done_is_passed_over_unless_it_is_forced(run, daemon, audio, tmp
     assert len(daemon.submitted) == 5
 
 
+def test_what_is_done_in_one_format_is_not_in_another(run, daemon, audio, tmp_path):
+    files = audio("a.mp3")
+    for format in ("json", "verbose_json", "json"):
+        run("transcribe", "-f", format, "-o", "out", *files)
+
+    assert len(daemon.submitted) == 2
+    assert sorted(os.listdir(tmp_path / "out")) == ["a.json", "a.verbose.json"]
+
+
 def test_the_same_command_again_comes_to_the_same_tasks(run, daemon, audio, tmp_path):
     files = audio("a.mp3")
 
@@ -469,7 +478,10 @@ def test_the_shell_completes_ids_and_states(run, daemon, monkeypatch):
         monkeypatch.setenv("COMP_CWORD", str(len(line.split(" ")) - 1))
         return run().lines
 
-    assert completed("whisperd show 01") == ["01J001"]
+    daemon.add("other.mp3")
+    assert completed("whisperd show 01") == ["01J002", "01J001"]  # by so few letters the daemon finds none
+    assert completed("whisperd show 01J001") == ["01J001"]
+    assert completed("whisperd show talk") == [""]
     assert "failed" in completed("whisperd list --status ")
     assert "failed,queued" in completed("whisperd list --status failed,")
     assert "retry" in completed("whisperd re")

@@ -34,7 +34,10 @@ if TYPE_CHECKING:
     from whisperd.embedded import Embedded
 
 AT_A_TIME = 8  # files submitted and not yet finished
-SUFFIXES = {"text": "txt", "json": "json", "verbose_json": "json", "srt": "srt", "vtt": "vtt", "tsv": "tsv"}
+SUFFIXES = {format: format for format in ("json", "srt", "vtt", "tsv")} | {
+    "text": "txt",
+    "verbose_json": "verbose.json",  # what is done is known by its name
+}
 
 T = TypeVar("T")
 Report = Callable[[float], None]  # told how far it is, 0 to 1; from any thread

@@ -23,16 +23,19 @@ if TYPE_CHECKING:
 T = TypeVar("T", str, Path)
 F = TypeVar("F", bound=Callable[..., None])
 
+SHORTEST_ID = 10  # letters, from which on the daemon looks for the beginning of an id
 DEFAULT_URL = "http://127.0.0.1:8002"  # as in client.py, which takes too long to import for --help
 
 
 def _ids(incomplete: str) -> Sequence[tuple[str, str]]:
-    """The newest tasks whose ids begin so, with their names, for the shell; nothing where none can be had."""
+    """Tasks whose ids begin so, with their names, for the shell: of a short beginning the newest hundred are
+    looked at. Nothing where none can be had.
+    """
     from whisperd.client import ClientError
 
     try:
         with client(os.environ.get("WHISPERD_URL") or DEFAULT_URL, patience=1.0) as daemon:
-            tasks = daemon.list(q=incomplete or None, limit=20)
+            tasks = daemon.list(q=incomplete if len(incomplete) >= SHORTEST_ID else None, limit=100)
     except ClientError:
         return ()
     return [(task.task_id, safe(task.audio.name)) for task in tasks if task.task_id.startswith(incomplete)]

@@ -89,8 +89,9 @@ def transcribe(
     The running daemon does it; where none answers, this process does, with the same machinery. A file that
     fails is told on standard error and listed at the end, and the others go on. Exit status 1 if one failed.
 
-    With --output-dir, what has a transcript there that is newer than the audio is passed over; what comes
-    from a folder lies there as it does in the folder. Of a folder are taken the files that are named as audio
+    With --output-dir, what has a transcript there in this format that is newer than the audio is passed
+    over, whatever the other options are: --force writes it with those of now. What comes from a folder lies
+    there as it does in the folder. Of a folder are taken the files that are named as audio
     or video, and none whose name begins with a dot.
 
     Ctrl-C cancels what is not finished. The same command again goes on where it was: with the daemon also

@@ -86,7 +86,12 @@ KindOf = Annotated[
 ]
 TenantOf = Annotated[str | None, typer.Option(help="Of this tenant only.", show_default=False)]
 Text = Annotated[
-    str | None, typer.Option(help="In the name of the audio, or the beginning of the id.", show_default=False)
+    str | None,
+    typer.Option(
+        help="All of these words in the name of the audio or the transcript, the last one maybe not to its "
+        'end, or a "phrase"; or the first ten letters of an id, or more.',
+        show_default=False,
+    ),
 ]
 AT_A_TIME = 100  # tasks that are run again by one request
 SINCE = "90s, 30m, 12h, 7d ago; or a time: 2026-11-28, 2026-11-28T14:00."
