@@ -1,6 +1,9 @@
 """What a user can set, call or type stands in the README."""
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -39,6 +42,18 @@ def test_every_page_is_on_the_site():
     nav = (DOCS.parent / "mkdocs.yml").read_text()
 
     assert [page.name for page in DOCS.glob("*.md") if f" {page.name}\n" not in nav] == []
+
+
+def test_the_site_can_be_built_and_no_link_of_it_leads_nowhere(tmp_path):
+    """With `strict` in mkdocs.yml each warning is an error."""
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path / "site"]
+    quiet = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    built = subprocess.run(command, cwd=DOCS.parent, env=quiet, capture_output=True, text=True, timeout=300)
+
+    assert built.returncode == 0, built.stderr
+    assert {page.stem for page in DOCS.glob("*.md")} - {"index"} == {
+        page.parent.name for page in (tmp_path / "site").glob("*/index.html")
+    }
 
 
 def test_every_setting_is_explained():
