@@ -99,12 +99,12 @@ async def _round(process: asyncio.subprocess.Process, client: httpx.AsyncClient,
 
 async def _send(client: httpx.AsyncClient, numbers: object) -> None:
     for _ in numbers:  # type: ignore[attr-defined]
-        task = (await client.post("/tasks/transcription", files={"file": ("a.wav", _silence())})).json()
+        task = (await client.post("/tasks/transcription", files={"file": ("a.wav", silence())})).json()
         done = (await client.get(f"/tasks/{task['task_id']}?wait=60")).json()
         assert done["status"] == "completed", done
 
 
-def _silence() -> bytes:
+def silence() -> bytes:
     """A fifth of a second. Of another length each time, so that no two tasks are alike."""
     file = io.BytesIO()
     with wave.open(file, "wb") as sound:
@@ -124,7 +124,7 @@ def processor_seconds(pid: int) -> float:
 @contextlib.asynccontextmanager
 async def listeners(client: httpx.AsyncClient, idle: int, slow: int) -> AsyncIterator[None]:
     answer = await client.post(
-        "/tasks/transcription", files={"file": ("a.wav", _silence())}, data={"run_at": "2100-01-01T00:00:00Z"}
+        "/tasks/transcription", files={"file": ("a.wav", silence())}, data={"run_at": "2100-01-01T00:00:00Z"}
     )
     task_id, address = answer.json()["task_id"], client.base_url
     async with contextlib.AsyncExitStack() as stack:
