@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from contextlib import suppress
 
 from starlette.requests import Request
@@ -12,7 +13,7 @@ from whisperd import gpu, metrics
 from whisperd.metrics import Reading
 from whisperd.routes import Services, health, services
 from whisperd.routes.call import Answer, Call
-from whisperd.task import StorageFailed
+from whisperd.task import Depths, Stats, StorageFailed
 
 _VALUES = {"ok": 0, "degraded": 1, "down": 2}
 
@@ -25,13 +26,7 @@ async def show_metrics(request: Request) -> Response:
 
 async def read(here: Services) -> Reading:
     """How it goes now. Where the database does not answer, the other numbers matter all the more."""
-    stats = depths = None
-    webhooks = {}
-    if not here.database_trouble():
-        with suppress(StorageFailed):
-            depths = await here.queue.depths(here.config.metrics.tenants)
-            webhooks = {**await here.outbox.undelivered()}
-            stats = await here.queue.stats()
+    stats, depths, webhooks = await _kept(here)
     checks = await health.checks(here)
     return Reading(
         now=here.now(),
@@ -54,6 +49,16 @@ async def read(here: Services) -> Reading:
         gpus=await asyncio.to_thread(gpu.memory),
         lag_seconds=here.lag.worst(),
     )
+
+
+async def _kept(here: Services) -> tuple[Stats | None, Depths | None, Mapping[str, int]]:
+    """What the database knows; nothing of it where it does not answer."""
+    if not here.database_trouble():
+        with suppress(StorageFailed):
+            depths = await here.queue.depths(here.config.metrics.tenants)
+            webhooks = await here.outbox.undelivered()
+            return await here.queue.stats(), depths, webhooks
+    return None, None, {}
 
 
 def _free_bytes(here: Services) -> int | None:

@@ -235,21 +235,28 @@ def stats(conn: sqlite3.Connection, now: float, tenant: str | None = None) -> St
         f"select created_at from task where state = 'queued'{mine} order by seq limit 1", args
     ).fetchone()
     waits = conn.execute(_WAITS if tenant is None else _WAITS_OF_TENANT, args).fetchall()
-    finished = conn.execute(
-        f"""
-        select finished_at, iif({_WAS_DECODED}, coalesce(audio_seconds, 0), 0) from task
-        where state = 'completed' and finished_at > :now - 60 and finished_at <= :now{mine} limit 10000
-        """,
-        args,
-    ).fetchall()
     return Stats(
         by_state={str(state): by_state.get(state, 0) for state in State},
         delayed=delayed,
         oldest_queued_at=oldest and oldest[0],
         waits=tuple(row[0] for row in waits),
-        finished=tuple((row[0], row[1]) for row in finished),
+        finished=_finished(conn, mine, args),
         depth=_depth(conn, mine, args),
     )
+
+
+def _finished(
+    conn: sqlite3.Connection, mine: str, args: Mapping[str, object]
+) -> tuple[tuple[float, float], ...]:
+    """When the tasks of the last minute were completed, and how long what was decoded for each is."""
+    rows = conn.execute(
+        f"""
+        select finished_at, iif({_WAS_DECODED}, coalesce(audio_seconds, 0), 0) from task
+        where state = 'completed' and finished_at > :now - 60 and finished_at <= :now{mine} limit 10000
+        """,
+        args,
+    )
+    return tuple((row[0], row[1]) for row in rows)
 
 
 def _depth(conn: sqlite3.Connection, mine: str, args: Mapping[str, object]) -> Depth:
