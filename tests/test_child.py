@@ -5,15 +5,16 @@ import resource
 import signal
 from contextlib import ExitStack
 
+import msgspec
 import pytest
 
 from tests.child import Child, silence, until
 from tests.ct2_folder import write_multilingual
 from tests.trouble import on_a_small_disk
-from whisperd.child import MOST_FILES, OVERHEAD
+from whisperd.child import MOST_FILES, OVERHEAD, _fingerprint
 from whisperd.engine import memory
 from whisperd.engine.languages import LANGUAGES
-from whisperd.engine.protocol import Aborted, Planned, Transcribed
+from whisperd.engine.protocol import Aborted, MakePlan, Planned, Transcribed
 from whisperd.spool import Spool
 from whisperd.task import MOST_PEAKS, Cut, Options, Piece
 
@@ -96,6 +97,27 @@ def test_it_plans_and_transcribes(new_child, spool, jfk, engine):
     assert 0 < done.seconds < 30
     assert (len(plan.peaks), max(plan.peaks) > 100, min(plan.peaks) < 10) == (MOST_PEAKS, True, True)
     assert left_in(spool) == ["t1.pcm"]
+
+
+def test_chunks_of_a_plan_from_before_windows_had_parts_are_of_use_where_none_is_parted():
+    before = msgspec.json.decode('{"pieces":[[0,400000]],"speech":0.9}', type=Cut)
+    now = msgspec.structs.replace(before, part=200_000)
+    request = MakePlan(
+        number=1,
+        audio="a",
+        pcm="p",
+        model="m",
+        model_sha256="m",
+        audio_sha256="a",
+        options=Options(),
+        max_seconds=60,
+    )
+    same = [
+        _fingerprint(request, (before,), engine) == _fingerprint(request, (now,), engine)
+        for engine in ("whisper.cpp", "ctranslate2")
+    ]
+
+    assert (before.part, same) == (0, [True, False])
 
 
 @pytest.mark.parametrize("engine", ["whisper.cpp", "ctranslate2"])

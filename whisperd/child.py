@@ -212,7 +212,9 @@ class Worker:
         engine, stop = self._model(request.model), self._stopping(request.number)
         if request.language not in engine.languages:  # of the newest models one more than of the others
             raise ModelBroken(f"the model does not know the language {request.language}")
-        segments, warnings = engine.transcribe(window(pcm, cut), request.options, request.language, stop)
+        segments, warnings = engine.transcribe(
+            window(pcm, cut), request.options, request.language, stop, cut.part
+        )
         placed = [_placed(segment, cut, request.options) for segment in segments]
         return Transcribed(placed, time.monotonic() - began, warnings)
 
@@ -336,8 +338,10 @@ def _placed(segment: Segment, cut: Cut, options: Options) -> Segment:
 
 
 def _fingerprint(request: MakePlan, cuts: tuple[Cut, ...], engine: str) -> str:
-    # Plans from before there was a second engine name none.
-    others = () if engine == WHISPER_CPP else (engine,)
+    # With whisper.cpp as before there was another: it is not named, and parts no window.
+    others: tuple[str, ...] = (engine,)
+    if engine == WHISPER_CPP:
+        cuts, others = tuple(msgspec.structs.replace(cut, part=0) for cut in cuts), ()
     parts = (request.audio_sha256, request.model_sha256, request.options, cuts, *others)
     return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
 

@@ -106,6 +106,7 @@ class Cut(Struct, frozen=True, kw_only=True, omit_defaults=True):
     channel: int = 0
     channels: int = 1  # of the decoded file, interleaved
     speech: float = 1.0  # mean speech probability over the pieces, 0 to 1
+    part: int = 0  # samples before a pause at which an engine may part the window; 0: it stays whole
 
     @property
     def samples(self) -> int:

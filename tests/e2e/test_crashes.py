@@ -14,9 +14,10 @@ def chunk_rows(daemon):
     return daemon.rows("select number, state, claims, failures, segments from chunk order by task, number")
 
 
-def test_after_kill_9_a_task_goes_on_from_its_last_finished_chunk(new_daemon, minutes_of_speech):
+@pytest.mark.parametrize("engine", ["whisper.cpp", "ctranslate2"])
+def test_after_kill_9_a_task_goes_on_from_its_last_finished_chunk(new_daemon, minutes_of_speech, engine):
     audio = minutes_of_speech(2)
-    undisturbed = new_daemon().start()
+    undisturbed = new_daemon(WORKERS__ENGINE=engine).start()
     task_id = undisturbed.queued(audio)
     undisturbed.finished(task_id)
     expected = undisturbed.result(task_id, "verbose_json")

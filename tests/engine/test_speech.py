@@ -24,9 +24,12 @@ from whisperd.engine.audio import Limits, decode
 from whisperd.engine.silero import FRAME, probabilities
 from whisperd.engine.speech import (
     LONGEST_SECONDS,
+    MIDDLE,
+    PARTED_SECONDS,
     SHORTEST_SECONDS,
     Break,
     pack,
+    part,
     plan_cuts,
     regions,
     stretches,
@@ -294,6 +297,51 @@ def test_a_cut_leaves_no_lone_word_behind():
     assert pack(seconds((0, 28.5)), breaks)[0] == tuple(seconds((0, 14)))
 
 
+# Parts
+
+
+@given(kept_with_breaks())
+def test_long_windows_alone_have_a_part_and_it_is_near_their_middle(case):
+    kept, breaks = case
+    breaks.sort()
+    for pieces in pack(kept, breaks):
+        length = sum(piece.end - piece.start for piece in pieces)
+        place = part(pieces, breaks)
+
+        assert place == 0 or length >= PARTED_SECONDS * RATE
+        assert place == 0 or abs(place / length - 0.5) <= MIDDLE / 2
+
+
+def test_a_long_window_may_be_parted_where_a_cut_would_cost_least():
+    breaks = [Break(round(at * RATE), cost) for at, cost in [(3, 0.0), (110, 0.2), (112.5, 0.1), (115, 0.2)]]
+
+    assert part(seconds((100, 126)), breaks) == 12.5 * RATE
+
+
+def test_of_two_pauses_alike_the_one_nearer_to_the_middle_parts_a_window():
+    assert part(seconds((0, 26)), [Break(at * RATE, 0.01) for at in (9, 14)]) == 14 * RATE
+
+
+def test_the_silence_between_two_pieces_parts_a_window_at_what_was_kept_before_it():
+    pieces = seconds((10, 15), (20, 27.5), (40, 52))
+
+    assert part(pieces, [Break(24 * RATE, 0.3), Break(47 * RATE, 0.3)]) == 12.5 * RATE
+
+
+@pytest.mark.parametrize(
+    ("pieces", "breaks"),
+    [
+        (seconds((0, 19.9)), [Break(10 * RATE, 0.0)]),
+        (seconds((0, 28)), [Break(10 * RATE, 0.5), Break(14 * RATE, 1.0)]),
+        (seconds((0, 28)), [Break(5 * RATE, 0.0), Break(22 * RATE, 0.0)]),
+        (seconds((0, 4), (30, 54)), []),
+    ],
+    ids=["short", "speech all through", "a stump and a rest", "a gap far from the middle"],
+)
+def test_a_window_without_a_pause_near_its_middle_stays_whole(pieces, breaks):
+    assert part(pieces, breaks) == 0
+
+
 # Plans of real audio
 
 
@@ -415,6 +463,20 @@ def test_without_vad_the_cut_is_made_in_a_pause():
 @pytest.mark.parametrize("samples", [0, 1, SHORTEST - 1])
 def test_what_whisper_would_refuse_as_too_short_gives_no_cuts(samples, vad):
     assert plan_cuts(jfk()[8000 : 8000 + samples, None], vad=vad) == []
+
+
+def test_a_plan_of_real_speech_says_where_each_long_window_may_be_parted():
+    """In silence: what is louder there than a twentieth of the loudest speech was never met."""
+    samples = pcm("speech/jfk/jfk.wav")
+    cuts = plan_cuts(np.concatenate([samples] * 6), vad=True)
+    heard = [np.abs(window(np.concatenate([samples] * 6), cut)) for cut in cuts]
+    around = [
+        sound[cut.part - 800 : cut.part + 800] for cut, sound in zip(cuts, heard, strict=True) if cut.part
+    ]
+
+    assert [cut.part > 0 for cut in cuts] == [cut.samples >= PARTED_SECONDS * RATE for cut in cuts]
+    assert len(around) >= 2
+    assert all(place.mean() < 0.05 * np.abs(samples).max() / 32768 for place in around)
 
 
 def test_the_same_audio_gives_the_same_plan():

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.clips import english_clips, errors
 from tests.ct2_folder import write_multilingual
 from whisperd.engine.languages import LANGUAGES
 from whisperd.engine.model import MOST_COMPRESSIBLE, compression, without_loops
@@ -31,8 +32,8 @@ else:
 with wave.open(clip) as file:
     speech = np.frombuffer(file.readframes(file.getnframes()), np.int16).astype(np.float32) / 32768
 
-def hear(whisper, samples=speech, **options):
-    return whisper.transcribe(samples, Options(**options), "en", lambda: False)[0]
+def hear(whisper, samples=speech, part=0, **options):
+    return whisper.transcribe(samples, Options(**options), "en", lambda: False, part)[0]
 
 def first_window(path):
     with open(path, "rb") as source, io.BytesIO() as target:
@@ -206,6 +207,109 @@ def test_where_the_decoder_ends_too_early_it_goes_on(told, engine):
     """
 
     assert told(_unindented(script)) == [True, 2]
+
+
+LONG = """
+whisper, runs = Whisper(model, threads=1, gpu=False), []
+sound, place = np.concatenate([speech[: 8 * 16_000], np.zeros(16_000, np.float32), speech]), 8 * 16_000 + 8000
+if engine == "ctranslate2":
+    inner = whisper._hear
+    whisper._hear = lambda mels, *args, **how: runs.append(len(mels)) or inner(mels, *args, **how)
+"""
+
+
+@pytest.mark.parametrize("engine", ["ctranslate2"], indirect=True)
+def test_the_parts_of_a_window_are_heard_at_once_and_each_as_if_it_were_alone(told):
+    """With as much silence behind it, that is."""
+    script = """
+    from whisperd.engine import ctranslate
+    ctranslate.THINNED_FRAMES = 0
+    at_once = hear(whisper, sound, part=place, word_timestamps=True)
+    alone = hear(whisper, sound[place:], word_timestamps=True)
+    later = [s for s in at_once if s.start >= place / 16_000]
+    same = [(s.text, s.avg_logprob) for s in later] == [(s.text, s.avg_logprob) for s in alone]
+    times = [[w.start for s in text for w in s.words] for text in (later, alone)]
+    moved = np.allclose(times[0], np.array(times[1]) + place / 16_000)
+    tell([runs, same, bool(moved), len(times[0]), " ".join(s.text for s in at_once).count("country")])
+    """
+
+    assert told(LONG + _unindented(script)) == [[2, 1], True, True, 22, 3]
+
+
+@pytest.mark.parametrize("engine", ["whisper.cpp"], indirect=True)
+def test_an_engine_that_parts_no_window_hears_it_whole(told):
+    script = "tell(hear(whisper, sound, part=place, beam_size=1) == hear(whisper, sound, beam_size=1))"
+
+    assert told(LONG + script) is True
+
+
+@pytest.mark.parametrize("engine", ["ctranslate2"], indirect=True)
+@pytest.mark.parametrize(
+    "trouble",
+    ["whisper._made_up = lambda heard: True", "ctranslate.compression = lambda text: 2"],
+    ids=["it goes on behind its end", "it goes round"],
+)
+def test_a_window_with_a_part_in_doubt_is_heard_whole(told, trouble):
+    script = f"""
+    from whisperd.engine import ctranslate
+    {trouble}
+    heard = hear(whisper, sound, part=place)
+    tell([runs, heard == hear(whisper, sound), len(heard) > 0])
+    """
+
+    assert told(LONG + _unindented(script)) == [[2, 1, 1], True, True]
+
+
+@pytest.mark.parametrize("engine", ["ctranslate2"], indirect=True)
+def test_speech_of_another_language_that_goes_round_in_a_part_is_heard_whole(told, corpus):
+    """A real loop, and not one that is made up: see the Spanish clip above."""
+    script = """
+    samples = first_window(sys.argv[4])
+    _, warnings = whisper.transcribe(samples, Options(beam_size=1), "en", lambda: False, len(samples) // 2)
+    tell([runs[0], 1 in runs, warnings])
+    """
+    clip = corpus / "speech" / "mfa" / "mls_es_13697_11991_000000.opus"
+
+    assert told(LONG + _unindented(script), args=[str(clip)]) == [2, True, ["repetition"]]
+
+
+@pytest.mark.parametrize("engine", ["ctranslate2"], indirect=True)
+def test_parts_have_no_more_errors_than_the_windows_that_they_are_of(told, corpus):
+    """Clips of 50 s one after the other, parted as planned. Of the whole corpus: docs/performance.md."""
+    clips = [clip for clip in english_clips() if clip.seconds < 15][::3][9:16]
+    script = """
+    pause, sounds = np.zeros(8000, np.int16), []
+    for clip in sys.argv[4:]:
+        with open(clip, "rb") as source, io.BytesIO() as target:
+            decode(source, target, split=False, limits=Limits(), tick=lambda seconds: None)
+            sounds += [np.frombuffer(target.getvalue(), np.int16), pause]
+    pcm = np.concatenate(sounds)[:, np.newaxis]
+    cuts = plan_cuts(pcm, vad=True)
+    texts = [
+        [s.text for cut in cuts for s in hear(whisper, window(pcm, cut), part=part(cut), beam_size=1)]
+        for part in (lambda cut: 0, lambda cut: cut.part)
+    ]
+    tell([runs.count(2), *map(" ".join, texts)])
+    """
+    parted, *texts = told(LONG + _unindented(script), args=[str(clip.path) for clip in clips])
+    references = [" ".join(clip.reference for clip in clips)]
+    whole, parts = (errors(references, [text]).wer for text in texts)
+
+    assert parted >= 1
+    assert parts <= whole + 0.02
+
+
+@pytest.mark.parametrize("engine", ["ctranslate2"], indirect=True)
+def test_a_run_of_two_parts_that_is_told_to_stop_does(told):
+    script = """
+    stop = iter([False, True]).__next__
+    try:
+        whisper.transcribe(sound, Options(beam_size=1), "en", stop, place)
+    except EngineStopped:
+        tell(runs)
+    """
+
+    assert told(LONG + _unindented(script)) == [2]
 
 
 def test_words_follow_one_another_inside_their_segment(told):

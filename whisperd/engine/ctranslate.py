@@ -3,6 +3,9 @@
 Whisper was trained on windows of 30 s, filled up with silence, and hears worse in shorter ones. So as much as
 was spoken is encoded, and behind it stands what the encoder makes of silence, which was computed once: the
 decoder finds the window that it knows, at the cost of what is in it.
+
+A long window is heard in two parts at once, where its plan knows a pause to part it in: the encoder's
+attention grows with the square of its length, and two texts take less than twice the time of one.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ from whisperd.engine.model import (
     EngineFailed,
     EngineStopped,
     ModelBroken,
+    compression,
     plain,
     without_loops,
     words,
@@ -37,6 +41,12 @@ LONGEST = 3000  # frames of 10 ms, two of which become one position of the encod
 MARGIN_SECONDS = 0.5  # of real silence behind the speech, before the one that was computed once
 SHORTEST = 10  # frames at the end of a window that are worth a run; whisper.cpp leaves out as many
 LEAST = 100  # frames to go on by: of a decoder that says two times and no more, there would be no end
+THINNED = (
+    1000  # positions of a part, with as much of the silence behind as fits: less for the decoder to look at
+)
+THINNED_FRAMES = 1800  # of the longest part for which that leaves silence enough
+BEYOND = 100  # frames behind a part's end at which what was "heard" is made up
+PART_COMPRESSIBLE = 1.8  # of a part's text, which is half as long; loops had 2.1, speech 1.1 to 1.6
 LOOP = 5  # tokens in a row that a text which went round may have once only
 SILENCE = -1.5  # in a spectrogram: (log10(1e-10) + 4) / 4
 NO_SPEECH = 0.6  # the probability at which an unlikely text is none, as OpenAI's
@@ -50,7 +60,7 @@ Array = NDArray[np.float32]
 class _Heard:
     """What a window is, for the decoder."""
 
-    encoded: ctranslate2.StorageView
+    encoded: Array  # (1, positions, state)
     frames: int  # that hold sound
     tokens: list[int]
     likelihood: float  # mean log probability of the tokens
@@ -64,6 +74,23 @@ class _Search(NamedTuple):
     no_repeat: int = 0
 
 
+class _Part(NamedTuple):
+    """Of a window, the sound from one moment to another, in seconds."""
+
+    mel: Array
+    start: float
+    end: float
+
+
+class _Asked(NamedTuple):
+    """What is asked of the decoder, and how it begins."""
+
+    options: Options
+    start: list[int]
+    said: list[int]  # the tokens of the prompt
+    stop: Callable[[], bool]
+
+
 class CTranslate:
     _whisper: Any  # ctranslate2.models.Whisper, None when it is closed
 
@@ -75,7 +102,7 @@ class CTranslate:
         self._load()
         silence = np.full((len(self._filters), LONGEST), SILENCE, np.float32)
         with _errors(ModelBroken):
-            self._silence = np.array(self._whisper.encode(_view(silence), to_cpu=True))
+            self._silence = np.array(self._whisper.encode(_view(silence[np.newaxis]), to_cpu=True))
 
     def _load(self) -> None:
         self.close()  # first: two large models may not fit
@@ -103,12 +130,12 @@ class CTranslate:
         if len(self.languages) == 1:
             return np.ones(1, np.float32)
         with _errors():
-            (found,) = self._whisper.detect_language(self._encode(self._mel(window)))
+            (found,) = self._whisper.detect_language(_view(self._encode(self._mel(window))))
         likely = {token.strip("<|>"): probability for token, probability in found}
         return np.array([likely.get(code, 0.0) for code in self.languages], np.float32)
 
     def transcribe(
-        self, window: Array, options: Options, language: str, stop: Callable[[], bool]
+        self, window: Array, options: Options, language: str, stop: Callable[[], bool], part: int = 0
     ) -> tuple[list[Segment], tuple[str, ...]]:
         """See Engine.transcribe. It stops between two runs of the model, not within one; whoever cannot wait
         for that ends the process. That it works shows in the processor time that it takes.
@@ -119,20 +146,23 @@ class CTranslate:
         if self._used_random:
             self._load()
         self._used_random = options.temperature > 0
+        asked = _Asked(options, self._start(options, language), self._said(options), stop)
 
-        def decode(search: _Search) -> list[Segment]:
-            return list(self._passages(window, options, language, stop, search))
+        def whole(search: _Search) -> list[Segment]:
+            return list(self._passages(self._part(window), asked, search))
 
         with _errors():
+            if part and (texts := self._in_parts(window, part, asked)):
+                return texts, ()  # what either of them says by itself goes round in neither
+            first = whole(_Search(context=True))
             others = [_Search(), _Search(no_repeat=LOOP)] if options.prompt else [_Search(no_repeat=LOOP)]
-            first = decode(_Search(context=True))
-            return without_loops(first, (partial(decode, other) for other in others), vad=options.vad)
+            return without_loops(first, (partial(whole, other) for other in others), vad=options.vad)
 
     def probe(self, window: Array, stop: Callable[[], bool]) -> None:
         """See Engine.probe."""
         with _errors():
             prompt = self._start(Options(), "en")
-            self._hear(self._mel(window), prompt, Options(beam_size=1), _Search(), most=PROBE_TOKENS)
+            self._hear([self._mel(window)], prompt, Options(beam_size=1), _Search(), most=PROBE_TOKENS)
         if stop():
             raise EngineStopped
 
@@ -140,34 +170,69 @@ class CTranslate:
         """Free the model, and the file that the library keeps a copy of."""
         self._whisper = None
 
+    def _in_parts(self, window: Array, place: int, asked: _Asked) -> list[Segment] | None:
+        """Segments of the window, heard in two parts; None if a part is in doubt.
+
+        What goes round or on behind its end in a part is often well in the whole window, with more to go by.
+        """
+        if asked.stop():
+            raise EngineStopped
+        parts = [self._part(window[:place]), self._part(window[place:], place)]
+        search, prompt = _Search(context=True), [*self._before(asked.said), *asked.start]
+        heard = self._hear([part.mel for part in parts], prompt, asked.options, search)
+        if any(map(self._made_up, heard)):
+            return None
+        texts = [
+            list(self._passages(part, asked, search, begun)) for part, begun in zip(parts, heard, strict=True)
+        ]
+        loops = any(compression(text) > PART_COMPRESSIBLE for text in texts)
+        return None if loops else [segment for text in texts for segment in text]
+
+    def _made_up(self, heard: _Heard) -> bool:
+        times = [token - self._vocabulary.first_time for token in heard.tokens]
+        return 2 * max(times, default=0) > heard.frames + BEYOND
+
+    def _part(self, samples: Array, start: int = 0) -> _Part:
+        return _Part(self._mel(samples), start / SAMPLE_RATE, (start + len(samples)) / SAMPLE_RATE)
+
     def _passages(
-        self, window: Array, options: Options, language: str, stop: Callable[[], bool], search: _Search
+        self, part: _Part, asked: _Asked, search: _Search, begun: _Heard | None = None
     ) -> Iterator[Segment]:
-        """Segments of the whole window: where the decoder ends too early, it goes on from there."""
-        mel, seconds, at = self._mel(window), len(window) / SAMPLE_RATE, 0
-        start = self._start(options, language)
-        before = self._vocabulary.tokens(f" {options.prompt.strip()}") if options.prompt else []
-        while at == 0 or at + SHORTEST <= seconds * FRAMES_PER_SECOND:
-            if stop():
+        """Segments of the whole part: where the decoder ends too early, it goes on from there.
+
+        `begun` is what was heard from its start, if that was done.
+        """
+        at, before = 0, asked.said
+        while at == 0 or at + SHORTEST <= (part.end - part.start) * FRAMES_PER_SECOND:
+            if asked.stop():
                 raise EngineStopped
-            prompt = [*(self._before(before) if search.context else []), *start]
-            heard = self._hear(mel[:, at : at + LONGEST], prompt, options, search)
+            prompt = [*(self._before(before) if search.context else []), *asked.start]
+            heard = begun or self._hear([part.mel[:, at : at + LONGEST]], prompt, asked.options, search)[0]
+            begun = None
             spans, ended = self._spans(heard)
             if not heard.silent:
-                yield from self._segments(heard, spans, at / FRAMES_PER_SECOND, seconds, options, start)
+                yield from self._segments(heard, spans, part.start + at / FRAMES_PER_SECOND, part.end, asked)
             before = [*before, *heard.tokens]
             at += max(ended, LEAST) if ended else LONGEST
-        if stop():
+        if asked.stop():
             raise EngineStopped
 
     def _hear(
-        self, mel: Array, prompt: list[int], options: Options, search: _Search, *, most: int = MOST_TOKENS
-    ) -> _Heard:
-        encoded = self._encode(mel)
+        self,
+        mels: Sequence[Array],
+        prompt: list[int],
+        options: Options,
+        search: _Search,
+        *,
+        most: int = MOST_TOKENS,
+    ) -> list[_Heard]:
+        """Each on its own, decoded at once: which others there are changes nothing."""
+        fit = len(mels) > 1 and max(mel.shape[1] for mel in mels) <= THINNED_FRAMES
+        encoded = [self._encode(mel, THINNED if fit else LONGEST // 2) for mel in mels]
         draws = options.temperature > 0
-        (found,) = self._whisper.generate(
-            encoded,
-            [prompt],
+        found = self._whisper.generate(
+            _view(np.concatenate(encoded)),
+            [prompt] * len(mels),
             beam_size=1 if draws else options.beam_size,
             num_hypotheses=BEST_OF if draws else 1,
             sampling_topk=0 if draws else 1,
@@ -177,10 +242,17 @@ class CTranslate:
             return_scores=True,
             return_no_speech_prob=True,
         )
+        heard = zip(encoded, mels, found, strict=True)
+        return [self._heard(states, mel.shape[1], result) for states, mel, result in heard]
+
+    def _heard(self, encoded: Array, frames: int, found: Any) -> _Heard:
         tokens = [token for token in found.sequences_ids[0] if token != self._vocabulary.end]
         likelihood = found.scores[0] * max(1, len(tokens)) / (len(tokens) + 1)  # <|endoftext|> counts
         silent = found.no_speech_prob > NO_SPEECH and likelihood < LEAST_LIKELY
-        return _Heard(encoded, mel.shape[1], tokens, likelihood, silent)
+        return _Heard(encoded, frames, tokens, likelihood, silent)
+
+    def _said(self, options: Options) -> list[int]:
+        return self._vocabulary.tokens(f" {options.prompt.strip()}") if options.prompt else []
 
     def _before(self, tokens: list[int]) -> list[int]:
         text = [token for token in tokens if token < self._vocabulary.end]
@@ -212,10 +284,10 @@ class CTranslate:
         spans: list[list[int]],
         offset: float,
         seconds: float,
-        options: Options,
-        prompt: list[int],
+        asked: _Asked,
     ) -> Iterator[Segment]:
-        aligned = self._aligned(heard, spans, prompt) if options.word_timestamps else [()] * len(spans)
+        wanted = asked.options.word_timestamps
+        aligned = self._aligned(heard, spans, asked.start) if wanted else [()] * len(spans)
         ended = offset
         for span, found in zip(spans, aligned, strict=True):
             tokens = [token for token in span if token < self._vocabulary.end]
@@ -232,7 +304,7 @@ class CTranslate:
                 text=text,
                 tokens=tuple(tokens),
                 avg_logprob=heard.likelihood,
-                temperature=options.temperature,
+                temperature=asked.options.temperature,
                 words=tuple(_within(found, offset, start, ended)),
             )
 
@@ -243,7 +315,7 @@ class CTranslate:
         if not flat:
             yield from ([] for _ in texts)
             return
-        (found,) = self._whisper.align(heard.encoded, prompt, [flat], heard.frames)
+        (found,) = self._whisper.align(_view(heard.encoded), prompt, [flat], heard.frames)
         starts = np.full(len(flat) + 1, np.inf)
         for token, position in reversed(found.alignments):
             starts[token] = position / 50
@@ -268,16 +340,16 @@ class CTranslate:
         mel = log_mel(np.concatenate([window, silence]), self._filters)
         return mel[:, : mel.shape[1] // 2 * 2]
 
-    def _encode(self, mel: Array) -> ctranslate2.StorageView:
-        """Of at most 30 s: (1, 1500, state), silence from where the sound ends."""
-        heard = np.array(self._whisper.encode(_view(mel[:, :LONGEST]), to_cpu=True))
-        return ctranslate2.StorageView.from_array(
-            np.ascontiguousarray(np.concatenate([heard, self._silence[:, heard.shape[1] :]], axis=1))
-        )
+    def _encode(self, mel: Array, positions: int = LONGEST // 2) -> Array:
+        """Of at most 30 s: (1, positions, state), silence from where the sound ends, thinned to fit."""
+        heard = np.array(self._whisper.encode(_view(mel[np.newaxis, :, :LONGEST]), to_cpu=True))
+        silence = self._silence[:, heard.shape[1] :]
+        kept = np.linspace(0, silence.shape[1] - 1, positions - heard.shape[1]).round().astype(int)
+        return np.concatenate([heard, silence[:, kept]], axis=1)
 
 
-def _view(mel: Array) -> ctranslate2.StorageView:
-    return ctranslate2.StorageView.from_array(np.ascontiguousarray(mel[np.newaxis]))
+def _view(values: Array) -> ctranslate2.StorageView:
+    return ctranslate2.StorageView.from_array(np.ascontiguousarray(values))
 
 
 def _within(found: Sequence[Word], offset: float, start: float, end: float) -> Iterator[Word]:

@@ -32,7 +32,7 @@ class EngineStopped(Exception):
 
 
 class Engine(Protocol):
-    """A model in memory. The same window, options and thread count always give the same segments."""
+    """A model in memory. The same window, part, options and threads always give the same segments."""
 
     path: str
 
@@ -47,10 +47,16 @@ class Engine(Protocol):
         """
 
     def transcribe(
-        self, window: NDArray[np.float32], options: Options, language: str, stop: Callable[[], bool]
+        self,
+        window: NDArray[np.float32],
+        options: Options,
+        language: str,
+        stop: Callable[[], bool],
+        part: int = 0,
     ) -> tuple[list[Segment], tuple[str, ...]]:
         """Segments of `window` (mono, 16 kHz, shape (n,), at most 30 s), times in seconds in it; warnings.
 
+        An engine for which two short windows are less work than a long one may part it before sample `part`.
         `stop` is asked often, from another thread. Raises EngineStopped, EngineFailed, MemoryError.
         """
 

@@ -1,8 +1,9 @@
 """Where the speech is, and how it is cut into windows for Whisper.
 
 Owns the plan of a task: probabilities become regions, regions with a little silence around become stretches
-of audio that are kept, stretches are packed into windows of at most 28 s. Pure of everything but NumPy:
-it reads samples and returns cuts. The same samples give the same cuts.
+of audio that are kept, stretches are packed into windows of at most 28 s, and of a long window it says where
+it may be parted. Pure of everything but NumPy: it reads samples and returns cuts. The same samples give the
+same cuts.
 """
 
 from __future__ import annotations
@@ -37,6 +38,11 @@ MID_WORD = 2.0  # cost of a cut through the loudest speech, in windows: worth tw
 SLIGHT = 0.1  # cost of a cut in a silence of no length; shrinks as it gets longer
 STUMPY = 0.2  # cost of a window of no length; a lone word is recognised worse than a sentence
 STUMPY_SECONDS = 5.0
+
+PARTED_SECONDS = 20.0  # of a window that may be parted: of less than 10 s more is made up
+MIDDLE = 0.4  # of the window, where it may be parted: two like parts take the least time
+OFF_CENTRE = 0.2  # cost of a place a whole window away from its middle
+DEAREST = 0.3  # cost of a place that will do; pauses cost 0.05 at most, the middle of speech 0.6 and more
 
 _LONGEST = round(LONGEST_SECONDS * SAMPLE_RATE)
 _SHORTEST = round(SHORTEST_SECONDS * SAMPLE_RATE)
@@ -96,9 +102,9 @@ def _plan_channel(
     kept = stretches(regions(speech), len(samples)) if vad else [Piece(0, len(samples))]
     if sum(piece.end - piece.start for piece in kept) < _SHORTEST:
         return
-    breaks = _breaks(kept, _costs(kept, _levels(samples), speech))
-    for pieces in pack(kept, list(breaks)):
-        yield Cut(pieces=pieces, channel=channel, speech=_mean(speech, pieces))
+    breaks = list(_breaks(kept, _costs(kept, _levels(samples), speech)))
+    for pieces in pack(kept, breaks):
+        yield Cut(pieces=pieces, channel=channel, speech=_mean(speech, pieces), part=part(pieces, breaks))
 
 
 def regions(speech: Array) -> list[Piece]:
@@ -122,13 +128,39 @@ def pack(kept: Sequence[Piece], breaks: Sequence[Break]) -> list[tuple[Piece, ..
     `kept` is in order, disjoint, and 0.1 s or more in all. Windows end at `breaks`, or between two of `kept`;
     where these are too far apart, anywhere. Of all ways, one with the least sum of windows and of costs.
     """
-    starts = [0, *accumulate(piece.end - piece.start for piece in kept)]
-    costs = {_position(kept, starts, place.sample): place.cost for place in breaks}
-    for start, (before, after) in zip(starts[1:], pairwise(kept), strict=False):
-        costs[start] = SLIGHT / (1 + (after.start - before.end) / SAMPLE_RATE)
-    costs |= {0: 0.0, starts[-1]: 0.0}
+    starts = _starts(kept)
+    costs = _priced(kept, starts, breaks) | {0: 0.0, starts[-1]: 0.0}
     costs |= dict.fromkeys(_too_far_apart(sorted(costs)), MID_WORD)
     return [tuple(_between(kept, starts, *ends)) for ends in pairwise(_cheapest(sorted(costs.items())))]
+
+
+def part(pieces: Sequence[Piece], breaks: Sequence[Break]) -> int:
+    """Where a window may be parted in two: the samples before that place, 0 if it is short or has none.
+
+    It is the cheapest place near its middle: one of `breaks`, which are in order, or between two of `pieces`.
+    """
+    starts = _starts(pieces)
+    if starts[-1] < PARTED_SECONDS * SAMPLE_RATE:
+        return 0
+    ends = (pieces[0].start, pieces[-1].end)
+    first, last = (bisect_left(breaks, end, key=lambda place: place.sample) for end in ends)
+    costs = _priced(pieces, starts, breaks[first:last])
+    off = {position: abs(position / starts[-1] - 0.5) for position in costs}
+    near = [place for place, cost in costs.items() if cost <= DEAREST and off[place] <= MIDDLE / 2]
+    return min(near, key=lambda place: costs[place] + OFF_CENTRE * off[place], default=0)
+
+
+def _starts(pieces: Sequence[Piece]) -> list[int]:
+    """Where each of them starts in a row of them, and where the row ends."""
+    return [0, *accumulate(piece.end - piece.start for piece in pieces)]
+
+
+def _priced(pieces: Sequence[Piece], starts: Sequence[int], breaks: Sequence[Break]) -> dict[int, float]:
+    """What it costs to cut a row of pieces, by the samples of it before the cut."""
+    costs = {_position(pieces, starts, place.sample): place.cost for place in breaks}
+    for start, (before, after) in zip(starts[1:], pairwise(pieces), strict=False):
+        costs[start] = SLIGHT / (1 + (after.start - before.end) / SAMPLE_RATE)
+    return costs
 
 
 def _position(kept: Sequence[Piece], starts: Sequence[int], sample: int) -> int:

@@ -63,9 +63,14 @@ class Whisper:
         self._load()
 
     def transcribe(
-        self, window: NDArray[np.float32], options: Options, language: str, stop: Callable[[], bool]
+        self,
+        window: NDArray[np.float32],
+        options: Options,
+        language: str,
+        stop: Callable[[], bool],
+        part: int = 0,
     ) -> tuple[list[Segment], tuple[str, ...]]:
-        """See Engine.transcribe."""
+        """See Engine.transcribe. It parts nothing: of the shortest window the encoder makes 30 s."""
         first = self._decode(window, options, language, stop, context=True)
         others = (
             partial(self._decode, window, other, language, stop, context=False)
