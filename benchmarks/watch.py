@@ -105,9 +105,11 @@ def main() -> None:
         for watch in watches:
             watch.end()
     figures = {watch.size: watch.figures() for watch in watches}
-    _show(figures, done)
+    _show(figures, given.rate, done)
     if given.json:
-        given.json.write_text(json.dumps({"tasks_a_minute": done, "watch": figures}, indent=1))
+        given.json.write_text(
+            json.dumps({"sent_a_minute": given.rate, "completed": done, **figures}, indent=1)
+        )
     sys.exit(any(one["clears"] or one["growth_mb"] > MOST_GROWTH_MB for one in figures.values()))
 
 
@@ -137,8 +139,8 @@ async def _look(watches: Sequence[Watch], seconds: float) -> None:
             watch.look()
 
 
-def _show(figures: dict[str, dict[str, Any]], done: float) -> None:
-    table = Table(title=f"watch, {done:.0f} tasks a minute completed")
+def _show(figures: dict[str, dict[str, Any]], rate: int, done: float) -> None:
+    table = Table(title=f"watch; a minute {rate} tasks are sent and {done:.0f} completed")
     for column in ("", "RSS, MB: start", "middle", "end", "KB/s drawn", "screens cleared"):
         table.add_column(column, justify="right" if column else "left")
     for size, one in figures.items():
