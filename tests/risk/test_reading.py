@@ -33,6 +33,7 @@ def test_a_pack_is_read():
         ),
         (HEAD + "extra = 1\n" + rule('match = "x"'), "mine.toml:4: extra: there is no such key"),
         ("x = " + "[" * 5000, "mine.toml:1: tables within tables, too deep"),
+        (".".join("a" * 100_000) + " = 1", "mine.toml:1: a line with more than 100 dots"),
         ("#" * 600_000, "mine.toml:1: a pack of 600,000 bytes, more than 524,288"),
     ],
 )

@@ -14,6 +14,8 @@ from whisperd.risk.patterns import compiled
 from whisperd.risk.phrases import Phrase
 from whisperd.risk.rules import DEEPEST, MOST_BYTES, MOST_NODES, MOST_RULES, Match, Pack, Rule
 
+MOST_DOTS = 100  # of a line: for a key a.a.a… of n parts tomllib takes time that grows with n²
+
 _PLACE = re.compile(r" - at `\$\.?(.*)`$")
 _FIELD = re.compile(r"Object (missing required|contains unknown) field `(.+)`")
 _HEADER = re.compile(r"\s*\[\[\s*rule\s*\]\]")
@@ -72,6 +74,8 @@ def _document(source: bytes, file: str) -> tuple[Mapping[str, Any], str]:
         if len(source) > MOST_BYTES:
             raise ValueError(f"a pack of {len(source):,} bytes, more than {MOST_BYTES:,}")
         text = source.decode()
+        if max((line.count(".") for line in text.splitlines()), default=0) > MOST_DOTS:
+            raise ValueError(f"a line with more than {MOST_DOTS} dots: use several")
         return tomllib.loads(text), text
     except UnicodeDecodeError as error:
         line, said = source[: error.start].count(b"\n") + 1, "no UTF-8"
