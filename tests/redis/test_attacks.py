@@ -7,6 +7,8 @@ import pytest
 
 from tests.redis.conftest import over, until
 
+MOST_SECONDS = 1200  # of a long form
+
 
 def at_work(host, task_id):
     host.until(lambda: host.workers()[0]["task_id"] == task_id, 60)
@@ -29,6 +31,7 @@ def ends_of(node, job_id):
     return [kind for kind, job, _ in node.heard() if job == job_id and kind in ("completed", "failed")]
 
 
+@pytest.mark.timeout(MOST_SECONDS)
 def test_what_kill_9_left_is_finished_by_another_host(pair, node, submitted, rounds):
     first, second = pair
     for name in (f"killed-{n}" for n in range(rounds)):
@@ -47,6 +50,7 @@ def test_what_kill_9_left_is_finished_by_another_host(pair, node, submitted, rou
         first.start()
 
 
+@pytest.mark.timeout(MOST_SECONDS)
 def test_a_host_that_hung_for_longer_than_its_lock_tells_nothing_of_what_another_has_done(
     pair, node, submitted, rounds
 ):
