@@ -176,7 +176,7 @@ def _together(stretch: Stretch, fuzzy: bool, windows: Callable[[Lists, int], Ite
             if not lists[-1]:
                 return []
         near = _about(lists, within)
-        search.spend(sum(map(len, near)) * len(near))
+        search.spend(sum(map(len, near)) * len(near) ** 2)  # as _soonest goes over them
         found = list(windows(near, within))
         for part in unwanted if found else ():
             found = _far_from(found, part(search), within)
