@@ -111,10 +111,10 @@ function Filters({ wanted }) {
 }
 
 function Tenant({ chosen, set }) {
-  const depth = stats.value?.depth?.by_tenant ?? [];
-  const names = depth.map((one) => one.tenant);
+  const [asked, ask] = useState(false); // there may be hundreds: they are written once somebody chooses
+  const names = asked ? (stats.value?.depth?.by_tenant ?? []).map((one) => one.tenant) : [];
   return html`<label class="tenant"><span class="hidden">Tenant</span>
-    <input list="tenants" placeholder="Any tenant" value=${chosen} onChange=${(event) => set({ tenant: event.target.value.trim() })} autocomplete="off" spellcheck="false" />
+    <input list="tenants" placeholder="Any tenant" value=${chosen} onFocus=${() => ask(true)} onChange=${(event) => set({ tenant: event.target.value.trim() })} autocomplete="off" spellcheck="false" />
     <datalist id="tenants">${names.map((name) => html`<option key=${name} value=${name} />`)}</datalist>
   </label>`;
 }
