@@ -474,7 +474,7 @@ def test_a_backup_that_is_killed_50_times_never_leaves_a_broken_file_under_a_fin
 def test_two_processes_do_not_back_up_to_one_folder_at_once(with_queue, tmp_path, store):
     """The second would take the first one's temporary files for those of a killed one."""
     some_tasks(with_queue)
-    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "backups").mkdir(parents=True)
     with start(TAKE, tmp_path / "other") as other:
         try:
             assert other.stdout.readline() == "open\n"
