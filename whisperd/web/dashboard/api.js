@@ -22,20 +22,28 @@ export function withQuery(path, params = {}) {
 export const of = (id, part) => `tasks/${encodeURIComponent(id)}${part ? `/${part}` : ""}`;
 
 const SOON_MS = 1000;
-const foreseen = new Map(); // answers on their way that nobody has asked for yet, by their paths
+let foreseen = null; // an answer on its way that nobody has asked for yet
 
 /** Asks now for what will be asked for soon: drawing a page takes as long as the answer to its first question. */
 export function foresee(path, params) {
-  const whole = withQuery(path, params);
-  const answer = fetch(whole);
+  forget();
+  const abort = new AbortController();
+  const answer = fetch(withQuery(path, params), { signal: abort.signal });
   answer.catch(() => {}); // is told to whoever asks for it
-  foreseen.set(whole, answer);
-  setTimeout(() => foreseen.get(whole) === answer && foreseen.delete(whole), SOON_MS); // a later question wants news
+  foreseen = { whole: withQuery(path, params), answer, abort };
+  setTimeout(() => foreseen?.answer === answer && forget(), SOON_MS); // a later question wants news
 }
 
-function taken(whole) {
-  const answer = foreseen.get(whole);
-  foreseen.delete(whole);
+function forget() {
+  foreseen?.abort.abort();
+  foreseen = null;
+}
+
+function taken(whole, aborted) {
+  if (foreseen?.whole !== whole) return null;
+  const { answer, abort } = foreseen;
+  foreseen = null;
+  aborted?.addEventListener("abort", () => abort.abort());
   return answer;
 }
 
@@ -43,8 +51,9 @@ export async function call(method, path, { body, headers, signal: aborted, param
   const json = body === undefined ? {} : { "Content-Type": "application/json" };
   const whole = withQuery(path, params);
   let answer;
+  if (method !== "GET") forget(); // what it changes is not in it
   try {
-    answer = await ((method === "GET" && taken(whole)) || fetch(whole, {
+    answer = await (taken(whole, aborted) ?? fetch(whole, {
       method,
       headers: { ...json, ...headers },
       body: body === undefined ? undefined : JSON.stringify(body),

@@ -63,6 +63,6 @@ function App() {
 
 const follows = computed(() => may("read")); // a session that is only looked at anew changes nothing
 effect(() => (follows.value ? follow() : unfollow()));
-before((to) => page(to)[0].ahead?.(to));
+before((to) => may("read") && page(to)[0].ahead?.(to));
 render(html`<${App} />`, document.getElementById("app"));
 look();

@@ -26,9 +26,9 @@ export function Player({ task, audio, from }) {
   if (task.audio_kept === false) return html`<p class="thin">Its audio is not kept.</p>`;
   if (missing) return html`<p class="thin">This browser cannot play the audio: <a href=${of(task.task_id, "audio")} download=${task.audio.name}>download it</a>.</p>`;
   return html`<section class="player card" aria-label="Audio">
-    ${peaks?.length ? html`<${Wave} peaks=${peaks} audio=${audio} duration=${task.audio.duration} />` : task.audio.duration && !peaks && html`<div class="wave"></div>`}
+    ${peaks?.length ? html`<${Wave} peaks=${peaks} audio=${audio} duration=${task.audio.duration} />` : task.audio.duration > 0 && !peaks && html`<div class="wave"></div>`}
     <div class="controls">
-      <audio ref=${audio} controls=${isShown} preload="metadata" src=${isShown ? of(task.task_id, "audio") : undefined} onLoadedMetadata=${ready} onError=${() => miss(true)}></audio>
+      <audio ref=${audio} controls=${isShown} preload=${isShown ? "metadata" : "none"} src=${of(task.task_id, "audio")} onLoadedMetadata=${ready} onError=${() => miss(true)}></audio>
       <label class="inline"><span>Speed</span><select onChange=${(event) => { audio.current.playbackRate = Number(event.target.value); }}>
         ${SPEEDS.map((speed) => html`<option key=${speed} value=${speed} selected=${speed === 1}>${speed}×</option>`)}
       </select></label>

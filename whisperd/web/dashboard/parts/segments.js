@@ -12,7 +12,7 @@ const calm = matchMedia("(prefers-reduced-motion: reduce)");
 /** `from`: seconds, where the search found it. `pointed`: told of the word that is pointed at, or tapped. */
 export function Segments({ segments, audio, sure, searched, from = 0, pointed }) {
   const list = useRef();
-  const [shown, show] = useState(AT_ONCE);
+  const [shown, show] = useState(() => AT_ONCE + (searched && from > 0 ? last(segments, from) : 0)); // what was found among them
   const words = useMemo(() => searched.toLowerCase().match(/[^\s"]+/g) ?? [], [searched]); // of a "phrase", too
   useFollowing(list, segments, audio, shown, show);
   const jump = (event) => {
