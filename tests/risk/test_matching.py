@@ -72,6 +72,18 @@ def test_rules_that_cost_too_much_are_stopped_and_say_so():
     assert told.findings != ()  # those that were found before
 
 
+@pytest.mark.parametrize("of", ['"a"', '{any = ["a", "b"]}'])
+def test_what_is_counted_again_and_again_costs_too_much(of):
+    rules = [
+        rule(f"match.count = {{of = {of}, min = {n}, within_words = {n}}}", id=f"r{n}") for n in range(2, 802)
+    ]
+
+    told = report("a b " * 8000, *rules)
+
+    assert len(told.rules_errors) == 1
+    assert "more than they may" in told.rules_errors[0]
+
+
 def test_a_search_ends_when_its_budget_does():
     search = Search(stream("a b c"), {}, Budget(3))
 

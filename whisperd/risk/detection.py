@@ -158,6 +158,7 @@ class _Call:
         found = []
         for search in self._heard(rule):
             for span in apart(search.rule(rule.id)):
+                search.spend(span[1] - span[0])  # words that are gone over, at least once
                 if self._is_within(rule.where, search.stream, span):
                     found.append(self._hit(rule, search, span))
         return found

@@ -15,9 +15,8 @@ from whisperd.risk.phrases import Known, Phrase
 from whisperd.risk.rules import PASSAGE, Match, Stretch
 from whisperd.risk.words import Span, Stream
 
-MOST_STEPS = (
-    5_000_000  # of one transcript; 30,000 words by all shipped packs and 2,000 phrases take some 100,000
-)
+# Of one transcript; 30,000 words by all shipped packs and 2,000 phrases take some 100,000.
+MOST_STEPS = 5_000_000
 MOST_PLACES = 1000  # of one rule in one stream: the first ones
 
 Finder = Callable[["Search"], Sequence[Span]]  # places in order of their beginning
@@ -95,7 +94,13 @@ def _phrase(text: str, fuzzy: bool) -> Finder:
 
 def _any(match: Match, fuzzy: bool) -> Finder:
     parts = [finder(part, fuzzy) for part in match.any or ()]
-    return lambda search: sorted({span for part in parts for span in part(search)})
+
+    def find(search: Search) -> Sequence[Span]:
+        spans = [span for part in parts for span in part(search)]
+        search.spend(len(parts) + len(spans))
+        return sorted(set(spans))
+
+    return find
 
 
 def _regex(match: Match, fuzzy: bool) -> Finder:
@@ -133,7 +138,9 @@ def _count(match: Match, fuzzy: bool) -> Finder:
     part = finder(match.count.of, fuzzy)
 
     def find(search: Search) -> Sequence[Span]:
-        spans = apart(part(search))
+        spans = part(search)
+        search.spend(len(spans))
+        spans = apart(spans)
         if within is None:
             return spans[least - 1 : least]  # where there were enough
         windows = [(spans[n][0], spans[n + least - 1][1]) for n in range(len(spans) - least + 1)]
