@@ -101,9 +101,11 @@ def main() -> None:
     given = parser.parse_args()
     with a_daemon() as daemon:
         watches = [Watch(daemon.url, *size) for size in SIZES]
-        done = asyncio.run(_driven(daemon, watches, given.rate, 60 * given.minutes))
-        for watch in watches:
-            watch.end()
+        try:
+            done = asyncio.run(_driven(daemon, watches, given.rate, 60 * given.minutes))
+        finally:
+            for watch in watches:
+                watch.end()
     figures = {watch.size: watch.figures() for watch in watches}
     _show(figures, given.rate, done)
     if given.json:

@@ -38,7 +38,7 @@ async def sharing(parts: Machine, sources: Sources) -> AsyncIterator[Sharing | N
     A Redis that is away is waited for: what this host has begun goes on. Raises RedisUnusable for one that
     would never do, RedisMissing, S3Missing.
     """
-    config, pool = parts.config, parts.pool
+    config = parts.config
     if not config.redis.url:
         yield None
         return
@@ -50,18 +50,7 @@ async def sharing(parts: Machine, sources: Sources) -> AsyncIterator[Sharing | N
             log.warning("the shared queue is waited for")
         keep = config.retention
         board = Board(link, config.redis, (keep.job_hours, keep.failed_job_hours))
-        bridge = Bridge(
-            board,
-            storage,
-            parts.queue,
-            Ledger(parts.db),
-            parts.events,
-            parts.spool,
-            sources,
-            lambda: pool.at_hand if pool.ready.is_set() and not pool.paused else 0,
-            parts.models.multilingual,
-            config,
-        )
+        bridge = _bridge(parts, board, storage, sources)
         queue = SharedQueue(
             parts.queue,
             board,
@@ -76,3 +65,19 @@ async def sharing(parts: Machine, sources: Sources) -> AsyncIterator[Sharing | N
         yield Sharing(link, bridge, follower, cast(TaskQueue, queue))
     finally:
         await link.close()
+
+
+def _bridge(parts: Machine, board: Board, storage: Storage, sources: Sources) -> Bridge:
+    pool = parts.pool
+    return Bridge(
+        board,
+        storage,
+        parts.queue,
+        Ledger(parts.db),
+        parts.events,
+        parts.spool,
+        sources,
+        lambda: pool.at_hand if pool.ready.is_set() and not pool.paused else 0,
+        parts.models.multilingual,
+        parts.config,
+    )

@@ -44,6 +44,18 @@ def test_a_task_is_found_by_what_is_said_and_opened_where_it_is_said(page, daemo
     expect(page.get_by_role("region", name="Transcript").locator("mark").first).to_be_visible()
 
 
+def test_a_search_that_another_one_replaces_is_given_up(page):
+    page.goto("#/tasks")
+    page.locator("[data-row]").first.wait_for()
+    page.route(re.compile(r"/tasks\?q=mayhem"), lambda route: None)  # its answer never comes
+    with page.expect_event("requestfailed", lambda request: "q=mayhem" in request.url):
+        with page.expect_request(re.compile("q=mayhem")):
+            page.get_by_role("searchbox").fill("mayhem")
+        page.get_by_role("searchbox").fill("zebrafinch")
+
+    expect(page.get_by_role("heading", name="Nothing found for “zebrafinch”")).to_be_visible()
+
+
 def test_of_what_is_not_there_the_page_says_so(page):
     page.goto("#/tasks?q=zebrafinch")
 

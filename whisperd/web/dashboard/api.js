@@ -27,10 +27,11 @@ let foreseen = null; // an answer on its way that nobody has asked for yet
 /** Asks now for what will be asked for soon: drawing a page takes as long as the answer to its first question. */
 export function foresee(path, params) {
   forget();
+  const whole = withQuery(path, params);
   const abort = new AbortController();
-  const answer = fetch(withQuery(path, params), { signal: abort.signal });
+  const answer = fetch(whole, { signal: abort.signal });
   answer.catch(() => {}); // is told to whoever asks for it
-  foreseen = { whole: withQuery(path, params), answer, abort };
+  foreseen = { whole, answer, abort };
   setTimeout(() => foreseen?.answer === answer && forget(), SOON_MS); // a later question wants news
 }
 

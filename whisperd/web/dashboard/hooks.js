@@ -23,7 +23,9 @@ export function useAnswer(ask, dependencies, known) {
       (error) => abort.signal.aborted || set((old) => ({ ...old, error })),
     );
     set((old) => (old.error ? { data: old.data } : old));
-    const timer = known && round === 0 ? setTimeout(begin, PAINTED_MS) : begin() && 0;
+    let timer = 0;
+    if (known && round === 0) timer = setTimeout(begin, PAINTED_MS);
+    else begin();
     return () => {
       clearTimeout(timer);
       abort.abort();
