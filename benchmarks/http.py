@@ -31,8 +31,9 @@ from rich.table import Table
 
 from benchmarks.daemon import Daemon, a_daemon
 from benchmarks.hammer import UNIQUE, Order, ask
-from benchmarks.listeners import listeners, processor_seconds
+from benchmarks.listeners import listeners
 from benchmarks.probed import FILE
+from benchmarks.processor import processor_seconds
 
 SIZE = 4096  # of a file that is submitted
 LISTENERS = 500

@@ -23,7 +23,6 @@ import sys
 import tempfile
 import wave
 from collections.abc import AsyncIterator
-from pathlib import Path
 from statistics import median
 from time import perf_counter
 
@@ -33,10 +32,10 @@ from rich.console import Console
 from rich.table import Table
 from websockets.asyncio.client import connect
 
+from benchmarks.processor import processor_seconds
 from whisperd.config import load
 
 SENDERS = 8
-TICKS = os.sysconf("SC_CLK_TCK")
 MOST_MS = 10.0  # of processor time that listeners may cost a task: 2 % of what a worker needs for a chunk
 
 
@@ -113,12 +112,6 @@ def silence() -> bytes:
         sound.setframerate(16_000)
         sound.writeframes(bytes(6400) + os.urandom(8))
     return file.getvalue()
-
-
-def processor_seconds(pid: int) -> float:
-    """Of the daemon alone, not of its workers."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS
 
 
 @contextlib.asynccontextmanager

@@ -27,7 +27,7 @@ from time import monotonic, sleep
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.listeners import processor_seconds
+from benchmarks.processor import children, processor_seconds
 from whisperd.config import load
 
 MOST_SECONDS, MOST_PERCENT = 1.0, 0.3
@@ -76,16 +76,11 @@ def _idle(environ: Mapping[str, str], seconds: float) -> tuple[float, float]:
     with _started(environ) as (process, port):
         _until_200(port, "/health/ready")
         sleep(SETTLED)
-        children = [int(pid) for pid in _children(process.pid)]
-        before = processor_seconds(process.pid), sum(map(processor_seconds, children))
+        workers = children(process.pid)
+        before = processor_seconds(process.pid), sum(map(processor_seconds, workers))
         sleep(seconds)
-        after = processor_seconds(process.pid), sum(map(processor_seconds, children))
+        after = processor_seconds(process.pid), sum(map(processor_seconds, workers))
     return 100 * (after[0] - before[0]) / seconds, 100 * (after[1] - before[1]) / seconds
-
-
-def _children(pid: int) -> list[str]:
-    tasks = Path(f"/proc/{pid}/task").glob("*/children")
-    return [child for task in tasks for child in task.read_text().split()]
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ The same weights and threads for all, in turn, a round after the other; medians,
 Work: `short`, clips of at most 15 s, by 8 clients at once where there is a server; `long`, the corpus joined
 to one file of 20 minutes or more; `mixed`, that file and half of the clips. Sounds are WAV, mono, 16 kHz, so
 that nobody is measured at decoding. Every speed has its word error rate beside it: what is bought with errors
-does not count.
+does not count. Of ours it says what the daemon adds: its processor time beside that of its workers.
 """
 
 from __future__ import annotations
@@ -54,6 +54,7 @@ class Score:
     name: str
     seconds: list[float] = field(default_factory=list)  # of each round
     wer: float = 0.0
+    overhead: list[float] = field(default_factory=list)  # of ours; see Whisperd
 
 
 def main() -> None:
@@ -66,6 +67,7 @@ def main() -> None:
     parser.add_argument("--faster-whisper", metavar="PYTHON")
     parser.add_argument("--ct2-model", help="the same weights as a CTranslate2 folder", type=Path)
     parser.add_argument("--whisper-cpp", metavar="FOLDER", type=Path)
+    parser.add_argument("--engines", nargs="+", default=["ctranslate2", "whisper.cpp"], help="of ours")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -96,7 +98,7 @@ def works(folder: Path, names: Sequence[str], count: int) -> Iterator[Work]:
 def peers(given: argparse.Namespace, warm: Path) -> list[Starts]:
     path = str(models.find(given.model, load().models_dir).path)
     threads, found = given.threads, []
-    found += [whisperd(engine, given.model, warm) for engine in ("ctranslate2", "whisper.cpp")]
+    found += [whisperd(engine, given.model, warm) for engine in given.engines]
     if given.faster_whisper:
         ct2 = str(given.ct2_model or given.model)
         found += [faster_whisper(given.faster_whisper, ct2, threads, batch, warm) for batch in (0, 8)]
@@ -110,7 +112,7 @@ def measure(work: Work, starts: Sequence[Starts], rounds: int) -> list[Score]:
     """All are started before the first round, and idle while another works."""
     with ExitStack() as stack:
         running: list[Peer] = [stack.enter_context(start) for start in starts]
-        scores = [Score(peer.name) for peer in running]
+        scores = [Score(peer.name, overhead=getattr(peer, "overhead", [])) for peer in running]
         for _ in range(rounds):
             for peer, score in zip(running, scores, strict=True):
                 began = perf_counter()
@@ -134,6 +136,11 @@ def show(work: Work, scores: Sequence[Score]) -> None:
             f"{min(score.seconds):.1f} to {max(score.seconds):.1f}",
         )
     Console().print(table)
+    for score in scores:
+        if score.overhead:
+            print(
+                f"{score.name}: the daemon used {median(score.overhead):.1%} of its workers' processor time"
+            )
 
 
 def _wavs(folder: Path, clips: Sequence[Clip]) -> list[Clip]:
