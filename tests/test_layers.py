@@ -86,6 +86,7 @@ ALLOWED = {
     "orders": {"task", "spool", "engine", "children"},
     "holding": {"task", "engine", "children", "counts"},
     "canary": {"task", "engine", "children"},
+    "muting": {"task", "engine", "children", "orders", "spool", "turns"},
     "residency": {"orders"},
     "conversation": {"task", "engine", "children", "holding", "orders"},
     "slot": {

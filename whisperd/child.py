@@ -41,6 +41,8 @@ from whisperd.engine.protocol import (
     Alive,
     Answer,
     MakePlan,
+    Mute,
+    Muted,
     Planned,
     Probe,
     Ready,
@@ -52,6 +54,7 @@ from whisperd.engine.protocol import (
     Work,
 )
 from whisperd.engine.speech import plan_cuts, to_source_time, window
+from whisperd.engine.wav import write_muted
 from whisperd.task import SAMPLE_RATE, Cut, Options, Plan, Segment
 
 OVERHEAD = 2**31  # bytes of address space that take no memory: libraries, stacks, arenas; 1 GB was seen
@@ -101,7 +104,8 @@ class Worker:
 
     def run(self) -> None:
         threading.Thread(target=self._listen, daemon=True).start()
-        self._model(self._settings.model)
+        if self._settings.model:
+            self._model(self._settings.model)
         self._say(Ready(device(self._settings)))
         while True:
             self._say(self._answer(self._requests.get()))
@@ -149,6 +153,8 @@ class Worker:
                 return self._transcribe(request)
             case Probe():
                 return self._probe(request)
+            case Mute():
+                return self._mute(request)
 
     def _plan(self, request: MakePlan) -> Planned:
         decoded = self._decode(request)
@@ -224,6 +230,18 @@ class Worker:
         self._model(request.model).probe(_hum(), self._stopping(request.number))
         return Transcribed([], time.monotonic() - began)
 
+    def _mute(self, request: Mute) -> Muted:
+        with _source(request.audio) as source, _whole(request) as target:
+            write_muted(
+                source,
+                target,
+                request.silent,
+                split=request.split,
+                limits=Limits(seconds=request.max_seconds),
+                tick=lambda seconds: self._pulse(request.number),
+            )
+        return Muted()
+
     def _stopping(self, number: int) -> Callable[[], bool]:
         """For the engine to ask: shows a sign of life, and says whether there was an abort."""
 
@@ -292,6 +310,21 @@ def _created(part: Path) -> BinaryIO:
             os.mkdir(part.parent, 0o700)
         with suppress(FileNotFoundError):  # the other request removed the folder in between
             return open(part, "xb")
+
+
+@contextmanager
+def _whole(request: Mute) -> Iterator[BinaryIO]:
+    """A new file, which gets its name when the block ends well, and else is gone.
+
+    Not synced: what a crash may leave of it is removed at the next start.
+    """
+    part = Path(f"{request.wav}.{os.getpid()}-{request.number}")
+    try:
+        with open(part, "xb") as file:
+            yield file
+        part.rename(request.wav)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _disk_trouble(error: OSError) -> Refused:

@@ -28,10 +28,14 @@ from whisperd.engine.protocol import (
     Alive,
     Answer,
     MakePlan,
+    Mute,
+    Muted,
     Planned,
+    Probe,
     Ready,
     Refused,
     Settings,
+    Transcribe,
     Transcribed,
     Work,
 )
@@ -48,7 +52,8 @@ _ANSWERS: msgspec.json.Decoder[Answer] = msgspec.json.Decoder(Answer)
 _INHERITED = ("PATH", "HOME", "LANG", "TMPDIR", "TZ", "VIRTUAL_ENV")
 _INHERITED_PREFIXES = ("LC_", "LD_", "PYTHON", "CUDA", "NVIDIA", "GGML", "HIP", "ROCR", "ZE_", "VK_")
 
-Outcome = Planned | Transcribed | Refused | Aborted  # the last word on a request
+Outcome = Planned | Transcribed | Muted | Refused | Aborted  # the last word on a request
+_DONE = {MakePlan: Planned, Transcribe: Transcribed, Probe: Transcribed, Mute: Muted}  # what ends each well
 
 
 class ChildDied(Exception):
@@ -219,9 +224,10 @@ class Child:
         await self.gone()
 
     def _fitting(self, request: Work, message: Answer) -> Alive | Outcome:
-        """The message, if it may follow this request: a plan a MakePlan, a transcript the others."""
-        wrong = Transcribed if isinstance(request, MakePlan) else Planned
-        if isinstance(message, Ready | wrong):
+        """The message, if it may follow this request."""
+        if isinstance(message, Ready) or (
+            isinstance(message, Planned | Transcribed | Muted) and type(message) is not _DONE[type(request)]
+        ):
             raise self._nonsense()
         return message
 

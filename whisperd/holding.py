@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from whisperd.children import Outcome
 from whisperd.counts import Counts
-from whisperd.engine.protocol import Aborted, Planned, Refused, Transcribed
+from whisperd.engine.protocol import Aborted, Muted, Planned, Refused, Transcribed
 from whisperd.task import (
     FINAL,
     SAMPLE_RATE,
@@ -124,6 +124,8 @@ class Holding:
             case Aborted():
                 # Its task is over, or was: a task that is run again meanwhile must get its chunk back.
                 await self.release(effort)
+            case Muted():
+                raise AssertionError("nobody asks for a recording of a chunk")
             case _:
                 assert_never(outcome)
 

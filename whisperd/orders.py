@@ -6,7 +6,9 @@ Pure: from settings, a chunk and a model to messages and limits.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from math import inf
+from pathlib import Path
 from time import monotonic
 from typing import Literal
 
@@ -15,9 +17,9 @@ from msgspec.structs import replace
 
 from whisperd import children
 from whisperd.children import Limits
-from whisperd.engine.protocol import MakePlan, Probe, Settings, Transcribe
+from whisperd.engine.protocol import MakePlan, Mute, Probe, Settings, Transcribe
 from whisperd.spool import Spool
-from whisperd.task import SAMPLE_RATE, Chunk
+from whisperd.task import SAMPLE_RATE, Chunk, Piece, Task
 
 PCM_BYTES = 2 * 2 * SAMPLE_RATE  # a second of decoded audio: at most two channels of 16 bits
 FILE_SLACK = 2**20  # bytes a child may write beyond the longest audio
@@ -66,6 +68,11 @@ def child_settings(model: Model, settings: PoolSettings) -> Settings:
         max_memory_bytes=settings.max_memory_bytes,
         max_file_bytes=int(settings.max_audio_seconds * PCM_BYTES) + FILE_SLACK,
     )
+
+
+def muting_settings(settings: PoolSettings) -> Settings:
+    """Of a child that has no model and needs none."""
+    return replace(child_settings(Model("", ""), settings), gpu=False)
 
 
 def task_ends(chunk: Chunk) -> float:
@@ -120,4 +127,18 @@ def request(
         options=task.options,
         max_seconds=settings.max_audio_seconds,
         cpu_seconds=cpu_seconds,
+    )
+
+
+def mute_request(
+    task: Task, silent: Sequence[Piece], wav: Path, spool: Spool, settings: PoolSettings
+) -> Mute:
+    return Mute(
+        number=1,  # of a child of its own
+        audio=str(spool.audio(task.id)),
+        wav=str(wav),
+        split=task.options.channels == "split",
+        silent=tuple(silent),
+        max_seconds=settings.max_audio_seconds,
+        cpu_seconds=settings.max_seconds_per_chunk + CPU_SLACK,
     )

@@ -33,7 +33,8 @@ PUBLISHED_AT_ONCE = 64  # small files, with one fsync of their folder
 HEAD = 4096  # bytes of a file that are kept at hand to tell what it is
 _AUDIO, _PCM, _PART = ".audio", ".pcm", ".part"
 _PARTS = ".parts"  # a folder, where the children of a task's requests decode to
-_OURS = (_AUDIO, _PCM, _PART, _PARTS)  # beside them there may be the folder set-aside: see restore.py
+_MUTED = ".muted"  # a folder, with recordings in which some of the audio is silent
+_OURS = (_AUDIO, _PCM, _PART, _PARTS, _MUTED)  # beside them there may be the folder set-aside: see restore.py
 
 
 class TooLarge(Exception):
@@ -149,6 +150,10 @@ class Spool:
     def pcm(self, task_id: str) -> Path:
         return self._folder / f"{task_id}{_PCM}"
 
+    def muted(self, task_id: str, name: str) -> Path:
+        """Where a recording of that name is, or may be written to once its folder is made."""
+        return self._folder / f"{task_id}{_MUTED}" / f"{name}.wav"
+
     def free_bytes(self) -> int:
         return shutil.disk_usage(self._folder).free
 
@@ -203,9 +208,10 @@ class Spool:
         self.remove_pcm(task_id)
 
     def remove_pcm(self, task_id: str) -> None:
-        """Remove the decoded audio: it can be made again."""
+        """Remove what was made of the audio: it can be made again."""
         self.pcm(task_id).unlink(missing_ok=True)
-        shutil.rmtree(self._folder / f"{task_id}{_PARTS}", ignore_errors=True)
+        for folder in (_PARTS, _MUTED):
+            shutil.rmtree(self._folder / f"{task_id}{folder}", ignore_errors=True)
 
     def discard(self, ids: Iterable[str], *, decoded_only: bool = False) -> None:
         """Remove what is kept of these tasks. What cannot be removed is logged and stays."""
@@ -216,8 +222,9 @@ class Spool:
                 log.error("a file of the spool cannot be removed", task_id=task_id, error=error.strerror)
 
     def decoded(self) -> Iterable[str]:
-        """The ids that decoded audio is kept for, whole or in parts, in no order."""
-        return {name.split(".", 1)[0] for name in os.listdir(self._folder) if name.endswith((_PCM, _PARTS))}
+        """The ids that decoded audio is kept for, whole, in parts or muted, in no order."""
+        made = (_PCM, _PARTS, _MUTED)
+        return {name.split(".", 1)[0] for name in os.listdir(self._folder) if name.endswith(made)}
 
     def owners(self) -> Iterable[str]:
         """The ids that files are kept for, in no order, without those whose audio is still coming."""

@@ -9,13 +9,13 @@ from typing import Literal
 
 from msgspec import Struct
 
-from whisperd.task import Cut, Options, Plan, Segment
+from whisperd.task import Cut, Options, Piece, Plan, Segment
 
 
 class Settings(Struct, frozen=True, kw_only=True):
     """How a child is to run; its command line holds it as JSON."""
 
-    model: str  # path of the model to have loaded when it says Ready
+    model: str  # path of the model to have loaded when it says Ready; "": none, where only Mute is asked for
     daemon_pid: int  # the child ends when this is not its parent any more
     threads: int
     engine: Literal["auto", "whisper.cpp", "ctranslate2"] = "whisper.cpp"
@@ -57,6 +57,18 @@ class Probe(Struct, frozen=True, kw_only=True, tag="probe"):
     cpu_seconds: float = 0.0
 
 
+class Mute(Struct, frozen=True, kw_only=True, tag="mute"):
+    """Decode `audio` into a WAV file in which nothing is to be heard of some stretches. Takes no model."""
+
+    number: int
+    audio: str  # path
+    wav: str  # path; written beside it and renamed, so that it is whole or absent
+    split: bool  # two channels stay two
+    silent: tuple[Piece, ...]
+    max_seconds: float  # of decoded audio
+    cpu_seconds: float = 0.0
+
+
 class Abort(Struct, frozen=True, tag="abort"):
     """Stop working on that request, if it is the present one."""
 
@@ -81,6 +93,10 @@ class Transcribed(Struct, frozen=True, tag="transcribed"):
     warnings: tuple[str, ...] = ()  # "repetition"
 
 
+class Muted(Struct, frozen=True, tag="muted"):
+    pass
+
+
 class Refused(Struct, frozen=True, tag="refused"):
     """The child is well, but cannot do this.
 
@@ -97,6 +113,6 @@ class Aborted(Struct, frozen=True, tag="aborted"):
     pass
 
 
-Work = MakePlan | Transcribe | Probe
+Work = MakePlan | Transcribe | Probe | Mute
 Request = Work | Abort
-Answer = Ready | Alive | Planned | Transcribed | Refused | Aborted
+Answer = Ready | Alive | Planned | Transcribed | Muted | Refused | Aborted
