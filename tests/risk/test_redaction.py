@@ -2,7 +2,8 @@ import pytest
 from msgspec.structs import replace
 
 from tests.risk.heard import heard, report, rule, with_words
-from whisperd.risk.redaction import redacted
+from whisperd.risk.redaction import MARGIN, redacted, silent
+from whisperd.task import SAMPLE_RATE
 
 CARD = rule('match.pii = "card"\nredact = "CARD"', id="card")
 EMAIL = rule('match.pii = "email"\nredact = "EMAIL"', id="email")
@@ -80,3 +81,71 @@ def test_two_numbers_have_a_word_each():
     (hidden,) = shown([with_words("4111 1111 1111 1111 a@example.com b@example.com")])
 
     assert [word.word for word in hidden.words] == [" [CARD]", " [EMAIL]", " [EMAIL]"]
+
+
+def test_what_of_a_word_is_not_in_the_finding_stays():
+    (hidden,) = shown([with_words("it's 4111 1111 1111 1111, okay?")])
+
+    assert hidden.text == "it's [CARD], okay?"
+    assert [word.word for word in hidden.words] == [" it's", " [CARD],", " okay?"]
+
+
+def test_what_is_said_over_and_over_is_out_each_time():
+    loop = ["my card is 4111 1111 1111 1111"] * 5
+    segments = shown(heard(*loop))
+
+    assert [segment.text for segment in segments] == ["my card is [CARD]"] * 5
+
+
+def test_what_hardly_sounds_like_speech_is_redacted_though_it_is_no_finding():
+    segments = heard("my card is 4111 1111 1111 1111", no_speech_prob=0.9)
+    found = report(segments, CARD)
+
+    assert (found.findings, found.risk["level"]) == ((), None)
+    assert redacted(segments, found.places, "tag")[0].text == "my card is [CARD]"
+
+
+def test_more_places_than_are_told_are_an_error_since_some_are_not_redacted():
+    found = report(heard("a@example.com " * 1200), EMAIL)
+
+    assert [error.split(":")[0] for error in found.rules_errors] == ["email"]
+
+
+# --- what is muted ---
+
+
+def muted(segments):
+    return [
+        (piece.start / SAMPLE_RATE, piece.end / SAMPLE_RATE)
+        for piece in silent(segments, report(segments, CARD, EMAIL).places)
+    ]
+
+
+def test_whole_words_are_muted_with_a_margin():
+    segment = with_words("my card is (4111 1111 1111 1111), okay", start=10.0)
+
+    assert muted([segment]) == [(11.5 - MARGIN, 13.5 + MARGIN)]
+
+
+def test_where_words_have_no_times_the_whole_segment_is_muted():
+    assert muted(heard("good morning", "my card is 4111 1111 1111 1111")) == [(5 - MARGIN, 10 + MARGIN)]
+
+
+def test_words_that_are_not_those_of_the_text_tell_no_times():
+    edited = replace(with_words("other words", start=10.0), text="card 4111 1111 1111 1111")
+
+    assert muted([edited]) == [(10 - MARGIN, 11 + MARGIN)]
+
+
+def test_what_is_nearly_one_stretch_is_muted_as_one():
+    segments = [
+        with_words("my card is 4111 1111", start=0.0),
+        with_words("1111 1111 thank you", start=2.6),
+        with_words("a@example.com", start=9.0),
+    ]
+
+    assert muted(segments) == [(1.5 - MARGIN, 3.6 + MARGIN), (9 - MARGIN, 9.5 + MARGIN)]
+
+
+def test_nothing_before_the_start_is_muted():
+    assert muted([with_words("4111 1111 1111 1111", start=0.0)])[0][0] == 0

@@ -14,7 +14,7 @@ from whisperd.risk.matching import MOST_PLACES, Budget, Search, TooMuch, apart
 from whisperd.risk.phrases import Phrase
 from whisperd.risk.rulebook import Rulebook
 from whisperd.risk.rules import Category, Rule, Severity, Where
-from whisperd.risk.words import Span, Spoken, Stream, streams
+from whisperd.risk.words import Span, Spoken, Stream, believed, streams
 from whisperd.task import Segment
 
 WORDS_AROUND = 8  # of a finding's context, on each side
@@ -103,6 +103,30 @@ def detect(
     call = _Call(segments, rulebook, timed)
     packs = [each for name, each in rulebook.packs.items() if not wanted.packs or name in wanted.packs]
     rules = [rule for each in packs for rule in each.pack.rule if _is_wanted(rule, wanted)]
+    hits, missing, errors = _search(call, rules, wanted)
+    hits.sort(key=lambda hit: (hit.stream.begins(hit.span) if timed else 0, hit.span, hit.rule.id))
+    call.hide(hits, wanted.redact)
+    findings = tuple(call.finding(number, hit) for number, hit in enumerate(hits, 1))
+    unsaid, more_errors = _unsaid(segments, rulebook, rules, wanted, timed)
+    return Report(
+        packs=tuple(
+            {"name": each.pack.name, "version": each.pack.version, "sha256": each.sha256} for each in packs
+        ),
+        risk=_risk([*findings, *missing]),
+        summary=_summary([*findings, *missing]),
+        findings=findings,
+        missing=tuple(missing),
+        rules_errors=(*errors, *more_errors),
+        places=tuple(
+            dict.fromkeys(place for hit in (*hits, *unsaid) if hit.rule.redact for place in _places(hit))
+        ),
+    )
+
+
+def _search(
+    call: _Call, rules: Sequence[Rule], wanted: Wanted
+) -> tuple[list[_Hit], list[Missing], list[str]]:
+    """Places and absences, and why there may be more of them."""
     hits: list[_Hit] = []
     missing: list[Missing] = []
     errors: list[str] = []
@@ -116,20 +140,20 @@ def detect(
             missing += call.missing(rule) if not found else ()
         else:
             hits += found[:MOST_PLACES]
-    hits.sort(key=lambda hit: (hit.stream.begins(hit.span) if timed else 0, hit.span, hit.rule.id))
-    call.hide(hits, wanted.redact)
-    findings = tuple(call.finding(number, hit) for number, hit in enumerate(hits, 1))
-    return Report(
-        packs=tuple(
-            {"name": each.pack.name, "version": each.pack.version, "sha256": each.sha256} for each in packs
-        ),
-        risk=_risk([*findings, *missing]),
-        summary=_summary([*findings, *missing]),
-        findings=findings,
-        missing=tuple(missing),
-        rules_errors=tuple(errors),
-        places=tuple(place for hit in hits if hit.rule.redact for place in _places(hit)),
-    )
+            if rule.redact and len(found) >= MOST_PLACES:
+                errors.append(f"{rule.id}: there may be more than {MOST_PLACES} places")
+    return hits, missing, errors
+
+
+def _unsaid(
+    segments: Sequence[Segment], rulebook: Rulebook, rules: Sequence[Rule], wanted: Wanted, timed: bool
+) -> tuple[list[_Hit], list[str]]:
+    """What is to be redacted where some text was passed over: it is no finding, and is read all the same."""
+    if len(list(believed(segments))) == len(segments):
+        return [], []
+    every = _Call(segments, rulebook, timed, doubted=True)
+    hits, _, errors = _search(every, [rule for rule in rules if rule.redact and not rule.negate], wanted)
+    return hits, errors
 
 
 class _Hit(NamedTuple):
@@ -144,9 +168,13 @@ class _Hit(NamedTuple):
 class _Call:
     """A transcript that is looked through by one rule after the other."""
 
-    def __init__(self, segments: Sequence[Segment], rulebook: Rulebook, timed: bool) -> None:
+    def __init__(
+        self, segments: Sequence[Segment], rulebook: Rulebook, timed: bool, *, doubted: bool = False
+    ) -> None:
+        """`doubted`: what no one said is looked through, too."""
         budget = Budget()
-        self._searches = [Search(stream, rulebook.finders, budget) for stream in streams(segments)]
+        heard = streams(segments, doubted=doubted)
+        self._searches = [Search(stream, rulebook.finders, budget) for stream in heard]
         self._rulebook = rulebook
         self._timed = timed
         self._duration = max((segment.end for segment in segments), default=0.0)

@@ -113,10 +113,10 @@ class Stream:
         return self.spoken[self.tokens[span[1] - 1].past - 1].end
 
 
-def streams(segments: Sequence[Segment]) -> list[Stream]:
-    """One for each speaker, by name; segments in order of time."""
+def streams(segments: Sequence[Segment], *, doubted: bool = False) -> list[Stream]:
+    """One for each speaker, by name; segments in order of time. `doubted`: also of what no one said."""
     by_speaker: dict[str | None, list[Spoken]] = {}
-    for number, segment in _believed(segments):
+    for number, segment in enumerate(segments) if doubted else believed(segments):
         by_speaker.setdefault(segment.speaker, []).extend(_spoken(number, segment))
     return [
         Stream(speaker, by_speaker[speaker]) for speaker in sorted(by_speaker, key=lambda name: name or "")
@@ -128,7 +128,8 @@ def normal(text: str) -> list[str]:
     return [word.text for word in folded([piece for word in text.split() for piece in _pieces(word)])]
 
 
-def _believed(segments: Sequence[Segment]) -> Iterator[tuple[int, Segment]]:
+def believed(segments: Sequence[Segment]) -> Iterator[tuple[int, Segment]]:
+    """Those that somebody said, with their numbers."""
     before: dict[str | None, tuple[str, int]] = {}
     for number, segment in enumerate(segments):
         text, times = before.get(segment.speaker, ("", 0))
