@@ -33,6 +33,7 @@ def test_a_pack_is_read():
         ),
         (HEAD + "extra = 1\n" + rule('match = "x"'), "mine.toml:4: extra: there is no such key"),
         ("x = " + "[" * 5000, "mine.toml:1: tables within tables, too deep"),
+        (HEAD + 'rule = [{ id = "a" }, { id = "b" }]', "mine.toml:4: rule[0]: title is missing"),
         (".".join("a" * 100_000) + " = 1", "mine.toml:1: a line with more than 100 dots"),
         ("#" * 600_000, "mine.toml:1: a pack of 600,000 bytes, more than 524,288"),
     ],
@@ -85,6 +86,17 @@ def test_all_that_is_wrong_is_told_at_once():
         "rule[0]",
         "rule[2]",
     ]
+
+
+def test_of_many_faults_the_first_hundred_are_told():
+    assert len(problems(HEAD + rule("match = 3") * 150)) == 100
+
+
+def test_each_of_many_rules_has_its_line():
+    lines = read((HEAD + "".join(rule('match = "x"', id=f"r{n}") for n in range(1000))).encode(), "").lines
+
+    assert lines[:2] == (5, 13)
+    assert lines[-1] == 5 + 8 * 999
 
 
 def test_an_id_is_there_once():

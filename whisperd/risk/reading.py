@@ -6,6 +6,7 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from hashlib import sha256
+from itertools import islice
 from typing import Any, NamedTuple
 
 import msgspec
@@ -14,10 +15,12 @@ from whisperd.risk.patterns import compiled
 from whisperd.risk.phrases import Phrase
 from whisperd.risk.rules import DEEPEST, MOST_BYTES, MOST_NODES, MOST_RULES, Match, Pack, Rule
 
+MOST_TOLD = 100  # of what is wrong: each is looked for in the file
 MOST_DOTS = 100  # of a line: for a key a.a.a… of n parts tomllib takes time that grows with n²
 
 _PLACE = re.compile(r" - at `\$\.?(.*)`$")
 _FIELD = re.compile(r"Object (missing required|contains unknown) field `(.+)`")
+_RULE = re.compile(r"rule\[(\d+)\]\.?")
 _HEADER = re.compile(r"\s*\[\[\s*rule\s*\]\]")
 _AT_LINE = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
 
@@ -57,16 +60,17 @@ class ReadPack(NamedTuple):
 def read(source: bytes, file: str) -> ReadPack:
     """The pack that the bytes of a file called so hold. Raises BadRules."""
     document, text = _document(source, file)
+    lines = _Lines(text)
 
-    def refuse(faults: Sequence[tuple[str, str]]) -> None:
-        if faults:
-            raise BadRules([Problem(file, line_of(text, key), key, message) for key, message in faults])
+    def refuse(faults: Iterator[tuple[str, str]]) -> None:
+        if told := list(islice(faults, MOST_TOLD)):
+            raise BadRules([Problem(file, lines.of(key), key, message) for key, message in told])
 
-    refuse(list(_misshapen(document)))
+    refuse(_misshapen(document))
     pack = msgspec.convert(document, Pack)
-    refuse(list(_faults(pack)))
-    lines = tuple(line_of(text, f"rule[{number}]") for number in range(len(pack.rule)))
-    return ReadPack(pack, file, sha256(source).hexdigest(), lines)
+    refuse(_faults(pack))
+    begins = tuple(lines.of(f"rule[{number}]") for number in range(len(pack.rule)))
+    return ReadPack(pack, file, sha256(source).hexdigest(), begins)
 
 
 def _document(source: bytes, file: str) -> tuple[Mapping[str, Any], str]:
@@ -205,22 +209,37 @@ def _no_regex(regex: str) -> str | None:
     return None
 
 
-def line_of(text: str, key: str) -> int:
-    """The line of a key such as rule[2].match.any[0], as near as the file shows it; from 1."""
-    lines = text.splitlines() or [""]
-    begin, past = 0, len(lines)
-    if found := re.match(r"rule\[(\d+)\]\.?", key):
-        heads = [number for number, line in enumerate(lines) if _HEADER.match(line)]
-        begin, past = [*heads, past, past][int(found[1]) :][:2]  # none: a rule in another form, at the end
-        key = key[found.end() :]
-    parts = [part.partition("[")[0] for part in key.split(".") if part]
-    for length in range(len(parts), 0, -1):
-        for number in range(begin, past):
-            if _is_about(lines[number], parts[:length]):
-                below = range(number + 1, past) if lines[number].lstrip().startswith("[") else ()
-                inner = (at + 1 for at in below if _is_about(lines[at], parts[length:]))
-                return next(inner, number + 1)
-    return min(begin, len(lines) - 1) + 1
+class _Lines:
+    """Where keys stand in a file, which is gone through once, however many rules it has."""
+
+    def __init__(self, text: str) -> None:
+        self._lines = text.splitlines() or [""]
+        self._heads = [number for number, line in enumerate(self._lines) if _HEADER.match(line)]
+
+    def of(self, key: str) -> int:
+        """The line of a key such as rule[2].match.any[0], as near as the file shows it; from 1."""
+        begin, past = 0, len(self._lines)
+        if found := _RULE.match(key):
+            begin, past = self._rule(int(found[1]))
+            key = key[found.end() :]
+        parts = [part.partition("[")[0] for part in key.split(".") if part]
+        for length in range(len(parts), 0, -1):
+            for number in range(begin, past):
+                if _is_about(self._lines[number], parts[:length]):
+                    return self._inner(number, past, parts[length:]) + 1
+        return min(begin, len(self._lines) - 1) + 1
+
+    def _rule(self, number: int) -> tuple[int, int]:
+        """The lines of a rule; past the end where it has no header, being written in another form."""
+        end = len(self._lines)
+        begin, past = [*self._heads[number : number + 2], end, end][:2]
+        return begin, past
+
+    def _inner(self, number: int, past: int, parts: Sequence[str]) -> int:
+        """The line of what is left of a key, where this line is the header of its table."""
+        is_header = self._lines[number].lstrip().startswith("[")
+        below = range(number + 1, past) if is_header else ()
+        return next((at for at in below if _is_about(self._lines[at], parts)), number)
 
 
 def _is_about(line: str, parts: Sequence[str]) -> bool:
