@@ -1,7 +1,10 @@
 import pytest
 
-from tests.risk.heard import found, heard, report, rule, stream
+from tests.risk.heard import HEAD, found, heard, report, rule, stream
+from whisperd.risk.detection import detect
 from whisperd.risk.matching import Budget, Search, TooMuch, finder
+from whisperd.risk.reading import read
+from whisperd.risk.rulebook import Rulebook
 
 
 @pytest.mark.parametrize(
@@ -44,6 +47,29 @@ def test_a_rule_may_be_made_of_another():
     two = rule('match = { near = { words = [{ rule = "money" }, "now"] } }', id="urgent")
 
     assert found("send the cash now", rule('match = "cash"', id="money"), two) == ["cash", "cash now"]
+
+
+def test_rules_of_a_pack_share_lists():
+    pack = HEAD + 'lists.who = ["my sister", "you"]\n'
+    pack += rule('match = { near = { words = ["hurt", { list = "who" }], within_words = 4 } }')
+    pack += rule('match.list = "who"', id="who")
+    rulebook = Rulebook([read(pack.encode(), "mine.toml")])
+
+    told = detect(heard("I hurt my sister, not you"), rulebook)
+
+    assert [finding.text for finding in told.findings] == ["hurt my sister", "my sister", "you"]
+
+
+def test_a_list_is_of_its_pack_alone():
+    packs = [
+        HEAD + 'lists.who = ["you"]\n' + rule('match.list = "who"'),
+        HEAD.replace("mine", "other", 1) + 'lists.who = ["me"]\n' + rule('match.list = "who"', id="other"),
+    ]
+    rulebook = Rulebook([read(pack.encode(), "a.toml") for pack in packs])
+
+    told = detect(heard("you and me"), rulebook)
+
+    assert [(finding.rule_id, finding.text) for finding in told.findings] == [("it", "you"), ("other", "me")]
 
 
 def test_a_long_word_may_be_misspelt_where_the_rule_says_so():

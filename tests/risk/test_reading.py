@@ -34,6 +34,8 @@ def test_a_pack_is_read():
         (HEAD + "extra = 1\n" + rule('match = "x"'), "mine.toml:4: extra: there is no such key"),
         ("x = " + "[" * 5000, "mine.toml:1: tables within tables, too deep"),
         (HEAD + 'rule = [{ id = "a" }, { id = "b" }]', "mine.toml:4: rule[0]: title is missing"),
+        (HEAD + 'lists.who = ["?"]\n' + rule('match = "x"'), "mine.toml:4: lists.who[0]: '?' has no word"),
+        (HEAD + "lists.who = []\n" + rule('match = "x"'), "mine.toml:4: lists[...]: expected array"),
         (".".join("a" * 100_000) + " = 1", "mine.toml:1: a line with more than 100 dots"),
         ("#" * 600_000, "mine.toml:1: a pack of 600,000 bytes, more than 524,288"),
     ],
@@ -52,6 +54,7 @@ def test_a_file_that_is_no_pack_is_refused_with_its_line(text, told):
             'match = { phrase = "a", regex = "b" }',
             "11: rule[0].match: one operator is needed, here are: phrase, regex",
         ),
+        ('match.any = [{ list = "who" }]', "11: rule[0].match.any[0]: there is no list who"),
         ('match.phrases = "a"', "11: rule[0].match.phrases: there is no such key"),
         ('match = "*"', "11: rule[0].match: '*' has no word where one is needed"),
         ('match = "?!"', "11: rule[0].match: '?!' has no word where one is needed"),
@@ -117,6 +120,14 @@ def test_a_pack_has_so_many_phrases():
 
     assert problems(HEAD + rule(f"match.any = [{phrases}]")) == [
         "mine.toml:1: 5,002 phrases and operators, more than 5,000"
+    ]
+
+
+def test_the_phrases_of_lists_count_too():
+    phrases = ", ".join(f'"w{n}"' for n in range(5000))
+
+    assert problems(f"{HEAD}lists.who = [{phrases}]\n" + rule('match.list = "who"')) == [
+        "mine.toml:1: 5,001 phrases and operators, more than 5,000"
     ]
 
 

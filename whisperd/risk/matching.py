@@ -7,12 +7,13 @@ are made, no search takes for ever, and the same one always ends at the same pla
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from operator import itemgetter
+from typing import NamedTuple
 
 from whisperd.risk import patterns, pii
 from whisperd.risk.phrases import Known, Phrase
-from whisperd.risk.rules import PASSAGE, Match, Stretch
+from whisperd.risk.rules import PASSAGE, Match, Pack, Stretch
 from whisperd.risk.words import Span, Stream
 
 # Of one transcript; 30,000 words by all shipped packs and 2,000 phrases take some 100,000.
@@ -46,11 +47,15 @@ class Search:
         self.spend = budget.spend
         self._finders = finders
         self._known: Known = {}
-        self._found: dict[tuple[str, str], Sequence[Span]] = {}
+        self._found: dict[tuple[str, Hashable], Sequence[Span]] = {}
 
     def rule(self, id: str) -> Sequence[Span]:
         """The places of a rule, wherever in the call they are."""
         return self._once(("rule", id), lambda: self._finders[id](self))
+
+    def once(self, find: Finder) -> Sequence[Span]:
+        """What it finds, looked for once."""
+        return self._once(("finder", find), lambda: find(self))
 
     def pii(self, kind: str) -> Sequence[Span]:
         self.spend(len(self.stream.tokens))
@@ -62,18 +67,33 @@ class Search:
             lambda: phrase.spans(self.stream, self._known, self.spend),
         )
 
-    def _once(self, key: tuple[str, str], find: Callable[[], Sequence[Span]]) -> Sequence[Span]:
+    def _once(self, key: tuple[str, Hashable], find: Callable[[], Sequence[Span]]) -> Sequence[Span]:
         if key not in self._found:
             self._found[key] = find()
         return self._found[key]
 
 
-def finder(match: Match | str, fuzzy: bool = False) -> Finder:
+class Making(NamedTuple):
+    """What all operators of a rule have in common."""
+
+    fuzzy: bool = False
+    lists: Mapping[str, Finder] = {}
+
+
+PLAIN = Making()
+
+
+def finder(match: Match | str, making: Making = PLAIN) -> Finder:
     """Finds what a match of a pack that was read means. Safe to use again, and at once."""
     if isinstance(match, str):
-        return _phrase(match, fuzzy)
+        return _phrase(match, making)
     (operator,) = match.operators
-    return _MAKERS[operator](match, fuzzy)
+    return _MAKERS[operator](match, making)
+
+
+def lists(pack: Pack) -> Mapping[str, Finder]:
+    """The lists of a pack by name; each is looked for once in a stream, however many rules have it."""
+    return {name: _list(phrases) for name, phrases in pack.lists.items()}
 
 
 def apart(spans: Iterable[Span]) -> list[Span]:
@@ -87,13 +107,18 @@ def apart(spans: Iterable[Span]) -> list[Span]:
     return kept
 
 
-def _phrase(text: str, fuzzy: bool) -> Finder:
-    phrase = Phrase(text, fuzzy)
+def _list(phrases: tuple[str, ...]) -> Finder:
+    find = finder(Match(any=phrases))
+    return lambda search: search.once(find)
+
+
+def _phrase(text: str, making: Making) -> Finder:
+    phrase = Phrase(text, making.fuzzy)
     return lambda search: search.phrase(phrase)
 
 
-def _any(match: Match, fuzzy: bool) -> Finder:
-    parts = [finder(part, fuzzy) for part in match.any or ()]
+def _any(match: Match, making: Making) -> Finder:
+    parts = [finder(part, making) for part in match.any or ()]
 
     def find(search: Search) -> Sequence[Span]:
         spans = [span for part in parts for span in part(search)]
@@ -103,7 +128,7 @@ def _any(match: Match, fuzzy: bool) -> Finder:
     return find
 
 
-def _regex(match: Match, fuzzy: bool) -> Finder:
+def _regex(match: Match, making: Making) -> Finder:
     pattern = patterns.compiled(match.regex or "")
     size = patterns.size(pattern)
 
@@ -122,20 +147,20 @@ def _regex(match: Match, fuzzy: bool) -> Finder:
     return find
 
 
-def _pii(match: Match, fuzzy: bool) -> Finder:
+def _pii(match: Match, making: Making) -> Finder:
     kind = str(match.pii)
     return lambda search: search.pii(kind)
 
 
-def _rule(match: Match, fuzzy: bool) -> Finder:
+def _rule(match: Match, making: Making) -> Finder:
     id = str(match.rule)
     return lambda search: search.rule(id)
 
 
-def _count(match: Match, fuzzy: bool) -> Finder:
+def _count(match: Match, making: Making) -> Finder:
     assert match.count is not None
     least, within = match.count.min, match.count.within_words
-    part = finder(match.count.of, fuzzy)
+    part = finder(match.count.of, making)
 
     def find(search: Search) -> Sequence[Span]:
         spans = part(search)
@@ -149,31 +174,31 @@ def _count(match: Match, fuzzy: bool) -> Finder:
     return find
 
 
-def _all(match: Match, fuzzy: bool) -> Finder:
-    return _together(Stretch(words=match.all or (), within_words=PASSAGE), fuzzy, _in_any_order)
+def _all(match: Match, making: Making) -> Finder:
+    return _together(Stretch(words=match.all or (), within_words=PASSAGE), making, _in_any_order)
 
 
-def _near(match: Match, fuzzy: bool) -> Finder:
+def _near(match: Match, making: Making) -> Finder:
     assert match.near is not None
-    return _together(match.near, fuzzy, _in_any_order)
+    return _together(match.near, making, _in_any_order)
 
 
-def _sequence(match: Match, fuzzy: bool) -> Finder:
+def _sequence(match: Match, making: Making) -> Finder:
     assert match.sequence is not None
-    return _together(match.sequence, fuzzy, _in_order)
+    return _together(match.sequence, making, _in_order)
 
 
 Lists = Sequence[Sequence[Span]]
 
 
-def _together(stretch: Stretch, fuzzy: bool, windows: Callable[[Lists, int], Iterable[Span]]) -> Finder:
+def _together(stretch: Stretch, making: Making, windows: Callable[[Lists, int], Iterable[Span]]) -> Finder:
     """Windows that hold all that must be there, and nothing near them of what must not."""
     wanted, unwanted = [], []
     for part in stretch.words:
         if not isinstance(part, str) and part.not_ is not None:
-            unwanted.append(finder(part.not_, fuzzy))
+            unwanted.append(finder(part.not_, making))
         else:
-            wanted.append(finder(part, fuzzy))
+            wanted.append(finder(part, making))
     within = stretch.within_words
 
     def find(search: Search) -> Sequence[Span]:
@@ -254,8 +279,8 @@ def _touched(begin: int, past: int, spans: Sequence[Span]) -> bool:
     return hit is not None and hit[0] < past
 
 
-_MAKERS: Mapping[str, Callable[[Match, bool], Finder]] = {
-    "phrase": lambda match, fuzzy: _phrase(match.phrase or "", fuzzy),
+_MAKERS: Mapping[str, Callable[[Match, Making], Finder]] = {
+    "phrase": lambda match, making: _phrase(match.phrase or "", making),
     "any": _any,
     "all": _all,
     "near": _near,
@@ -264,4 +289,5 @@ _MAKERS: Mapping[str, Callable[[Match, bool], Finder]] = {
     "regex": _regex,
     "pii": _pii,
     "rule": _rule,
+    "list": lambda match, making: making.lists[match.list or ""],
 }

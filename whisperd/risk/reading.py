@@ -130,8 +130,10 @@ def _below(key: str, name: str) -> str:
 
 def _faults(pack: Pack) -> Iterator[tuple[str, str]]:
     """What types do not say."""
+    for name, phrases in pack.lists.items():
+        yield from _said_nothing(phrases, f"lists.{name}")
     seen: set[str] = set()
-    nodes = 0
+    nodes = sum(map(len, pack.lists.values()))
     for number, rule in enumerate(pack.rule):
         key = f"rule[{number}]"
         if rule.id in seen:
@@ -141,13 +143,23 @@ def _faults(pack: Pack) -> Iterator[tuple[str, str]]:
             yield f"{key}.match", NOT_ALONE
         for place, match in _nodes(rule.match, f"{key}.match", 1):
             nodes += 1
-            if fault := _wrong(match, place, rule.fuzzy):
+            if fault := _wrong(match, place, rule.fuzzy) or _no_list(match, pack):
                 yield place, fault
-        for at, phrase in enumerate(rule.context.words if rule.context else ()):
-            if fault := _no_phrase(phrase):
-                yield f"{key}.context.words[{at}]", fault
+        yield from _said_nothing(rule.context.words if rule.context else (), f"{key}.context.words")
     if nodes > MOST_NODES:
         yield "", f"{nodes:,} phrases and operators, more than {MOST_NODES:,}"
+
+
+def _said_nothing(phrases: Sequence[str], key: str) -> Iterator[tuple[str, str]]:
+    for at, phrase in enumerate(phrases):
+        if fault := _no_phrase(phrase):
+            yield f"{key}[{at}]", fault
+
+
+def _no_list(match: Match | str, pack: Pack) -> str | None:
+    if isinstance(match, str) or match.list is None or match.list in pack.lists:
+        return None
+    return f"there is no list {match.list}"
 
 
 def _nodes(match: Match | str, key: str, depth: int) -> Iterator[tuple[str, Match | str]]:

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
 from typing import NamedTuple
 
-from whisperd.risk.matching import Finder, finder
+from whisperd.risk.matching import Finder, Making, finder, lists
 from whisperd.risk.phrases import Phrase
 from whisperd.risk.reading import BadRules, Problem, ReadPack
-from whisperd.risk.rules import Match, Rule
+from whisperd.risk.rules import Match, Pack, Rule
 
 MOST_NODES = 20_000  # phrases and operators of all packs
 
@@ -20,17 +20,21 @@ class Rulebook:
     def __init__(self, packs: Sequence[ReadPack]) -> None:
         self.packs = {each.pack.name: each for each in packs}
         homes = [_Home(each, number, rule) for each in packs for number, rule in enumerate(each.pack.rule)]
-        if problems := list(_conflicts(homes)):
+        if problems := list(_conflicts(packs, homes)):
             raise BadRules(problems)
         self.rules: Mapping[str, Rule] = {home.rule.id: home.rule for home in homes}
-        self.finders: Mapping[str, Finder] = {
-            rule.id: finder(rule.match, rule.fuzzy) for rule in self.rules.values()
-        }
+        self.finders: Mapping[str, Finder] = dict(pair for each in packs for pair in _finders(each.pack))
         self.contexts: Mapping[str, Sequence[Phrase]] = {
             rule.id: [Phrase(words) for words in rule.context.words]
             for rule in self.rules.values()
             if rule.context
         }
+
+
+def _finders(pack: Pack) -> Iterator[tuple[str, Finder]]:
+    known = lists(pack)
+    for rule in pack.rule:
+        yield rule.id, finder(rule.match, Making(rule.fuzzy, known))
 
 
 class _Home(NamedTuple):
@@ -44,7 +48,7 @@ class _Home(NamedTuple):
         return Problem(self.read.file, self.read.lines[self.number], f"rule[{self.number}].{key}", message)
 
 
-def _conflicts(homes: Sequence[_Home]) -> Iterator[Problem]:
+def _conflicts(packs: Sequence[ReadPack], homes: Sequence[_Home]) -> Iterator[Problem]:
     home: dict[str, _Home] = {}
     for each in homes:
         if each is not (first := home.setdefault(each.rule.id, each)):
@@ -58,7 +62,9 @@ def _conflicts(homes: Sequence[_Home]) -> Iterator[Problem]:
     except CycleError as error:
         circle = error.args[1]
         yield home[circle[0]].problem("match", f"rules in a circle: {' -> '.join(circle)}")
-    if (nodes := sum(_nodes(each.rule.match) for each in homes)) > MOST_NODES:
+    nodes = sum(_nodes(each.rule.match) for each in homes)
+    nodes += sum(len(phrases) for each in packs for phrases in each.pack.lists.values())
+    if nodes > MOST_NODES:
         yield homes[-1].problem(
             "match", f"{nodes:,} phrases and operators in all packs, more than {MOST_NODES:,}"
         )

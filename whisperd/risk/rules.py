@@ -5,7 +5,7 @@ Size, count and depth are limited, so that no file can take the machine with it;
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Annotated, Literal
 
@@ -13,12 +13,14 @@ from msgspec import Meta, Struct
 
 MOST_BYTES = 1 << 19  # of a file
 MOST_RULES = 1000  # of a pack
+MOST_LISTS = 200  # of a pack
 MOST_NODES = 5000  # phrases and operators of a pack
 DEEPEST = 8  # operators within operators
 PASSAGE = 50  # words: the stretch in which `all` looks
 
 Id = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 Text = Annotated[str, Meta(min_length=1, max_length=500)]
+Phrases = Annotated[tuple[Text, ...], Meta(min_length=1)]
 Words = Annotated[int, Meta(ge=1, le=1000)]
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 Share = Annotated[float, Meta(ge=0, le=1)]
@@ -76,6 +78,7 @@ class Match(_Said, frozen=True, rename={"not_": "not"}):
     regex: Text | None = None  # RE2, over the normalised words
     pii: Literal["card", "iban", "email", "phone", "ssn", "ip"] | None = None
     rule: Id | None = None  # what another rule finds
+    list: Id | None = None  # one of the phrases of a list of the pack
 
     @property
     def operators(self) -> Sequence[str]:
@@ -144,4 +147,5 @@ class Pack(_Said, frozen=True):
     version: Annotated[int, Meta(ge=1)]
     title: Text
     rule: Annotated[tuple[Rule, ...], Meta(min_length=1, max_length=MOST_RULES)]
+    lists: Annotated[Mapping[Id, Phrases], Meta(max_length=MOST_LISTS)] = {}  # what its rules have in common
     language: Annotated[str, Meta(pattern="^[a-z]{2,3}$")] = "en"
