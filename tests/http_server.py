@@ -7,6 +7,7 @@ own behind it, on a fresh database and spool. No worker process runs: a test pla
 import asyncio
 import contextlib
 import json
+import os
 import shutil
 import socket
 import ssl
@@ -30,6 +31,8 @@ from whisperd.config import S3, Config, Http, Search, Storage
 from whisperd.config import Outbound as OutboundSettings
 from whisperd.counts import Counts
 from whisperd.db import Database
+from whisperd.detections import Detections
+from whisperd.detector import Detector
 from whisperd.events import Events
 from whisperd.history import History
 from whisperd.http import build_app
@@ -41,7 +44,9 @@ from whisperd.outbound import Outbound
 from whisperd.outbox import Outbox
 from whisperd.outlook import Outlook
 from whisperd.queue import SqliteQueue
+from whisperd.risk_protocol import Settings as SearchSettings
 from whisperd.routes import Services
+from whisperd.searcher import Books, Searcher
 from whisperd.sessions import Sessions
 from whisperd.sources import Sources
 from whisperd.spool import Spool
@@ -226,6 +231,26 @@ class Server:
         await self.finish(*(texts or ("Ask not.",)))
         return task
 
+    @contextlib.asynccontextmanager
+    async def detecting(self, max_seconds=30.0):
+        """A detector at work while the block lasts."""
+        searcher = Searcher(self.services.searcher.books, self.services.searcher.settings)
+        detector = Detector(
+            self.services.detections,
+            searcher,
+            self.events,
+            self.services.counts,
+            lambda: max_seconds,
+            lambda: False,
+        )
+        working = asyncio.create_task(detector.run())
+        try:
+            yield searcher
+        finally:
+            working.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await working
+
     # --- what is left ---
 
     async def left(self):
@@ -297,10 +322,15 @@ async def a_server(
         settings = PoolSettings(workers=max(1, workers), threads=1)
         pool = WorkerPool(queue, events, spool, store.find, config.workers.model, settings, counts)
         del pool._slots[workers:]  # a pool has at least one
+        searcher = Searcher(
+            Books(), SearchSettings(daemon_pid=os.getpid(), rules_dir=str(folder / "rules"), nice=0)
+        )
         services = Services(
             queue=queue,
             events=events,
             history=History(db),
+            detections=Detections(db, queue.told_all, now),
+            searcher=searcher,
             outbox=outbox,
             resend=outbox.resend,
             spool=spool,
@@ -347,6 +377,7 @@ async def a_server(
             finally:
                 events.close()
                 services.attendance.stop()
+                await searcher.close()
         await asyncio.gather(attending, stage.quiet())
 
 

@@ -28,7 +28,7 @@ ALLOWED = {
     "together": set(),
     "spool": {"task", "durable", "together"},
     "forecast": {"task"},
-    "sql": {"task", "job", "delivery", "forecast", "timeline", "usage"},
+    "sql": {"task", "job", "delivery", "forecast", "look", "timeline", "usage"},
     "delivery": {"task"},
     "job": {"task"},
     "timeline": set(),
@@ -37,6 +37,9 @@ ALLOWED = {
     "transcript": {"task", "engine"},  # LANGUAGES
     "risk": {"task"},
     "rulebooks": {"risk"},
+    "look": {"task"},
+    "risk_protocol": {"task"},
+    "risk_worker": {"task", "leash", "risk", "risk_protocol", "rulebooks"},
     "attendance": {"task"},
     "logs": {"config"},
     "reload": {"config"},
@@ -81,7 +84,8 @@ ALLOWED = {
     "ggml": {"catalogue", "ct2", "engine"},
     "models": {"catalogue", "hub", "ggml"},
     # the machinery
-    "child": {"task", "engine"},
+    "leash": set(),
+    "child": {"task", "engine", "leash"},
     "children": {"task", "engine"},
     "orders": {"task", "spool", "engine", "children"},
     "holding": {"task", "engine", "children", "counts"},
@@ -107,6 +111,9 @@ ALLOWED = {
     "queue": {"task", "job", "db", "events", "sql", "forecast", "counts"},
     "outlook": {"task", "events", "forecast"},
     "history": {"task", "db", "sql", "timeline", "usage"},
+    "detections": {"task", "db", "look", "sql"},
+    "searcher": {"task", "children", "risk_protocol"},
+    "detector": {"task", "counts", "detections", "events", "look", "risk_protocol", "searcher"},
     "tracing": {"task", "config", "events", "history", "timeline"},
     # what the outside is told
     "outbox": {"db", "delivery", "sql"},
@@ -128,6 +135,7 @@ ALLOWED = {
         *("outbound", "buckets", "sources", "outlook", "forecast", "turns", "pace", "sessions"),
         *("history", "timeline", "usage", "minutes"),
         *("counts", "gpu", "lag", "tracing"),
+        *("risk", "rulebooks", "risk_protocol", "searcher", "look", "detections"),
     },
     "traced": {"access", "routes", "tracing"},
     "access": {"routes"},
@@ -140,7 +148,7 @@ ALLOWED = {
         *("task", "config", "clock", "db", "events", "spool", "queue", "worker_pool", "engine"),
         *("malloc", "condition", "archive", "backup", "backup_setup", "offsite", "arrival"),
         *("housekeeping", "model_store", "outbox", "outlook", "deliveries"),
-        *("history",),
+        *("history", "detections", "risk_protocol", "searcher"),
         *("counts",),
     },
     "upkeep": {"task", "engine", "gpu", "minutes", "archive", "housekeeping", "machine"},
@@ -153,6 +161,7 @@ ALLOWED = {
         *("keys", "sessions", "minutes", "outbound", "s3", "buckets", "sources", "results"),
         *("lag", "tracing"),
         *("sharing", "redis_queue"),
+        *("detector", "searcher"),
     },
     "embedded": {"task", "config", "transcript", "worker_pool", "machine"},
     "bench": {"task", "config", "engine", "embedded"},
@@ -364,4 +373,4 @@ def test_the_child_loads_the_engine_and_nothing_of_the_server():
     loaded = loaded_by("whisperd.child")
 
     assert (SERVER | SCREEN | {"asyncio", "structlog", "huggingface_hub"}) & loaded == set()
-    assert {ours(name) for name in loaded} - {None} == {"child", "engine", "task"}
+    assert {ours(name) for name in loaded} - {None} == {"child", "engine", "leash", "task"}

@@ -32,6 +32,7 @@ def shown():
     """/metrics of a daemon that has everything there can be."""
     counts = Counts()
     counts.answered("GET", "/stats", 200, 0.01)
+    counts.found([("pii", "high", 1)])
     worker = WorkerInfo(
         id=1,
         pid=1,

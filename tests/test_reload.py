@@ -31,6 +31,7 @@ RELOADABLE = {
     "cache.hours",
     "search.enabled",
     "retention.job_hours",
+    "risk.max_seconds",
     "retention.failed_job_hours",
     "retention.usage_days",
     "workers.count",

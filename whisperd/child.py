@@ -7,7 +7,6 @@ path: by path its folder comes first on sys.path and whisperd/queue.py hides the
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import hashlib
 import math
@@ -55,6 +54,7 @@ from whisperd.engine.protocol import (
 )
 from whisperd.engine.speech import plan_cuts, to_source_time, window
 from whisperd.engine.wav import write_muted
+from whisperd.leash import limit, tie
 from whisperd.task import SAMPLE_RATE, Cut, Options, Plan, Segment
 
 OVERHEAD = 2**31  # bytes of address space that take no memory: libraries, stacks, arenas; 1 GB was seen
@@ -62,7 +62,6 @@ MOST_FILES = 1024
 PROBE_HERTZ = 440.0
 PULSE = 0.5  # seconds between two signs of life, at least
 PARTS = ".parts"  # the folder of half decoded audio, beside the pcm; the spool knows it by this name too
-_PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38  # linux/prctl.h
 
 
 class Stopped(Exception):
@@ -381,20 +380,12 @@ def _fingerprint(request: MakePlan, cuts: tuple[Cut, ...], engine: str) -> str:
 
 def _confine(settings: Settings) -> None:
     """Give way to the daemon, die with it, and be unable to gain or dump anything."""
-    prctl = ctypes.CDLL(None, use_errno=True).prctl
-    prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    if os.getppid() != settings.daemon_pid:
-        os._exit(0)  # the daemon died before PDEATHSIG was set
-    _limit(resource.RLIMIT_CORE, 0)
+    tie(settings.daemon_pid, settings.nice)
     if settings.max_file_bytes:  # beyond it a write fails with EFBIG: Python ignores SIGXFSZ
-        _limit(resource.RLIMIT_FSIZE, settings.max_file_bytes)
-    _limit(resource.RLIMIT_NOFILE, MOST_FILES)
+        limit(resource.RLIMIT_FSIZE, settings.max_file_bytes)
+    limit(resource.RLIMIT_NOFILE, MOST_FILES)
     if most := _address_space(settings):
-        _limit(resource.RLIMIT_AS, most)
-    with suppress(OSError):
-        os.nice(settings.nice)
-        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+        limit(resource.RLIMIT_AS, most)
 
 
 def _address_space(settings: Settings) -> int:
@@ -419,13 +410,6 @@ def _ration(cpu_seconds: float) -> None:
         resource.setrlimit(
             resource.RLIMIT_CPU, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard)
         )
-
-
-def _limit(what: int, most: int) -> None:
-    """Lower a limit for good; one that is lower already stays, since only root may raise it."""
-    _, hard = resource.getrlimit(what)
-    most = most if hard == resource.RLIM_INFINITY else min(most, hard)
-    resource.setrlimit(what, (most, most))
 
 
 if __name__ == "__main__":

@@ -259,7 +259,9 @@ def _patience(limits: Limits, began: float) -> float:
 async def started(settings: Settings, command: tuple[str, ...] = COMMAND) -> AsyncIterator[Child]:
     """A child, ready for requests; killed at the end of the block. Raises ChildDied."""
     with _stderr() as stderr:
-        process = await _spawn((*command, msgspec.json.encode(settings).decode()), settings, stderr)
+        process = await spawned(
+            (*command, msgspec.json.encode(settings).decode()), environment(settings.threads), stderr
+        )
         child = Child(process, stderr)
         try:
             await child.until_ready()
@@ -280,8 +282,11 @@ def _stderr() -> IO[bytes]:
         raise _cannot_start(error) from error
 
 
-async def _spawn(command: tuple[str, ...], settings: Settings, stderr: IO[bytes]) -> Process:
-    """Safe to cancel: asyncio by itself would leave a process that nobody waits for, and its pipes open."""
+async def spawned(command: tuple[str, ...], env: dict[str, str], stderr: IO[bytes] | int) -> Process:
+    """A process that is spoken to by pipes. Raises ChildDied where none can be started.
+
+    Safe to cancel: asyncio by itself would leave a process that nobody waits for, and its pipes open.
+    """
     starting = asyncio.ensure_future(
         asyncio.create_subprocess_exec(
             *command,
@@ -289,7 +294,7 @@ async def _spawn(command: tuple[str, ...], settings: Settings, stderr: IO[bytes]
             stdout=PIPE,
             stderr=stderr,
             limit=LONGEST_LINE,
-            env=_environment(settings),
+            env=env,
             start_new_session=True,  # a signal to our group is ours to handle: a chunk may finish
         )
     )
@@ -308,7 +313,7 @@ def _cannot_start(error: OSError) -> ChildDied:
     return ChildDied(Problem("worker_crashed", f"no worker can be started: {error.strerror}"))
 
 
-def _environment(settings: Settings) -> dict[str, str]:
+def environment(threads: int) -> dict[str, str]:
     """What a child needs and no more: hostile media are decoded in it, and secrets live in environments.
 
     One BLAS thread beside whisper.cpp's own; OpenMP threads that sleep when they wait and do not spin.
@@ -318,6 +323,6 @@ def _environment(settings: Settings) -> dict[str, str]:
         for name, value in os.environ.items()
         if name in _INHERITED or name.startswith(_INHERITED_PREFIXES)
     }
-    threads = {"OMP_NUM_THREADS": str(settings.threads), "OMP_WAIT_POLICY": "passive"}
+    openmp = {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "passive"}
     # Else ggml calls a debugger when it aborts, whose output hides the cause and which takes a second.
-    return {**kept, **threads, "OPENBLAS_NUM_THREADS": "1", "GGML_NO_BACKTRACE": "1"}
+    return {**kept, **openmp, "OPENBLAS_NUM_THREADS": "1", "GGML_NO_BACKTRACE": "1"}

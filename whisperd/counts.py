@@ -82,6 +82,7 @@ _METRICS = (
     _Metric(
         "loop_lag_seconds", "How much too late the daemon's event loop got round to a timer.", (), _QUICK
     ),
+    _Metric("risk_findings", "Findings of risk detection, and what was missing.", ("category", "severity")),
     _Metric(
         "eta_error_ratio",
         "By what part of the time a task took its first eta_seconds was wrong, of those completed.",
@@ -153,6 +154,11 @@ class Counts:
 
     def committed(self, seconds: float) -> None:
         self._histograms["database_commit_seconds"].observe(seconds)
+
+    def found(self, counts: Iterable[tuple[str, str, int]]) -> None:
+        """By risk detection: category, severity, how many."""
+        for category, severity, n in counts:
+            self._counters["risk_findings"].labels(category, severity).inc(n)
 
     def eta_missed(self, part: float) -> None:
         self._histograms["eta_error_ratio"].observe(part)

@@ -27,6 +27,7 @@ from whisperd.buckets import Buckets
 from whisperd.config import Config, ConfigError
 from whisperd.db import DatabaseInUse, DatabaseTooNew
 from whisperd.deliveries import Deliveries, Sender
+from whisperd.detector import Detector
 from whisperd.housekeeping import keep_searchable, tidy
 from whisperd.lag import Lag
 from whisperd.listening import announce, bind, http_server
@@ -40,6 +41,7 @@ from whisperd.results import Results
 from whisperd.routes import Services
 from whisperd.routes.view import task_view
 from whisperd.s3 import S3Missing
+from whisperd.searcher import Searcher
 from whisperd.sessions import Sessions
 from whisperd.sharing import Sharing, sharing
 from whisperd.sources import Sources
@@ -159,6 +161,15 @@ class Daemon:
         self._tracing = Tracing(parts.config.tracing) if parts.config.tracing.endpoint else None
         senders: dict[str, Sender] = {"webhook": self._webhooks, "result": Results(buckets, parts.queue)}
         self._deliveries = Deliveries(parts.outbox, parts.events, senders)
+        self._detector = Detector(
+            parts.detections,
+            # Another process than that which is asked before a task is accepted: nobody shall wait for it.
+            Searcher(parts.searcher.books, parts.searcher.settings),
+            parts.events,
+            parts.counts,
+            lambda: parts.config.risk.max_seconds,
+            lambda: parts.pool.paused,
+        )
         self._trouble: str | None = None  # what the last look at database and pool found
         self._services = _services(
             parts, ring, self._deliveries, self._upkeep, sources, self._tracing, lambda: self._trouble, shared
@@ -217,6 +228,7 @@ class Daemon:
             "outlook": parts.outlook.follow(parts.events),
             "forecast": parts.outlook.paint(),
             "lag": self._services.lag.follow(),
+            "detector": self._detector.run(),
             "attendance": self._services.attendance.cancel_abandoned(self._services.queue.cancel),
         }
         if self._tracing is not None:
@@ -376,6 +388,8 @@ def _services(
         queue=shared.queue if shared else parts.queue,
         events=parts.events,
         history=parts.history,
+        detections=parts.detections,
+        searcher=parts.searcher,
         outbox=parts.outbox,
         resend=deliveries.resend,
         spool=parts.spool,

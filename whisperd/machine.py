@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -25,6 +26,7 @@ from whisperd.config import Config, PlanLimits, TenantLimits, cores
 from whisperd.counts import Counts
 from whisperd.db import Database, owned
 from whisperd.deliveries import LONGEST_DELAY_SECONDS
+from whisperd.detections import Detections
 from whisperd.engine.features import on_gpu
 from whisperd.events import Events
 from whisperd.history import History
@@ -33,6 +35,8 @@ from whisperd.model_store import ModelStore
 from whisperd.outbox import Outbox
 from whisperd.outlook import Outlook
 from whisperd.queue import SqliteQueue
+from whisperd.risk_protocol import Settings as SearchSettings
+from whisperd.searcher import Books, Searcher
 from whisperd.spool import Spool
 from whisperd.task import Limits, Rules, TaskError
 from whisperd.worker_pool import PoolSettings, WorkerPool
@@ -54,6 +58,8 @@ class Machine:
     offsite: Offsite | None
     queue: SqliteQueue
     history: History
+    detections: Detections
+    searcher: Searcher  # for what is asked of rules before a task is accepted
     outbox: Outbox
     events: Events
     spool: Spool
@@ -140,6 +146,8 @@ def _joined(
         offsite=_offsite(config),
         queue=queue,
         history=History(db),
+        searcher=Searcher(Books(), search_settings(config)),
+        detections=Detections(db, queue.told_all, clock.now),
         outbox=Outbox(db, clock.now),
         events=events,
         spool=spool,
@@ -238,6 +246,10 @@ def pool_settings(config: Config) -> PoolSettings:
         affinity_seconds=config.models.affinity_seconds,
         ttl_seconds=config.models.ttl_seconds,
     )
+
+
+def search_settings(config: Config) -> SearchSettings:
+    return SearchSettings(daemon_pid=os.getpid(), rules_dir=str(config.rules_dir), nice=config.workers.nice)
 
 
 def _make_folders(config: Config) -> None:

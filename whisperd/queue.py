@@ -93,14 +93,15 @@ class SqliteQueue:
         queued. A `plan` is remembered of its tenant, until another is named,
         or neither a task nor any usage of it is kept any more.
         """
-        return await self._db.write(
-            moves.submit,
+        tasks, created = await self._db.write(
+            moves.submit_chain,
             await self._recognised(new),
             self._rules,
             self._keys_after(),
             self._now(),
-            then=lambda submitted: self._told(submitted[0]),
+            then=lambda submitted: self.told_all(submitted[0]),
         )
+        return tasks[0], created
 
     async def _recognised(self, new: NewTask) -> NewTask:
         """With what tells its twins."""
@@ -114,7 +115,7 @@ class SqliteQueue:
 
     async def drop(self, task_id: str, job: Job) -> bool:
         """Another host has the job: forget its task. False: it is over, or its job was taken anew."""
-        dropped = await self._db.write(jobs.drop, task_id, job, self._now(), then=self._told_all)
+        dropped = await self._db.write(jobs.drop, task_id, job, self._now(), then=self.told_all)
         return bool(dropped)
 
     async def limits(self, tenant: str, plan: str | None = None) -> Limits:
@@ -347,7 +348,7 @@ class SqliteQueue:
                 self._events.publish(Event("segment", task, chunk.number, segments))
                 self._events.publish(Event("progress", task))
             if tasks[0].state != State.PROCESSING:
-                self._told_all(tasks)
+                self.told_all(tasks)
 
         tasks = await self._db.write(holder.finish, chunk, segments, warnings, effort, self._now(), then=told)
         if effort is not None and chunk.cut is not None:
@@ -382,7 +383,7 @@ class SqliteQueue:
         Those that are `held` for certain are left alone, whatever a clock that was set says of them.
         """
         return await self._db.write(
-            rescue.sweep, older_than, held, self._rules, self._now(), then=self._told_all
+            rescue.sweep, older_than, held, self._rules, self._now(), then=self.told_all
         )
 
     async def release_all(self) -> Sequence[Task]:
@@ -390,7 +391,7 @@ class SqliteQueue:
 
         When no worker is at work any more. Where it fails, the next start's `recover` counts an interruption.
         """
-        return await self._db.write(rescue.release_all, self._now(), then=self._told_all)
+        return await self._db.write(rescue.release_all, self._now(), then=self.told_all)
 
     async def recover(self) -> Sequence[Task]:
         """At start, when no worker can be at work: queue again what a dead daemon was processing.
@@ -398,7 +399,7 @@ class SqliteQueue:
         A chunk that was in work counts as failed. Returns the tasks that wait in line again.
         A wait between attempts that a clock set back would make longer than the longest is cut to that.
         """
-        return await self._db.write(rescue.recover, self._rules, self._now(), then=self._told_all)
+        return await self._db.write(rescue.recover, self._rules, self._now(), then=self.told_all)
 
     async def clock_jumped(self, seconds: float) -> None:
         """Waits between attempts, leases and time limits go on as if the clock had not been set.
@@ -439,20 +440,21 @@ class SqliteQueue:
 
     async def _moved(self, verb: Callable[..., Sequence[Task]], *args: object) -> Task:
         """Do a verb that may move others too; returns the task it is about."""
-        return (await self._db.write(verb, *args, then=self._told_all))[0]
+        return (await self._db.write(verb, *args, then=self.told_all))[0]
 
     def _told(self, task: Task) -> None:
         self._ready.set()  # whatever changed: a task in line, a tenant under its limit again
         self._counts.told(task)
         self._events.publish(Event("task", task))
 
-    def _told_all(self, tasks: Sequence[Task]) -> None:
+    def told_all(self, tasks: Sequence[Task]) -> None:
+        """Tell whoever listens, after the commit, of tasks that have moved."""
         for task in tasks:
             self._told(task)
 
     def _told_of_claim(self, taken: tuple[Chunk | float, Sequence[Task]]) -> None:
         found, completed = taken
-        self._told_all(completed)
+        self.told_all(completed)
         if isinstance(found, Chunk):  # any: a task that waited for its next attempt goes on with any chunk
             self._counts.claimed(found)
             self._events.publish(Event("task", found.task))

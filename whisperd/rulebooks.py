@@ -35,6 +35,16 @@ class Rulebooks:
         self._read: Mapping[Path, ReadPack] = {}
         self.rulebook = Rulebook([])
 
+    @property
+    def sources(self) -> Mapping[str, str]:
+        """What is in force, by file: the old text of one that is broken now."""
+        return {str(path): read.source.decode() for path, read in self._read.items()}
+
+    def restore(self, sources: Mapping[str, str]) -> None:
+        """Put in force what was so elsewhere, whatever the files hold by now."""
+        self._read = {Path(path): read(source.encode(), path) for path, source in sources.items()}
+        self.rulebook = Rulebook(list(_by_name(self._read).values()))
+
     def reload(self) -> Sequence[Problem]:
         """Reads all files anew. A broken one stays as it was, or out, and what is wrong with it comes back.
 
@@ -49,13 +59,16 @@ class Rulebooks:
                 problems += error.problems
                 if path in self._read:
                     found[path] = self._read[path]
-        by_name = {each.pack.name: each for each in found.values()}  # the user's own come last
         try:
-            self.rulebook = Rulebook(list(by_name.values()))
+            self.rulebook = Rulebook(list(_by_name(found).values()))
         except BadRules as error:
             return [*problems, *error.problems]
         self._read = found
         return problems
+
+
+def _by_name(found: Mapping[Path, ReadPack]) -> Mapping[str, ReadPack]:
+    return {each.pack.name: each for each in found.values()}  # the user's own come last
 
 
 def files(folder: Path | None) -> Sequence[Path]:

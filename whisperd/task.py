@@ -133,6 +133,20 @@ class Problem(Struct, frozen=True):
     message: str
 
 
+class Detection(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What risk detection looks for. What its words mean is known to whisperd.risk alone.
+
+    Stored whole, as Options are.
+    """
+
+    packs: tuple[str, ...] | None = None  # None: all that are in force then
+    categories: tuple[str, ...] = ()  # none: all
+    min_score: float = 0.0
+    min_severity: str = "info"
+    redact: Literal["none", "tag", "mask"] = "none"
+    timed: bool = True  # whether the times of the segments mean anything
+
+
 class NewTask(Struct, frozen=True, kw_only=True):
     """A submission, checked and complete. The audio lies fsynced in the spool under `id`."""
 
@@ -154,6 +168,11 @@ class NewTask(Struct, frozen=True, kw_only=True):
     body_sha256: str = ""  # of everything submitted; guards the idempotency key
     trace: str | None = None  # the traceparent of what submitted it, while tracing is on
     model_sha256: str | None = None  # of the model file as it is now; None: not known
+    detection: Detection | None = None  # of risk detection, which looks through
+    transcript: str | None = None  # the transcript of the task with this id,
+    said: tuple[Segment, ...] = ()  # or else this,
+    rules: str | None = None  # also by these, in JSON
+    then: NewTask | None = None  # risk detection on its transcript, queued with it
 
     @property
     def content(self) -> str | None:
@@ -193,6 +212,7 @@ class Task(Struct, frozen=True, kw_only=True):
     metadata: dict[str, Any]
     callback_url: str | None
     result_url: str | None
+    transcript: str | None = None  # the id of the transcription that risk detection looks through
 
 
 class Chunk(Struct, frozen=True, kw_only=True):

@@ -310,20 +310,6 @@ def test_an_unknown_option_is_refused_by_its_name(with_idle_server, name):
     with_idle_server(body)
 
 
-@pytest.mark.parametrize("name", ["risk"])
-def test_an_option_that_is_not_there_yet_is_refused_and_never_ignored(with_idle_server, name):
-    async def body(server):
-        for answer in (
-            await server.post(**{name: "http://127.0.0.1/"}),
-            await server.post_json(**{name: "x"}),
-        ):
-            await refused(server, answer, 422, "not_supported", name)
-        only = await server.client.post(SUBMIT, json={name: "http://127.0.0.1/"})
-        await refused(server, only, 422, "not_supported", name)
-
-    with_idle_server(body)
-
-
 def test_metadata_holds_16_kib_and_no_more(with_server):
     fits = {"a": "x" * (16 * 1024 - len('{"a":""}'))}
     over = {"a": fits["a"] + "x"}

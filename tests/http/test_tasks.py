@@ -744,6 +744,8 @@ ALLOWED = {
     "/tasks/x/audio": {"GET", "HEAD"},
     "/tasks/x/peaks": {"GET", "HEAD"},
     "/tasks/x/retry": {"POST"},
+    "/tasks/x/risk": {"GET", "HEAD"},
+    "/tasks/risk-detection": {"POST", "GET", "HEAD", "PATCH", "DELETE"},
     "/tasks/bulk": {"POST"},
     "/tasks/x/events": {"GET", "HEAD"},
     "/stats": {"GET", "HEAD"},

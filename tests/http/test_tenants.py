@@ -40,6 +40,7 @@ FOREIGN = [
     ("GET", "/tasks/{}/result", None),
     ("GET", "/tasks/{}/audio", None),
     ("GET", "/tasks/{}/peaks", None),
+    ("GET", "/tasks/{}/risk", None),
     ("GET", "/tasks/{}/events", None),
     ("DELETE", "/tasks/{}", None),
     ("DELETE", "/tasks/{}/result", None),

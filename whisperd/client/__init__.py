@@ -65,6 +65,7 @@ from whisperd.client.results import (
     Word,
     Worker,
 )
+from whisperd.client.risk import Finding, Findings, Missing, Risk, RiskOptions
 from whisperd.client.sync_client import Client
 
 if TYPE_CHECKING:
@@ -86,11 +87,14 @@ __all__ = [
     "Estimate",
     "Event",
     "Failure",
+    "Finding",
+    "Findings",
     "Forbidden",
     "Health",
     "IdempotencyConflict",
     "InvalidRequest",
     "Likely",
+    "Missing",
     "Moment",
     "NotFinished",
     "NotFound",
@@ -99,6 +103,8 @@ __all__ = [
     "Quantiles",
     "QueueFull",
     "RateLimited",
+    "Risk",
+    "RiskOptions",
     "Segment",
     "SegmentEvent",
     "Stats",

@@ -46,6 +46,7 @@ from whisperd.client.results import (
     Usage,
     Worker,
 )
+from whisperd.client.risk import Findings
 from whisperd.client.sound import Sound
 
 DEFAULT_URL = "http://127.0.0.1:8002"
@@ -154,16 +155,23 @@ class Calls:
         self._delay = retry_delay
 
     def submit(
-        self, sound: Sound | None, options: Mapping[str, Any], idempotency_key: str | None
+        self,
+        sound: Sound | None,
+        options: Mapping[str, Any],
+        idempotency_key: str | None,
+        path: str = "/tasks/transcription",
     ) -> Flow[Task]:
-        """Without a `sound`, one of the options says where it is."""
+        """Without a `sound`, one of the options says where it is, or what there is in its place."""
         given = {name: _plain(value) for name, value in options.items() if value is not None}
         key = idempotency_key or (os.urandom(16).hex() if self._retries else None)
-        asked = Request("POST", "/tasks/transcription", headers=_key(key), repeatable=key is not None)
+        asked = Request("POST", path, headers=_key(key), repeatable=key is not None)
         if sound is None:
             return self._read(asked._replace(body=given), Task)
         fields = {name: _field(value) for name, value in given.items()}
         return self._read(asked._replace(sound=sound, fields=fields), Task)
+
+    def findings(self, task_id: str) -> Flow[Findings]:
+        return self._read(Request("GET", f"{_path(task_id)}/risk"), Findings)
 
     def task(self, task_id: str) -> Flow[Task]:
         return self._read(Request("GET", _path(task_id)), Task)

@@ -54,6 +54,7 @@ class Task(Struct, frozen=True, kw_only=True):
     warnings: tuple[str, ...] = ()
     error: Failure | None = None
     metadata: dict[str, Any] = {}
+    transcript_task_id: str | None = None  # of a risk detection: the transcription it looks through
     audio_kept: bool | None = None  # None: not said, as by an event
 
     @property

@@ -29,6 +29,7 @@ from whisperd.client.results import (
     Usage,
     Worker,
 )
+from whisperd.client.risk import Findings, RiskOptions
 from whisperd.client.sound import OnSent, Sound, Source
 from whisperd.client.stream import SILENCE_SECONDS, Following
 
@@ -124,6 +125,30 @@ class Client:
         where = {"audio_url": audio_url, "audio_path": audio_path}
         sound = None if audio is None else Sound(audio, name, on_sent)
         return self._run(self._calls.submit(sound, {**where, **options}, idempotency_key))
+
+    def detect_risk(
+        self,
+        text: str | None = None,
+        *,
+        segments: Sequence[Mapping[str, Any]] | None = None,
+        task_id: str | None = None,
+        audio: Source | None = None,
+        audio_url: str | None = None,
+        idempotency_key: str | None = None,
+        **options: Unpack[RiskOptions],
+    ) -> Task:
+        """Looks for risk in one of these; audio is transcribed first, and a `task_id` waited for.
+
+        Returns the task that looks: `findings` has its result.
+        """
+        what = {"text": text, "segments": segments, "task_id": task_id, "audio_url": audio_url}
+        sound = None if audio is None else Sound(audio, None, None)
+        wanted = {**what, **options}
+        return self._run(self._calls.submit(sound, wanted, idempotency_key, "/tasks/risk-detection"))
+
+    def findings(self, task_id: str) -> Findings:
+        """What a risk detection found; of a transcription, its newest. Raises NotFound without one."""
+        return self._run(self._calls.findings(task_id))
 
     def task(self, task_id: str) -> Task:
         return self._run(self._calls.task(task_id))

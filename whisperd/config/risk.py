@@ -16,3 +16,7 @@ class Risk(Struct, frozen=True, kw_only=True):
         str,
         key('A folder of rule packs of your own (*.toml). "": the folder rules in data_dir.'),
     ] = ""
+    max_seconds: Annotated[
+        float,
+        key("What takes longer to be looked through fails, whatever its rules are.", 1, 3600, reload=True),
+    ] = 30.0

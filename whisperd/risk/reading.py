@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from itertools import islice
 from typing import Any, NamedTuple
@@ -23,6 +23,8 @@ _FIELD = re.compile(r"Object (missing required|contains unknown) field `(.+)`")
 _RULE = re.compile(r"rule\[(\d+)\]\.?")
 _HEADER = re.compile(r"\s*\[\[\s*rule\s*\]\]")
 _AT_LINE = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
+
+REQUEST = "request"  # the pack of rules that were sent with what they look through
 
 NOT_ALONE = "not belongs into all, near or sequence"
 
@@ -55,22 +57,36 @@ class ReadPack(NamedTuple):
     file: str
     sha256: str
     lines: tuple[int, ...]  # in which its rules begin
+    source: bytes
 
 
 def read(source: bytes, file: str) -> ReadPack:
     """The pack that the bytes of a file called so hold. Raises BadRules."""
     document, text = _document(source, file)
     lines = _Lines(text)
-
-    def refuse(faults: Iterator[tuple[str, str]]) -> None:
-        if told := list(islice(faults, MOST_TOLD)):
-            raise BadRules([Problem(file, lines.of(key), key, message) for key, message in told])
-
-    refuse(_misshapen(document))
-    pack = msgspec.convert(document, Pack)
-    refuse(_faults(pack))
+    pack = _checked(document, lambda key, message: Problem(file, lines.of(key), key, message))
     begins = tuple(lines.of(f"rule[{number}]") for number in range(len(pack.rule)))
-    return ReadPack(pack, file, sha256(source).hexdigest(), begins)
+    return ReadPack(pack, file, sha256(source).hexdigest(), begins, source)
+
+
+def read_rules(source: bytes) -> ReadPack:
+    """A JSON array of rules, each as in a pack, as a pack called REQUEST. Raises BadRules, without lines."""
+    rules = msgspec.json.decode(source)
+    document = {"name": REQUEST, "version": 1, "title": "The rules that were sent", "rule": rules}
+    pack = _checked(document, lambda key, message: Problem("rules", 1, key, message))
+    return ReadPack(pack, "rules", sha256(source).hexdigest(), (1,) * len(pack.rule), source)
+
+
+def _checked(document: Mapping[str, Any], problem: Callable[[str, str], Problem]) -> Pack:
+    for faults in (_misshapen, _of_types):
+        if told := list(islice(faults(document), MOST_TOLD)):
+            raise BadRules([problem(key, message) for key, message in told])
+    return msgspec.convert(document, Pack)
+
+
+def _of_types(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What is wrong with a document whose keys and types are right."""
+    return _faults(msgspec.convert(document, Pack))
 
 
 def _document(source: bytes, file: str) -> tuple[Mapping[str, Any], str]:

@@ -22,6 +22,7 @@ from whisperd.backup import Backup, BackupStore, Copies
 from whisperd.config import Config
 from whisperd.counts import Counts
 from whisperd.delivery import Delivery
+from whisperd.detections import Detections
 from whisperd.events import Events
 from whisperd.history import History
 from whisperd.keys import KeyRing
@@ -30,6 +31,7 @@ from whisperd.minutes import Minutes
 from whisperd.outbox import Outbox
 from whisperd.outlook import Outlook
 from whisperd.pace import Pace
+from whisperd.searcher import Searcher
 from whisperd.sessions import Sessions
 from whisperd.sources import Sources
 from whisperd.spool import Spool
@@ -97,6 +99,8 @@ class Services:
     queue: TaskQueue
     events: Events
     history: History
+    detections: Detections
+    searcher: Searcher  # for what is asked of rules before a task is accepted
     outbox: Outbox
     resend: Callable[[str, str | None], Awaitable[Delivery]]  # of this tenant; raises DeliveryNotFound
     spool: Spool

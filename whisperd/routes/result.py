@@ -7,17 +7,27 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from math import inf
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct, structs
 from starlette.requests import Request
 from starlette.responses import Response
 
-from whisperd.routes import Services, services, task_of
+from whisperd.routes import Services, findings, services, task_of
 from whisperd.routes.call import STILL, TAGGED, Answer, Call, Header
 from whisperd.routes.errors import Refusal
 from whisperd.routes.tags import tag_of, unless_known
-from whisperd.task import FINAL, EditedMeanwhile, Segment, State, Task, WrongState
+from whisperd.task import (
+    FINAL,
+    EditedMeanwhile,
+    Kind,
+    Segment,
+    State,
+    Task,
+    TaskNotFound,
+    WrongState,
+)
 from whisperd.transcript import FORMATS, Transcript, render
 
 MOST_SEGMENTS = 20_000  # more than are said in a day
@@ -34,15 +44,27 @@ class Written(Struct, frozen=True, kw_only=True):
 async def result(request: Request, query: Written) -> Response:
     """The transcript of a completed task, as it was corrected; with `partial`, what is certain of it so far.
 
-    What a partial one says stays: the next one goes on behind it.
+    What a partial one says stays: the next one goes on behind it. Of risk detection: what was found, in JSON.
     """
     here = services(request)
     task = await task_of(request)
+    if task.kind is Kind.RISK_DETECTION:
+        return await _found(here, task, query)
     partial = query.partial and task.state not in FINAL
     if not partial:
         _check_result(task)
     transcript = await _so_far(here, task) if partial else await _current(here, task, query.original)
     return await _answer(request, transcript, query.format, {"Whisperd-Partial": "true"} if partial else {})
+
+
+async def _found(here: Services, task: Task, query: Written) -> Response:
+    if query.format != "json":
+        raise Refusal(422, "invalid_field", "what risk detection found is JSON", "format")
+    _check_result(task)
+    kept = await here.detections.kept(task.id)
+    if kept is None:  # it was removed just now
+        raise TaskNotFound(f"there is no task {task.id}")
+    return await findings.answer(kept)
 
 
 async def _answer(
@@ -136,7 +158,12 @@ def _check_lines(lines: Sequence[Line], task: Task) -> None:
     """Raises WrongState, Refusal."""
     if task.state is not State.COMPLETED:
         raise WrongState(f"task {task.id} is {task.state}: there is no transcript to correct")
-    last, most = 0.0, (task.audio.duration or 0.0) + LATE_SECONDS
+    check_lines(lines, (task.audio.duration or 0.0) + LATE_SECONDS)
+
+
+def check_lines(lines: Sequence[Line], most: float = inf) -> None:
+    """Of audio of at most so many seconds. Raises Refusal."""
+    last = 0.0
     for number, line in enumerate(lines):
         if not line.text.strip():
             raise _wrong(number, "its text says nothing: leave it out")

@@ -21,6 +21,7 @@ from whisperd.buckets import place_of
 from whisperd.config import Config
 from whisperd.outbound import Outbound, UrlRefused
 from whisperd.routes import Caller, caller, services
+from whisperd.routes.detection import after
 from whisperd.routes.errors import Refusal
 from whisperd.routes.form import MAX_FIELD_BYTES, MAX_FIELDS, Form, read_form
 from whisperd.routes.interactive import unless_left
@@ -28,17 +29,16 @@ from whisperd.routes.local_file import copy_local
 from whisperd.routes.reading import checked, counted, json_object
 from whisperd.routes.remote_file import fetch_remote
 from whisperd.spool import Incoming
-from whisperd.task import Audio, NewTask, Options
+from whisperd.task import Audio, Detection, NewTask, Options
 from whisperd.tracing import PARENT
 from whisperd.transcript import language_code
 
 HIGHEST = 100  # priority
+_LISTS = frozenset({"risk", "packs", "categories"})  # in a form JSON, or with commas between
+_BOOLS = frozenset({"true", "false", "1", "0"})
 MAX_METADATA_BYTES = 16 * 1024
 MAX_METADATA_DEPTH = 32  # levels; a task with more than some 900 could be stored and never be shown
 LAST_YEAR = 9000  # of a run_at: near the end of the calendar a time in UTC can be one that nothing shows
-_LATER = {  # options of the contract that this version does not have yet
-    "risk": "risk detection is not there yet",
-}
 
 
 Moment = Annotated[datetime, Meta(tz=True)]  # RFC 3339, with its offset
@@ -52,6 +52,7 @@ def _is(about: str, format: str | None = None, **bounds: Any) -> Meta:
     return Meta(description=about, extra_json_schema={"format": format} if format else None, **bounds)
 
 
+PackName = Annotated[str, Meta(min_length=1, max_length=64)]
 Language = Annotated[str, _is("By code or English name; auto: it is found out.", "language")]
 
 
@@ -79,10 +80,24 @@ class Submission(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     callback_url: Annotated[str, _is("What is told when the task is over.", "uri")] | None = None
     result_url: Annotated[str, _is("Where its transcript goes, s3://bucket/key.", "uri")] | None = None
     metadata: Annotated[dict[str, Any], _is("Yours, shown with the task: at most 16 KiB.")] = {}
+    risk: Annotated[bool | list[PackName], _is("Look for risk in the transcript; by these packs only.")] = (
+        False
+    )
 
     def options(self) -> Options:
         names = Options.__struct_fields__
         return Options(**{name: getattr(self, name) for name in names})
+
+    def detection(self) -> Detection | None:
+        """What to look for in the transcript. Raises Refusal."""
+        if self.detect_only and self.risk:
+            raise Refusal(422, "invalid_field", "detect_only makes no transcript to look through", "risk")
+        packs = tuple(self.risk) if isinstance(self.risk, list) else None
+        return Detection(packs=packs) if self.risk else None
+
+    def rules_json(self) -> str | None:
+        """Rules that were sent along. Raises Refusal."""
+        return None
 
     def tenant_for(self, caller: Caller) -> str:
         """Raises Refusal for one that the caller may not make tasks of."""
@@ -109,7 +124,9 @@ class Submission(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 Asked = TypeVar("Asked", bound=Submission)
 
 
-async def receive(request: Request, incoming: Incoming, config: Config) -> tuple[Submission, str]:
+async def receive(
+    request: Request, incoming: Incoming, config: Config, form_of: type[Asked]
+) -> tuple[Asked, str]:
     """Write the request's audio to `incoming`; return the checked options and the audio's name.
 
     Raises Refusal, TooLarge, StorageFull.
@@ -117,12 +134,12 @@ async def receive(request: Request, incoming: Incoming, config: Config) -> tuple
     kind, _ = parse_options_header(request.headers.get("content-type"))
     if kind == b"multipart/form-data":
         form = await receive_form(request, incoming, config, optional=True)
-        submission = checked_form(_of_form(form), Submission)
-        return submission, form.file_name or await _named(request, submission, incoming)
+        submission = checked_form(_of_form(form), form_of)
+        return submission, form.file_name or await named(request, submission, incoming)
     if kind == b"application/json":
         _check_head(request, config)
-        submission = _checked(await json_object(request), Submission, strict=True)
-        return submission, await _named(request, submission, incoming)
+        submission = checked_json(await json_object(request), form_of)
+        return submission, await named(request, submission, incoming)
     raise Refusal(
         415, "unsupported_content_type", "send multipart/form-data with a file, or application/json"
     )
@@ -139,7 +156,7 @@ def _of_form(form: Form) -> dict[str, str]:
     return fields
 
 
-async def _named(request: Request, submission: Submission, incoming: Incoming) -> str:
+async def named(request: Request, submission: Submission, incoming: Incoming) -> str:
     """Get the audio that the request only names. Returns its name. Raises ClientDisconnect.
 
     Who leaves meanwhile is told of no task, so there must be none: it would come again for another.
@@ -200,11 +217,11 @@ def new_task(
     idempotency_key: str | None,
 ) -> NewTask:
     """Raises Refusal for what the caller may not do."""
-    _check_callback(submission.callback_url, config)
+    checked_callback(submission.callback_url, config)
     _check_result(submission.result_url, config)
     options = submission.options()
     content = (audio.sha256, msgspec.structs.replace(submission, audio_path=None, audio_url=None))
-    return NewTask(
+    new = NewTask(
         id=task_id,
         audio=audio,
         model=submission.model or config.workers.model,
@@ -222,15 +239,22 @@ def new_task(
         body_sha256=hashlib.sha256(msgspec.json.encode(content)).hexdigest(),
         trace=PARENT.get(),
     )
+    asked = submission.detection()
+    return (
+        new
+        if asked is None
+        else msgspec.structs.replace(new, then=after(new, asked, submission.rules_json()))
+    )
 
 
-def _check_callback(url: str | None, config: Config) -> None:
-    """Refuse what would never be called: where a name leads to is looked at when it is."""
+def checked_callback(url: str | None, config: Config) -> str | None:
+    """The URL. Refuses what would never be called: where a name leads to is looked at when it is."""
     try:
         if url is not None:
             Outbound(config.outbound).check(url)
     except UrlRefused as error:
         raise Refusal(422, "invalid_field", str(error), "callback_url") from None
+    return url
 
 
 def _check_result(url: str | None, config: Config) -> None:
@@ -286,14 +310,22 @@ def checked_form(fields: Mapping[str, Any], kind: type[Asked]) -> Asked:
     """The options, all valid, from the texts of a form; one that is empty is as if it were not there."""
     given = {name: value for name, value in fields.items() if value != ""}
     if "metadata" in given:
-        given["metadata"] = _metadata(given["metadata"])
+        given["metadata"] = _json(given["metadata"], "metadata")
+    for name in _LISTS & given.keys():
+        if not (name == "risk" and given[name].lower() in _BOOLS):
+            given[name] = _list(given[name], name)
+    if "rules" in given:
+        given["rules"] = _json(given["rules"], "rules")
     return _checked(given, kind, strict=False)
+
+
+def checked_json(fields: Mapping[str, Any], kind: type[Asked]) -> Asked:
+    """The options, all valid, from a JSON object."""
+    return _checked(fields, kind, strict=True)
 
 
 def _checked(fields: Mapping[str, Any], kind: type[Asked], *, strict: bool) -> Asked:
     """The options, all valid. Strict: JSON types as they are; else texts, too."""
-    for name in _LATER.keys() & fields.keys():
-        raise Refusal(422, "not_supported", f"{name} is not supported yet: {_LATER[name]}", name)
     submission = checked(fields, kind, strict=strict)
     if submission.audio_path is not None and submission.audio_url is not None:
         raise Refusal(422, "invalid_field", "name the audio once: audio_url or audio_path", "audio_url")
@@ -331,11 +363,15 @@ def unix_seconds(moment: datetime | None) -> float | None:
     return moment.timestamp()
 
 
-def _metadata(text: str) -> Any:
+def _list(text: str, field: str) -> Any:
+    return _json(text, field) if text.startswith("[") else [part for part in text.split(",") if part]
+
+
+def _json(text: str, field: str) -> Any:
     try:
         return msgspec.json.decode(text)
     except (msgspec.DecodeError, RecursionError):
-        raise Refusal(422, "invalid_field", "must be a JSON object", "metadata") from None
+        raise Refusal(422, "invalid_field", "must be JSON", field) from None
 
 
 def check_audio(head: bytes, param: str) -> None:

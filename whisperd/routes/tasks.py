@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
 import msgspec
@@ -15,10 +16,12 @@ from ulid import ULID
 from whisperd.routes import Json, Services, caller, services, submission, task_of
 from whisperd.routes.admission import admit, admit_again, admit_caller, check_room
 from whisperd.routes.call import STILL, TAGGED, Answer, Call, Form, Header
+from whisperd.routes.detection import check_detection
 from whisperd.routes.errors import Refusal, stopping
 from whisperd.routes.interactive import finished, unless_left
 from whisperd.routes.tags import tag_of, unless_known
 from whisperd.routes.view import TaskView, all_shown, shown, shown_soon
+from whisperd.spool import Incoming
 from whisperd.task import (
     Audio,
     AudioGone,
@@ -46,9 +49,12 @@ async def submit(request: Request) -> Response:
     return Json(view, 202 if created else 200, {"Location": f"/tasks/{task.id}"})
 
 
-async def accepted(request: Request) -> tuple[Task, bool]:
+async def accepted(
+    request: Request, received: Callable[[Request, Services], Awaitable[NewTask]] | None = None
+) -> tuple[Task, bool]:
     """The task that the request submits; False if it is the first one of its Idempotency-Key.
 
+    `received` makes it of the body, a transcription by default, and lets in who it is for.
     Raises Refusal, and what submitting raises: then nothing of it is left.
     """
     here = services(request)
@@ -57,7 +63,7 @@ async def accepted(request: Request) -> tuple[Task, bool]:
     await admit_caller(request)
     if "idempotency-key" not in request.headers:
         await check_room(request)
-    new = await _received(request, here)
+    new = await (received or _received)(request, here)
     try:
         task, created = await here.queue.submit(new)
     except Exception:  # not a cancellation: the commit may still come, and needs its audio
@@ -70,22 +76,37 @@ async def accepted(request: Request) -> tuple[Task, bool]:
 
 
 async def _received(request: Request, here: Services) -> NewTask:
+    async def receive(incoming: Incoming) -> tuple[submission.Submission, str]:
+        return await submission.receive(request, incoming, here.config, submission.Submission)
+
+    _, new = await with_audio(request, here, receive)
+    return new
+
+
+Receive = Callable[[Incoming], Awaitable[tuple[submission.Asked, str]]]  # the options, and the audio's name
+
+
+async def with_audio(
+    request: Request, here: Services, receive: Receive[submission.Asked]
+) -> tuple[submission.Asked, NewTask]:
+    """A transcription of what `receive` writes to the spool, and by which options."""
     task_id = str(ULID())
     key = request.headers.get("idempotency-key")
     async with here.spool.receive(task_id, submission.declared_bytes(request)) as incoming:
-        form, name = await submission.receive(request, incoming, here.config)
+        form, name = await receive(incoming)
         audio = Audio(name=name, size=incoming.size, sha256=incoming.sha256)
         new = submission.new_task(task_id, form, audio, here.config, caller(request), key)
         await check_model(new, here)
         await admit(request, new)
-    return new
+    return form, new
 
 
 async def check_model(new: NewTask, here: Services) -> None:
-    """Raises ModelUnusable, and Refusal for a language that the model does not know."""
+    """Raises ModelUnusable, and Refusal for a language that the model does not know, or an unknown pack."""
     multilingual = await here.check_model(new.model)
     if problem := language_refusal(new.options.language, new.model, multilingual):
         raise Refusal(422, "invalid_field", problem, "language")
+    await check_detection(here, new.then)
 
 
 class Patience(Struct, frozen=True, kw_only=True):
@@ -205,10 +226,11 @@ async def retry(request: Request) -> Response:
 async def run_again(request: Request, task: Task) -> Task:
     """Raises WrongState, NoRoom; AudioGone, a WrongState, where there is nothing to run."""
     here = services(request)
-    if task.state in (State.FAILED, State.CANCELLED):
+    if task.state in (State.FAILED, State.CANCELLED) and task.kind is Kind.TRANSCRIPTION:
         shared = bool(here.config.redis.url)  # then its audio is where every host finds it
         if not shared and not await asyncio.to_thread(here.spool.has_audio, task.id):
             raise AudioGone("the audio of this task is not kept any more: submit it again")
+    if task.state in (State.FAILED, State.CANCELLED):
         await admit_again(request, task)
     return await here.queue.retry(task.id, caller(request).plan)
 
@@ -227,6 +249,8 @@ async def change(request: Request, patch: Patch) -> Response:
     if patch.priority is not None:
         submission.checked_priority(patch.priority, caller(request), here.config, "priority")
     run_at = submission.unix_seconds(patch.run_at)
+    if run_at is not None and task.kind is Kind.RISK_DETECTION:
+        raise Refusal(422, "invalid_field", "risk detection runs once there is a transcript", "run_at")
     wanted = Change(priority=patch.priority, run_at=run_at, metadata=patch.metadata)
     return Json(await shown(here, await here.queue.change(task.id, wanted)))
 

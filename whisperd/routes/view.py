@@ -38,6 +38,7 @@ class TaskView(Struct, frozen=True, kw_only=True):
     warnings: tuple[str, ...]
     error: Problem | None
     metadata: dict[str, Any]
+    transcript_task_id: str | UnsetType = UNSET  # of risk detection in a transcript: whose it is
     audio_kept: bool | UnsetType = UNSET  # so it can be heard, and run again; events do not say
 
 
@@ -116,9 +117,11 @@ async def _kept(here: Services, tasks: Sequence[Task]) -> list[bool]:
 
     All of them on one thread: a disk that hangs, or a page of 500, must not hold up the loop.
     """
-    over = [task.id for task in tasks if task.state in FINAL]
+    heard = [task for task in tasks if task.kind is Kind.TRANSCRIPTION]  # the others have none of their own
+    over = [task.id for task in heard if task.state in FINAL]
     gone = await asyncio.to_thread(_without_audio, here, over) if over else frozenset()
-    return [task.id not in gone for task in tasks]
+    kept = {task.id for task in heard} - gone
+    return [task.id in kept for task in tasks]
 
 
 def _without_audio(here: Services, ids: Sequence[str]) -> Set[str]:
@@ -153,6 +156,7 @@ def task_view(
         warnings=task.warnings,
         error=task.error,
         metadata=task.metadata,
+        transcript_task_id=task.transcript or UNSET,
         audio_kept=audio_kept,
     )
 

@@ -10,9 +10,9 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from whisperd.sql import outbox, timeline, twins, usage
+from whisperd.sql import detections, outbox, timeline, twins, usage
 from whisperd.sql.rows import to_task
-from whisperd.task import Problem, Rules, State, Task
+from whisperd.task import Kind, Problem, Rules, State, Task
 from whisperd.timeline import Moment
 
 
@@ -118,6 +118,8 @@ def end(
     if tells:
         outbox.tell(conn, task)
     usage.count(conn, seq)
+    if task.kind is Kind.TRANSCRIPTION:
+        detections.let_go(conn, task)
     if state is State.COMPLETED:
         return [task, *(twin for other in twins.followers(conn, seq) for twin in copy(conn, other, seq, now))]
     pass_on(conn, seq, now)

@@ -9,13 +9,14 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
-from whisperd.sql import line, plans, timeline, traces
+from whisperd.sql import detections, line, looks, plans, timeline, traces
 from whisperd.sql.line import end, move
 from whisperd.sql.questions import check_room, get
 from whisperd.sql.rows import to_json, to_task
 from whisperd.task import (
     Change,
     IdempotencyConflict,
+    Kind,
     NewTask,
     Rules,
     State,
@@ -35,19 +36,38 @@ def submit(
         check_room(conn, rules, new.tenant, new.plan, now)
     if new.plan is not None:
         plans.remember(conn, new.tenant, new.plan)
+    return _inserted(conn, new, place, now), True
+
+
+def submit_chain(
+    conn: sqlite3.Connection, new: NewTask, rules: Rules, keys_after: float, now: float
+) -> tuple[Sequence[Task], bool]:
+    """As `submit`, with the task that comes behind it, if one does: it needs no room of its own."""
+    task, created = submit(conn, new, rules, keys_after, now)
+    if not created or new.then is None:
+        return [task], created
+    return [task, _inserted(conn, new.then, line.Place(), now)], True
+
+
+def _inserted(conn: sqlite3.Connection, new: NewTask, place: line.Place, now: float) -> Task:
     columns = _columns(new, place, now)
+    if new.detection is not None:
+        columns |= {"waiting": 0, "ready": detections.is_ready(conn, new.transcript)}
     seq = conn.execute(_INSERT_TASK, columns).lastrowid
     assert seq is not None
-    conn.execute("insert into chunk (task, number) values (?, 0)", (seq,))
+    if new.detection is not None:
+        detections.note(conn, seq, new, new.detection)
+    else:
+        conn.execute("insert into chunk (task, number) values (?, 0)", (seq,))
     if new.trace is not None:
         traces.note(conn, seq, new.trace)
     if new.idempotency_key:
         key = (new.tenant, new.idempotency_key, new.body_sha256, seq, now)
         conn.execute("insert or replace into idempotency values (?, ?, ?, ?, ?)", key)
     if place.done is not None:
-        return line.copy(conn, seq, place.done, now)[0], True
+        return line.copy(conn, seq, place.done, now)[0]
     line.note_leader(conn, seq, place, now)
-    return _queued(new, seq, columns["run_at"], now), True
+    return _queued(new, seq, columns["run_at"], now)
 
 
 def _queued(new: NewTask, seq: int, run_at: float | None, now: float) -> Task:
@@ -77,6 +97,7 @@ def _queued(new: NewTask, seq: int, run_at: float | None, now: float) -> Task:
         metadata=new.metadata,
         callback_url=new.callback_url,
         result_url=new.result_url,
+        transcript=new.transcript,
     )
 
 
@@ -90,11 +111,11 @@ _INSERT_TASK = """
     insert into task (
       id, kind, priority, tenant, model, options, audio_name, audio_size, audio_sha256,
       max_retries, timeout_seconds, created_at, run_at, lined_at, metadata, callback_url,
-      result_url, content, leader, waiting
+      result_url, content, leader, waiting, transcript, ready
     ) values (
       :id, :kind, :priority, :tenant, :model, :options, :audio_name, :audio_size, :audio_sha256,
       :max_retries, :timeout_seconds, :created_at, :run_at, :created_at - (select shift from line_clock),
-      :metadata, :callback_url, :result_url, :content, :leader, :waiting
+      :metadata, :callback_url, :result_url, :content, :leader, :waiting, :transcript, :ready
     )
 """
 
@@ -120,6 +141,8 @@ def _columns(new: NewTask, place: line.Place, now: float) -> dict[str, Any]:
         "content": place.content,
         "leader": place.leader,
         "waiting": place.waiting,
+        "transcript": new.transcript,
+        "ready": None,
     }
 
 
@@ -197,6 +220,8 @@ def retry(
         lined_at = :now - (select shift from line_clock)
     """
     task = move(conn, row["seq"], change, {**place._asdict(), "now": now})
+    if task.kind is Kind.RISK_DETECTION:
+        return [looks.again(conn, task)]
     line.note_leader(conn, row["seq"], place, now)
     return [task] if place.done is None else line.copy(conn, row["seq"], place.done, now)
 

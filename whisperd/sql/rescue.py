@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Sequence
 from contextlib import suppress
 
-from whisperd.sql import outbox
+from whisperd.sql import looks, outbox
 from whisperd.sql.holder import fail, release
 from whisperd.sql.rows import to_chunk, to_task
 from whisperd.task import Chunk, LostClaim, Problem, Rules, Task
@@ -34,6 +34,7 @@ def recover(conn: sqlite3.Connection, rules: Rules, now: float) -> Sequence[Task
         # A task that takes the daemon down with it must end: an interruption counts, without a delay.
         with suppress(LostClaim):  # another chunk has just failed this task for good
             fail(conn, chunk, INTERRUPTED, 0.0, False, None, now)
+    looks.interrupt(conn, INTERRUPTED, now)
     return _back_in_line(conn)
 
 

@@ -1,0 +1,162 @@
+"""Risk detection in the queue: its own line, its claims, its interruptions."""
+
+import pytest
+
+from tests.conftest import a_task
+from whisperd.detections import Detections
+from whisperd.task import Audio, Detection, Kind, LostClaim, NewTask, Problem, Segment, State
+
+HERE = "http://127.0.0.1/"
+CRASHED = Problem("worker_crashed", "it died")
+
+
+def a_detection(id, **fields):
+    """Of a text, unless `transcript` says otherwise."""
+    said = () if "transcript" in fields else (Segment(start=0.0, end=1.0, text="ask not"),)
+    audio = Audio(name="text", size=1, sha256="0" * 64)
+    new = {"kind": Kind.RISK_DETECTION, "model": "rules", "detection": Detection(), "said": said}
+    return NewTask(**{"id": id, "audio": audio, **new, **fields})
+
+
+def detections(queue):
+    return Detections(queue.db, queue.told_all, queue._now)
+
+
+async def state(queue, task_id):
+    return (await queue.get(task_id)).state
+
+
+def test_the_most_urgent_comes_first_and_then_the_oldest(with_queue):
+    async def body(queue):
+        for id, priority in (("a", 0), ("b", 5), ("c", 5)):
+            await queue.submit(a_detection(id, priority=priority))
+        order = [(await detections(queue).claim()).task.id for _ in range(3)]
+
+        assert order == ["b", "c", "a"]
+        assert await detections(queue).claim() is None
+
+    with_queue(body)
+
+
+def test_what_waits_for_a_transcript_holds_up_nothing(with_queue):
+    async def body(queue):
+        await queue.submit(a_task(id="audio"))
+        await queue.submit(a_detection("waits", transcript="audio", priority=9))
+        await queue.submit(a_detection("goes"))
+
+        assert (await detections(queue).claim()).task.id == "goes"
+        assert await detections(queue).claim() is None
+        await queue.cancel("audio")
+        assert (await detections(queue).claim()).task.id == "waits"
+
+    with_queue(body)
+
+
+def test_a_restart_counts_as_a_failure_and_too_many_end_the_task(with_queue):
+    async def body(queue):
+        await queue.submit(a_detection("t", max_retries=1))
+        await detections(queue).claim()
+        await queue.recover()
+        assert await state(queue, "t") == State.QUEUED
+        assert (await queue.get("t")).attempt == 2
+        await detections(queue).claim()
+        await queue.recover()
+
+        task = await queue.get("t")
+        assert (task.state, task.error.code) == (State.FAILED, "interrupted")
+
+    with_queue(body)
+
+
+def test_an_orderly_stop_is_not_a_failure(with_queue):
+    async def body(queue):
+        await queue.submit(a_detection("t", max_retries=0))
+        for _ in range(3):
+            look = await detections(queue).claim()
+            await detections(queue).release(look)
+        await detections(queue).claim()
+        await queue.release_all()
+
+        assert (await queue.get("t")).attempt == 1
+        assert await state(queue, "t") == State.QUEUED
+
+    with_queue(body)
+
+
+@pytest.mark.parametrize("gone", ["cancelled", "taken anew"])
+def test_who_lost_its_claim_writes_nothing(with_queue, gone):
+    async def body(queue):
+        own = detections(queue)
+        await queue.submit(a_detection("t"))
+        look = await own.claim()
+        if gone == "cancelled":
+            await queue.cancel("t")
+        else:
+            await queue.recover()
+            await own.claim()
+
+        for verb in (
+            own.finish(look, "{}", None, 1.0),
+            own.fail(look, CRASHED, 1.0),
+            own.release(look),
+        ):
+            with pytest.raises(LostClaim):
+                await verb
+        assert await own.kept("t") is None
+
+    with_queue(body)
+
+
+def test_a_failure_is_tried_again_until_there_were_too_many(with_queue):
+    async def body(queue):
+        own = detections(queue)
+        await queue.submit(a_detection("t", max_retries=1, callback_url=HERE))
+        await own.fail(await own.claim(), CRASHED, 1.0)
+        assert await state(queue, "t") == State.QUEUED
+        await own.fail(await own.claim(), CRASHED, 1.0)
+
+        assert await state(queue, "t") == State.FAILED
+        (event,) = await queue.db.read(lambda conn: conn.execute("select event, url from outbox").fetchall())
+        assert tuple(event) == ("task.failed", HERE)
+
+    with_queue(body)
+
+
+def test_the_newest_of_a_transcript_is_the_last_that_was_submitted(with_queue):
+    async def body(queue):
+        own = detections(queue)
+        await queue.submit(a_task(id="audio"))
+        await queue.cancel("audio")
+        for id in ("a", "b", "c"):
+            await queue.submit(a_detection(id, transcript="audio"))
+        for _ in "ab":
+            look = await own.claim()
+            await own.finish(look, f'{{"by": "{look.task.id}"}}', None, 1.0)
+
+        assert (await own.newest("audio")).report == '{"by": "b"}'
+        assert (await own.first("audio")).id == "a"
+
+    with_queue(body)
+
+
+def test_a_full_queue_takes_neither_the_audio_nor_what_would_look_through_it(with_queue):
+    async def body(queue):
+        await queue.submit(a_task())
+        then = a_detection("then", transcript="audio")
+        with pytest.raises(Exception, match="waiting already"):
+            await queue.submit(a_task(id="audio", then=then))
+
+        (tasks,) = await queue.db.read(lambda conn: conn.execute("select count(*) from task").fetchone())
+        assert tasks == 1
+
+    with_queue(body, max_queued=1)
+
+
+def test_both_are_there_or_neither(with_queue):
+    async def body(queue):
+        await queue.submit(a_task(id="audio", then=a_detection("then", transcript="audio")))
+
+        assert [await state(queue, id) for id in ("audio", "then")] == [State.QUEUED] * 2
+        assert (await queue.claim()).task.id == "audio"
+
+    with_queue(body)

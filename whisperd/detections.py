@@ -1,0 +1,66 @@
+"""Risk detection as verbs: each one function of whisperd.sql.looks, run as one transaction.
+
+Its tasks come into the queue by `submit`, as others do, and end like them. Holds no state but the database's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from time import time
+
+from whisperd.db import Database
+from whisperd.look import Kept, Look, Said
+from whisperd.sql import looks
+from whisperd.task import Problem, Task
+
+
+class Detections:
+    """Every verb is safe to cancel: it is done whole or not at all. They raise what Database does.
+
+    `told` hears of the tasks that a verb has moved, after its commit.
+    """
+
+    def __init__(
+        self, db: Database, told: Callable[[Sequence[Task]], None], now: Callable[[], float] = time
+    ) -> None:
+        self._db = db
+        self._told = told
+        self._now = now
+
+    async def claim(self) -> Look | None:
+        """Own the next task whose transcript is there, or will never be; None: there is none."""
+        if not await self._db.read(looks.is_waiting):  # a transaction would wait for the disk
+            return None
+        return await self._db.write(looks.claim, self._now(), then=self._told_of_claim)
+
+    async def said(self, look: Look) -> Said | None:
+        """What it has to look through; None: there is no transcript."""
+        return await self._db.read(looks.said, look)
+
+    async def finish(self, look: Look, report: str, edit: str | None, seconds: float) -> None:
+        """Keep what was found: a whisperd.risk.report.Document, in JSON. Raises LostClaim."""
+        await self._db.write(looks.finish, look, report, edit, seconds, self._now(), then=self._told)
+
+    async def fail(self, look: Look, problem: Problem, seconds: float, *, final: bool = False) -> None:
+        """Count a failure: it runs again, or has failed. Raises LostClaim."""
+        await self._db.write(looks.fail, look, problem, final, seconds, self._now(), then=self._told)
+
+    async def release(self, look: Look) -> None:
+        """Hand it back unfinished, without blame. Raises LostClaim."""
+        await self._db.write(looks.release, look, then=self._told)
+
+    async def first(self, transcription_id: str) -> Task:
+        """The task that was submitted with this one to look through its transcript. Raises TaskNotFound."""
+        return await self._db.read(looks.first, transcription_id)
+
+    async def kept(self, task_id: str) -> Kept | None:
+        """What this task found; None while it is not completed."""
+        return await self._db.read(looks.kept, task_id)
+
+    async def newest(self, transcription_id: str) -> Kept | None:
+        """What was found in a transcript, by the task that was submitted last of those that are completed."""
+        return await self._db.read(looks.newest, transcription_id)
+
+    def _told_of_claim(self, look: Look | None) -> None:
+        if look is not None:
+            self._told([look.task])

@@ -1,0 +1,156 @@
+"""The detector: one coroutine that has transcripts looked through, one after the other.
+
+Works beside the workers, who need their models: its tasks have a line of their own (sql/looks.py). What a
+search takes is limited by its process (searcher.py); whatever it does costs its task, never the transcript.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from time import monotonic
+from typing import TypeVar
+
+import msgspec
+import structlog
+
+from whisperd.counts import Counts
+from whisperd.detections import Detections
+from whisperd.events import Event, Events
+from whisperd.look import Look, Said
+from whisperd.risk_protocol import Found, NoMemory, Search, Wrong
+from whisperd.searcher import CRASHED, OUT_OF_MEMORY, Searcher, SearchFailed
+from whisperd.task import FINAL, Kind, LostClaim, Problem, State, StorageBusy, StorageFailed, StorageFull
+
+log = structlog.get_logger(__name__)
+LOOK_SECONDS = 60.0  # between two looks for a task, at most
+PAUSED_SECONDS = 0.5  # between two looks whether it goes on
+STORAGE_SECONDS = 5.0  # until storage that failed is tried again
+NO_TRANSCRIPT = Problem("no_transcript", "there is no transcript: its task failed, was cancelled or is gone")
+
+T = TypeVar("T")
+_TROUBLES = (StorageFull, StorageBusy, StorageFailed)
+
+
+class Detector:
+    def __init__(
+        self,
+        detections: Detections,
+        searcher: Searcher,
+        events: Events,
+        counts: Counts,
+        max_seconds: Callable[[], float],
+        paused: Callable[[], bool],
+    ) -> None:
+        self._detections = detections
+        self._searcher = searcher
+        self._events = events
+        self._counts = counts
+        self._max_seconds = max_seconds
+        self._paused = paused
+        self._wake = asyncio.Event()
+        self._at_work: str | None = None  # the id of its task
+
+    async def run(self) -> None:
+        """Until the events close: then nothing more is begun. Cancelled, it hands back what it holds."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._listen(), name="detector-listen")
+                await self._work()
+        finally:
+            await asyncio.shield(self._searcher.close())
+
+    async def _work(self) -> None:
+        while not self._events.closed:
+            self._wake.clear()  # before looking, never after: else a commit can be missed
+            if await self._patiently(self._next):
+                continue
+            with suppress(TimeoutError):
+                async with asyncio.timeout(PAUSED_SECONDS if self._paused() else LOOK_SECONDS):
+                    await self._wake.wait()
+
+    async def _listen(self) -> None:
+        """Events are hints: after having fallen behind there may be more to do than was heard of."""
+        while not self._events.closed:
+            with self._events.subscribe(wants=_matters) as subscription:
+                self._wake.set()
+                async for event in subscription:
+                    self._hear(event)
+        self._wake.set()
+
+    def _hear(self, event: Event) -> None:
+        if event.task.id == self._at_work and event.task.state is State.CANCELLED:
+            self._searcher.kill()
+        self._wake.set()
+
+    async def _next(self) -> bool:
+        """Do the next task; False: there is none."""
+        if self._paused() or (look := await self._detections.claim()) is None:
+            return False
+        self._at_work = look.task.id
+        try:
+            with suppress(LostClaim):  # it was cancelled
+                await self._look(look)
+        except asyncio.CancelledError:
+            with suppress(LostClaim, *_TROUBLES):
+                await asyncio.shield(self._detections.release(look))
+            raise
+        finally:
+            self._at_work = None
+        return True
+
+    async def _look(self, look: Look) -> None:
+        began = monotonic()
+        said = await self._patiently(lambda: self._detections.said(look))
+        if said is None:
+            await self._fail(look, NO_TRANSCRIPT, began)
+            return
+        try:
+            found = await self._search(look, said)
+        except SearchFailed as failed:
+            await self._fail(look, failed.problem, began)
+        else:
+            report, edit = bytes(found.document).decode(), said.edit
+            await self._patiently(lambda: self._detections.finish(look, report, edit, monotonic() - began))
+            self._counts.found(found.counts)
+
+    async def _fail(self, look: Look, problem: Problem, began: float) -> None:
+        """Only a process that died may fare better the next time."""
+        final = problem.code != CRASHED
+        await self._patiently(lambda: self._detections.fail(look, problem, monotonic() - began, final=final))
+
+    async def _patiently(self, verb: Callable[[], Awaitable[T]]) -> T:
+        """A task is held until the disk takes what came of it."""
+        while True:
+            try:
+                return await verb()
+            except _TROUBLES as error:
+                log.warning("the queue cannot be used for risk detection", error=str(error))
+                await asyncio.sleep(STORAGE_SECONDS)
+
+    async def _search(self, look: Look, said: Said) -> Found:
+        """Raises SearchFailed."""
+        segments = await asyncio.to_thread(msgspec.json.encode, said.segments)
+        search = Search(
+            segments=msgspec.Raw(segments),
+            asked=look.asked,
+            rules=look.rules,
+        )
+        answer = await self._searcher.ask(search, self._max_seconds())
+        match answer:
+            case Found():
+                return answer
+            case NoMemory():
+                raise SearchFailed(Problem(OUT_OF_MEMORY, "the search ran out of memory"))
+            case Wrong(_, message):  # packs have changed since it was submitted
+                raise SearchFailed(Problem("invalid_rules", message))
+        raise AssertionError(f"no answer to a search: {answer}")
+
+
+def _matters(event: Event) -> bool:
+    """What comes, or is over: a transcript that was waited for, or the task at work."""
+    if event.kind != "task":
+        return False
+    waits = event.task.kind is Kind.RISK_DETECTION and event.task.state is State.QUEUED
+    return waits or event.task.state in FINAL

@@ -1,0 +1,64 @@
+"""Tasks of risk detection, made of what a request asks for; and whether there are such rules."""
+
+from __future__ import annotations
+
+from ulid import ULID
+
+from whisperd.risk_protocol import Check, NoMemory, Wrong
+from whisperd.routes import Services
+from whisperd.routes.errors import Refusal
+from whisperd.rulebooks import RiskMissing, need_libraries
+from whisperd.searcher import TOO_LONG, SearchFailed
+from whisperd.task import Detection, Kind, NewTask
+
+RULES = "rules"  # where other tasks name their model
+CHECK_SECONDS = 30.0
+
+
+def after(new: NewTask, asked: Detection, rules: str | None = None) -> NewTask:
+    """The task that looks through the transcript of this one."""
+    return NewTask(
+        id=str(ULID()),
+        kind=Kind.RISK_DETECTION,
+        audio=new.audio,
+        model=RULES,
+        priority=new.priority,
+        tenant=new.tenant,
+        max_retries=new.max_retries,
+        callback_url=new.callback_url,
+        metadata=new.metadata,
+        detection=asked,
+        transcript=new.id,
+        rules=rules,
+    )
+
+
+async def check_detection(here: Services, new: NewTask | None) -> None:
+    """Raises Refusal where risk cannot be detected here, or not by what is asked for."""
+    if new is None or new.detection is None:
+        return
+    check_possible(here)
+    packs = new.detection.packs or ()
+    if not packs and new.rules is None:
+        return
+    try:
+        answer = await here.searcher.ask(Check(packs=packs, rules=new.rules), CHECK_SECONDS)
+    except SearchFailed as failed:
+        if failed.problem.code == TOO_LONG:
+            raise Refusal(422, "invalid_field", "they take too long to be read", "rules") from None
+        raise Refusal(503, "risk_unavailable", f"rules cannot be read now: {failed}") from None
+    match answer:
+        case Wrong(field, message):
+            raise Refusal(422, "invalid_field", message, field)
+        case NoMemory():
+            raise Refusal(422, "invalid_field", "they take too much memory", "rules")
+
+
+def check_possible(here: Services) -> None:
+    """Raises Refusal."""
+    if here.config.redis.url:
+        raise Refusal(422, "not_supported", "hosts that share a queue do not detect risk yet")
+    try:
+        need_libraries()
+    except RiskMissing as missing:
+        raise Refusal(422, "not_supported", str(missing)) from None

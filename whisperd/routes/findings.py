@@ -1,0 +1,82 @@
+"""What risk detection found: the result of such a task, and GET /tasks/{id}/risk of a transcription."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+from starlette.requests import Request
+from starlette.responses import Response
+
+from whisperd.look import Kept
+from whisperd.risk.detection import Finding, Missing
+from whisperd.risk.report import Document
+from whisperd.routes import Json, services, task_of
+from whisperd.routes.call import Answer, Call
+from whisperd.routes.errors import Refusal
+from whisperd.task import Kind
+
+
+class RiskView(Struct, frozen=True, kw_only=True):
+    """Places are characters of the texts of all segments with a space between them, and seconds."""
+
+    task_id: str
+    transcript_task_id: str | None  # null: the text was sent
+    packs: tuple[dict[str, Any], ...]
+    risk: dict[str, Any]  # score, level
+    summary: dict[str, dict[str, Any]]  # by category: count, max_score, max_severity
+    findings: tuple[Finding, ...]
+    missing: tuple[Missing, ...]
+    redacted_text: str | None
+    rules_errors: tuple[str, ...]
+
+
+async def risk(request: Request) -> Response:
+    """What was found in the transcript, by the newest risk detection of it that is completed."""
+    here, task = services(request), await task_of(request)
+    if task.kind is Kind.RISK_DETECTION:
+        kept = await here.detections.kept(task.id)
+    else:
+        kept = await here.detections.newest(task.id)
+    if kept is None:
+        message = "no risk detection of it is completed: see GET /tasks?kind=risk_detection"
+        raise Refusal(404, "not_found", message)
+    return await answer(kept)
+
+
+async def answer(kept: Kept) -> Response:
+    """Written beside the loop: there may be thousands of findings."""
+    return await asyncio.to_thread(lambda: Json(_view(kept)))
+
+
+def found(kept: Kept) -> Document:
+    """With the places that redaction needs."""
+    return msgspec.json.decode(kept.report, type=Document)
+
+
+def _view(kept: Kept) -> RiskView:
+    document = found(kept)
+    return RiskView(
+        task_id=kept.task.id,
+        transcript_task_id=kept.task.transcript,
+        packs=document.packs,
+        risk=document.risk,
+        summary=document.summary,
+        findings=document.findings,
+        missing=document.missing,
+        redacted_text=document.redacted_text,
+        rules_errors=document.rules_errors,
+    )
+
+
+calls = [
+    Call(
+        method="GET",
+        path="/tasks/{task_id}/risk",
+        handler=risk,
+        right="read",
+        answers={200: Answer(about="What was found.", body=RiskView)},
+    )
+]

@@ -1,0 +1,190 @@
+"""The moves of who looks: each needs its claim, and raises LostClaim once the task is over or taken anew.
+
+Each public function is one verb and one transaction; the WHERE clause is the state machine.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+
+import msgspec
+
+from whisperd.look import Kept, Look, Said
+from whisperd.sql import edits, questions, timeline
+from whisperd.sql.detections import is_ready
+from whisperd.sql.line import adjust, end, move
+from whisperd.sql.rows import to_task
+from whisperd.task import (
+    START,
+    Detection,
+    LostClaim,
+    Problem,
+    Segment,
+    State,
+    Task,
+    TaskNotFound,
+)
+from whisperd.timeline import Moment
+
+
+def is_waiting(conn: sqlite3.Connection) -> bool:
+    return _first(conn) is not None
+
+
+def claim(conn: sqlite3.Connection, now: float) -> Look | None:
+    """The next one that may begin, the most urgent first, and of these the oldest."""
+    seq = _first(conn)
+    if seq is None:
+        return None
+    task = move(conn, seq, "state = 'processing', started_at = coalesce(started_at, :now)", {"now": now})
+    row = conn.execute(
+        """
+        update detection set claims = claims + 1 where task = ?
+        returning claims, asked, (select source from rules where sha256 = detection.rules) as rules
+        """,
+        (seq,),
+    ).fetchone()
+    asked = msgspec.json.decode(row["asked"], type=Detection)
+    return Look(task=task, claims=row["claims"], asked=asked, rules=row["rules"])
+
+
+def _first(conn: sqlite3.Connection) -> int | None:
+    row = conn.execute(
+        """
+        select seq from task indexed by task_detection where ready = 1 and state = 'queued'
+        order by priority desc, seq limit 1
+        """
+    ).fetchone()
+    return row and int(row["seq"])
+
+
+def said(conn: sqlite3.Connection, look: Look) -> Said | None:
+    """What it has to look through: a transcript as it was corrected, by time, as it is shown.
+
+    None where there is no transcript: its task failed, was cancelled, or is gone.
+    """
+    if look.task.transcript is None:
+        sql = "select segments from detection where task = ?"
+        (sent,) = conn.execute(sql, (look.task.seq,)).fetchone()
+        return Said(None, msgspec.json.decode(sent, type=tuple[Segment, ...]))
+    try:
+        transcription = questions.get(conn, look.task.transcript)
+    except TaskNotFound:
+        return None
+    if transcription.state is not State.COMPLETED:
+        return None
+    if edit := edits.find(conn, transcription.id):
+        return Said(transcription, edit.segments, edit.token)
+    marked = questions.segments(conn, transcription.id, START)
+    by_time = sorted((segment for _, segment in marked), key=lambda segment: segment.start)
+    return Said(transcription, tuple(by_time))
+
+
+def finish(
+    conn: sqlite3.Connection, look: Look, report: str, edit: str | None, seconds: float, now: float
+) -> Sequence[Task]:
+    """Write down what was found. `seconds`: that it took."""
+    _own(conn, look)
+    found = "update detection set report = ?, edit = ? where task = ?"
+    conn.execute(found, (report, edit, look.task.seq))
+    _spent(conn, look.task.seq, seconds)
+    return end(conn, look.task.seq, State.COMPLETED, None, now)
+
+
+def fail(
+    conn: sqlite3.Connection, look: Look, problem: Problem, final: bool, seconds: float, now: float
+) -> Sequence[Task]:
+    """Count a failure: it is looked through again, or the task has failed."""
+    _own(conn, look)
+    _spent(conn, look.task.seq, seconds)
+    return _failed(conn, look.task, problem, final, seconds, now)
+
+
+def interrupt(conn: sqlite3.Connection, problem: Problem, now: float) -> None:
+    """At a start: what a dead daemon was looking through counts as a failure, as a chunk does."""
+    rows = conn.execute(
+        "select * from task where kind = 'risk_detection' and state = 'processing'"
+    ).fetchall()
+    for row in rows:
+        _failed(conn, to_task(row), problem, False, None, now)
+
+
+def _failed(
+    conn: sqlite3.Connection, task: Task, problem: Problem, final: bool, seconds: float | None, now: float
+) -> Sequence[Task]:
+    (failures,) = conn.execute(
+        "update detection set failures = failures + 1 where task = ? returning failures", (task.seq,)
+    ).fetchone()
+    over = final or failures > task.max_retries
+    moment = Moment(
+        kind="attempt_failed", attempt=failures, code=problem.code, message=problem.message, seconds=seconds
+    )
+    timeline.note(conn, task.seq, now, moment)
+    if over:
+        return end(conn, task.seq, State.FAILED, problem, now)
+    change = "state = 'queued', attempt = :attempt, error_code = :code, error_message = :message"
+    args = {"attempt": failures + 1, "code": problem.code, "message": problem.message}
+    return [move(conn, task.seq, change, args)]
+
+
+def release(conn: sqlite3.Connection, look: Look) -> Sequence[Task]:
+    """Hand it back unfinished, without blame."""
+    _own(conn, look)
+    return [move(conn, look.task.seq, "state = 'queued'", {})]
+
+
+def again(conn: sqlite3.Connection, task: Task) -> Task:
+    """A task that failed or was cancelled is back in line: in its own, and for a look from the start."""
+    conn.execute("update detection set failures = 0, report = null where task = ?", (task.seq,))
+    ready = is_ready(conn, task.transcript)
+    return move(conn, task.seq, "waiting = 0, ready = :ready", {"ready": ready})
+
+
+def first(conn: sqlite3.Connection, transcription_id: str) -> Task:
+    """The first that was to look through this transcript: the one queued with it. Raises TaskNotFound."""
+    row = conn.execute(
+        "select * from task where transcript = ? order by seq limit 1", (transcription_id,)
+    ).fetchone()
+    if row is None:
+        raise TaskNotFound(f"nothing looks through task {transcription_id}")
+    return to_task(row)
+
+
+def kept(conn: sqlite3.Connection, task_id: str) -> Kept | None:
+    """What a completed task of risk detection found."""
+    return _kept(conn, "task.id = ? and task.state = 'completed'", task_id)
+
+
+def newest(conn: sqlite3.Connection, transcription_id: str) -> Kept | None:
+    """Of those that have looked through a transcript, the one that was submitted last."""
+    seq = """
+        task.seq = (
+          select max(seq) from task indexed by task_transcript where transcript = ? and state = 'completed'
+        )
+    """
+    return _kept(conn, seq, transcription_id)
+
+
+def _kept(conn: sqlite3.Connection, which: str, key: str) -> Kept | None:
+    row = conn.execute(
+        f"select task.*, report, edit from task join detection on task = seq where {which}", (key,)
+    ).fetchone()
+    return row and Kept(to_task(row), row["report"], row["edit"])
+
+
+def _own(conn: sqlite3.Connection, look: Look) -> None:
+    """Raises LostClaim unless the caller still owns it."""
+    owned = conn.execute(
+        """
+        select 1 from detection join task on task.seq = detection.task
+        where detection.task = ? and claims = ? and state = 'processing'
+        """,
+        (look.task.seq, look.claims),
+    ).fetchone()
+    if owned is None:
+        raise LostClaim(str(look))
+
+
+def _spent(conn: sqlite3.Connection, seq: int, seconds: float) -> None:
+    adjust(conn, seq, "compute_seconds = compute_seconds + :seconds", {"seconds": seconds})
