@@ -40,10 +40,12 @@ from whisperd.keys import KeyRing
 from whisperd.listening import server_of
 from whisperd.minutes import Minutes
 from whisperd.model_store import ModelStore
+from whisperd.muting import Muting
 from whisperd.outbound import Outbound
 from whisperd.outbox import Outbox
 from whisperd.outlook import Outlook
 from whisperd.queue import SqliteQueue
+from whisperd.redacting import Redacting
 from whisperd.risk_protocol import Settings as SearchSettings
 from whisperd.routes import Services
 from whisperd.searcher import Books, Searcher
@@ -325,11 +327,14 @@ async def a_server(
         searcher = Searcher(
             Books(), SearchSettings(daemon_pid=os.getpid(), rules_dir=str(folder / "rules"), nice=0)
         )
+        detections = Detections(db, queue.told_all, now)
         services = Services(
             queue=queue,
             events=events,
             history=History(db),
-            detections=Detections(db, queue.told_all, now),
+            detections=detections,
+            redacting=Redacting(queue, detections),
+            muting=Muting(spool, settings),
             searcher=searcher,
             outbox=outbox,
             resend=outbox.resend,

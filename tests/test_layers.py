@@ -121,7 +121,8 @@ ALLOWED = {
     "deliveries": {"task", "delivery", "events", "outbox"},
     "signing": {"durable"},
     "webhooks": {"task", "config", "delivery", "outbound", "shown", "signing"},
-    "results": {"task", "delivery", "outbound", "s3", "buckets", "transcript"},
+    "redacting": {"task", "look", "detections", "risk", "transcript"},
+    "results": {"task", "delivery", "outbound", "s3", "buckets", "redacting", "transcript"},
     # the queue that several hosts share
     "redis_queue": {
         *("task", "job", "config", "db", "sql", "events", "queue", "shown", "spool", "transcript"),
@@ -133,7 +134,7 @@ ALLOWED = {
         *("task", "config", "events", "spool", "sniff", "transcript", "worker_pool", "metrics"),
         *("archive", "backup", "arrival", "shown", "attendance", "keys", "outbox", "delivery"),
         *("outbound", "buckets", "sources", "outlook", "forecast", "turns", "pace", "sessions"),
-        *("history", "timeline", "usage", "minutes"),
+        *("history", "timeline", "usage", "minutes", "redacting", "muting"),
         *("counts", "gpu", "lag", "tracing"),
         *("risk", "rulebooks", "risk_protocol", "searcher", "look", "detections"),
     },
@@ -148,7 +149,7 @@ ALLOWED = {
         *("task", "config", "clock", "db", "events", "spool", "queue", "worker_pool", "engine"),
         *("malloc", "condition", "archive", "backup", "backup_setup", "offsite", "arrival"),
         *("housekeeping", "model_store", "outbox", "outlook", "deliveries"),
-        *("history", "detections", "risk_protocol", "searcher"),
+        *("history", "detections", "muting", "redacting", "risk_protocol", "searcher"),
         *("counts",),
     },
     "upkeep": {"task", "engine", "gpu", "minutes", "archive", "housekeeping", "machine"},

@@ -17,6 +17,8 @@ from whisperd.buckets import Buckets
 from whisperd.config import S3
 from whisperd.db import Database
 from whisperd.deliveries import Deliveries
+from whisperd.detections import Detections
+from whisperd.redacting import Redacting
 from whisperd.results import Results
 from whisperd.task import FINAL, TaskNotFound
 
@@ -40,7 +42,8 @@ class Owing(Post):
         super().__init__(db, clock)
         endpoint = f"http://127.0.0.1:{port}"
         settings = S3(endpoint=endpoint, access_key_id=KEY, secret_access_key=SECRET, buckets=(bucket,))
-        senders = {"result": Results(Buckets(settings), self.queue)}
+        redacting = Redacting(self.queue, Detections(db, self.queue.told_all, clock))
+        senders = {"result": Results(Buckets(settings), self.queue, redacting)}
         self.deliveries = Deliveries(self.box, self.events, senders, jitter=lambda: 1.0, steady=clock)
 
     async def one(self):

@@ -159,7 +159,10 @@ class Daemon:
         self._upkeep = Upkeep(parts)
         self._webhooks = Webhooks(parts.config, task_view, parts.clock.now)
         self._tracing = Tracing(parts.config.tracing) if parts.config.tracing.endpoint else None
-        senders: dict[str, Sender] = {"webhook": self._webhooks, "result": Results(buckets, parts.queue)}
+        senders: dict[str, Sender] = {
+            "webhook": self._webhooks,
+            "result": Results(buckets, parts.queue, parts.redacting),
+        }
         self._deliveries = Deliveries(parts.outbox, parts.events, senders)
         self._detector = Detector(
             parts.detections,
@@ -389,6 +392,8 @@ def _services(
         events=parts.events,
         history=parts.history,
         detections=parts.detections,
+        redacting=parts.redacting,
+        muting=parts.muting,
         searcher=parts.searcher,
         outbox=parts.outbox,
         resend=deliveries.resend,

@@ -61,6 +61,14 @@ class Detections:
         """What was found in a transcript, by the task that was submitted last of those that are completed."""
         return await self._db.read(looks.newest, transcription_id)
 
+    async def redaction(self, transcription_id: str, edit: str | None) -> Kept | None:
+        """By which a transcript is redacted, the original or this correction; None: nothing has looked."""
+        return await self._db.read(looks.redaction, transcription_id, edit)
+
+    async def is_awaited(self, transcription_id: str) -> bool:
+        """Whether a look through this transcript is not over."""
+        return await self._db.read(looks.is_awaited, transcription_id)
+
     def _told_of_claim(self, look: Look | None) -> None:
         if look is not None:
             self._told([look.task])

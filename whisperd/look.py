@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from msgspec import Struct
 
@@ -35,3 +35,4 @@ class Kept(NamedTuple):
     task: Task
     report: str  # JSON, a whisperd.risk.report.Document
     edit: str | None  # the token of the correction in which; None: in the original
+    way: Literal["tag", "mask"] | None = None  # in which it was asked to redact, where that is asked

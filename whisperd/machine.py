@@ -32,9 +32,11 @@ from whisperd.events import Events
 from whisperd.history import History
 from whisperd.housekeeping import clean_spool, prune
 from whisperd.model_store import ModelStore
+from whisperd.muting import Muting
 from whisperd.outbox import Outbox
 from whisperd.outlook import Outlook
 from whisperd.queue import SqliteQueue
+from whisperd.redacting import Redacting
 from whisperd.risk_protocol import Settings as SearchSettings
 from whisperd.searcher import Books, Searcher
 from whisperd.spool import Spool
@@ -59,6 +61,8 @@ class Machine:
     queue: SqliteQueue
     history: History
     detections: Detections
+    redacting: Redacting
+    muting: Muting
     searcher: Searcher  # for what is asked of rules before a task is accepted
     outbox: Outbox
     events: Events
@@ -131,6 +135,7 @@ def _joined(
 ) -> Machine:
     events, clock = Events(), Clock()
     queue = SqliteQueue(db, events, rules(config), clock.now, clock.cautious, models.known_sha256, counts)
+    detections = Detections(db, queue.told_all, clock.now)
     spool = Spool(
         config.spool_dir,
         max_bytes=config.http.max_upload_bytes,
@@ -146,8 +151,10 @@ def _joined(
         offsite=_offsite(config),
         queue=queue,
         history=History(db),
+        redacting=Redacting(queue, detections),
+        muting=Muting(spool, settings),
         searcher=Searcher(Books(), search_settings(config)),
-        detections=Detections(db, queue.told_all, clock.now),
+        detections=detections,
         outbox=Outbox(db, clock.now),
         events=events,
         spool=spool,

@@ -11,9 +11,10 @@ import asyncio
 from whisperd.buckets import Buckets
 from whisperd.delivery import Delivery, Reply
 from whisperd.outbound import UrlRefused
+from whisperd.redacting import NotRedacted, Redacting
 from whisperd.s3 import S3Error, S3Refused
 from whisperd.task import TaskNotFound, TaskQueue
-from whisperd.transcript import Transcript, render
+from whisperd.transcript import render
 
 FORMATS = {"json": "json", "srt": "srt", "vtt": "vtt", "txt": "text", "tsv": "tsv"}  # by the end of the key
 
@@ -21,9 +22,10 @@ FORMATS = {"json": "json", "srt": "srt", "vtt": "vtt", "txt": "text", "tsv": "ts
 class Results:
     """The sender of results."""
 
-    def __init__(self, buckets: Buckets, queue: TaskQueue) -> None:
+    def __init__(self, buckets: Buckets, queue: TaskQueue, redacting: Redacting) -> None:
         self._buckets = buckets
         self._queue = queue
+        self._redacting = redacting
 
     async def __call__(self, delivery: Delivery) -> Reply:
         try:
@@ -31,6 +33,8 @@ class Results:
             await self._buckets.write(delivery.url, body, media_type)
         except TaskNotFound:
             return Reply(problem="the task is not kept any more")
+        except NotRedacted as error:  # it is tried again later
+            return Reply(problem=str(error))
         except (UrlRefused, S3Refused) as error:  # of this object maybe, and not of all in its bucket
             return Reply(problem=str(error))
         except S3Error as error:
@@ -38,9 +42,13 @@ class Results:
         return Reply()
 
     async def _written(self, delivery: Delivery) -> tuple[bytes, str]:
-        """The transcript as the end of the key has it, and its media type. Raises TaskNotFound."""
+        """The transcript as the end of the key has it, and its media type.
+
+        Raises TaskNotFound, NotRedacted.
+        """
         task = await self._queue.get(delivery.task_id)
-        transcript = Transcript.of(task, await self._queue.segments(task.id))
+        hidden = task.redact is not None
+        transcript = await self._redacting.transcript(task, hidden=hidden, original=True)
         text, media_type = await asyncio.to_thread(render, transcript, format_of(delivery.url))
         return text.encode(), media_type
 

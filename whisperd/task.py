@@ -175,6 +175,12 @@ class NewTask(Struct, frozen=True, kw_only=True):
     then: NewTask | None = None  # risk detection on its transcript, queued with it
 
     @property
+    def redact(self) -> Literal["tag", "mask"] | None:
+        """How its transcript is shown: as the risk detection that comes with it redacts."""
+        asked = self.then.detection if self.then else None
+        return None if asked is None or asked.redact == "none" else asked.redact
+
+    @property
     def content(self) -> str | None:
         """The same for all that get the same transcript; None where that is not known."""
         if self.model_sha256 is None or self.kind is not Kind.TRANSCRIPTION:
@@ -213,6 +219,7 @@ class Task(Struct, frozen=True, kw_only=True):
     callback_url: str | None
     result_url: str | None
     transcript: str | None = None  # the id of the transcription that risk detection looks through
+    redact: Literal["tag", "mask"] | None = None  # how what was said is shown, unless all of it is asked for
 
 
 class Chunk(Struct, frozen=True, kw_only=True):

@@ -134,9 +134,12 @@ class AsyncClient:
         wanted = {**what, **options}
         return await self._run(self._calls.submit(sound, wanted, idempotency_key, "/tasks/risk-detection"))
 
-    async def findings(self, task_id: str) -> Findings:
-        """What a risk detection found; of a transcription, its newest. Raises NotFound without one."""
-        return await self._run(self._calls.findings(task_id))
+    async def findings(self, task_id: str, *, redacted: bool | None = None) -> Findings:
+        """What a risk detection found; of a transcription, its newest. Raises NotFound without one.
+
+        `redacted`: it quotes nothing that rules want out; None: as it was submitted.
+        """
+        return await self._run(self._calls.findings(task_id, redacted))
 
     async def task(self, task_id: str) -> Task:
         return await self._run(self._calls.task(task_id))
@@ -181,13 +184,20 @@ class AsyncClient:
         """
         return await self._run(self._calls.wait(task_id, seconds, on_progress))
 
-    async def result(self, task_id: str, *, partial: bool = False) -> Transcript:
-        """Raises NotFinished, TaskFailed. `partial`: as far as it is certain, of a task that is not over."""
-        return await self._run(self._calls.result(task_id, partial))
+    async def result(
+        self, task_id: str, *, partial: bool = False, redacted: bool | None = None
+    ) -> Transcript:
+        """Raises NotFinished, TaskFailed. `partial`: as far as it is certain, of a task that is not over.
 
-    async def result_as(self, task_id: str, format: str, *, partial: bool = False) -> str:
+        `redacted`: without what rules want out; None: as it was submitted.
+        """
+        return await self._run(self._calls.result(task_id, partial, redacted))
+
+    async def result_as(
+        self, task_id: str, format: str, *, partial: bool = False, redacted: bool | None = None
+    ) -> str:
         """The transcript as text, srt, vtt, tsv, json or verbose_json. Raises as `result` does."""
-        return await self._run(self._calls.result_as(task_id, format, partial))
+        return await self._run(self._calls.result_as(task_id, format, partial, redacted))
 
     async def events(self, task_id: str, after: str | None = None) -> AsyncIterator[Event]:
         """Follows the task until it is finished; `after` is the id of the last event already seen.

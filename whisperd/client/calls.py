@@ -170,8 +170,8 @@ class Calls:
         fields = {name: _field(value) for name, value in given.items()}
         return self._read(asked._replace(sound=sound, fields=fields), Task)
 
-    def findings(self, task_id: str) -> Flow[Findings]:
-        return self._read(Request("GET", f"{_path(task_id)}/risk"), Findings)
+    def findings(self, task_id: str, redacted: bool | None) -> Flow[Findings]:
+        return self._read(Request("GET", f"{_path(task_id)}/risk", _as_asked(redacted)), Findings)
 
     def task(self, task_id: str) -> Flow[Task]:
         return self._read(Request("GET", _path(task_id)), Task)
@@ -203,15 +203,17 @@ class Calls:
             if monotonic() - began < min(hold, _HURRIED_SECONDS):
                 yield Pause(_HURRIED_SECONDS)
 
-    def result(self, task_id: str, partial: bool) -> Flow[Transcript]:
-        return _decoded((yield from self._result(task_id, "json", partial)), Transcript)
+    def result(self, task_id: str, partial: bool, redacted: bool | None) -> Flow[Transcript]:
+        return _decoded((yield from self._result(task_id, "json", partial, redacted)), Transcript)
 
-    def result_as(self, task_id: str, format: str, partial: bool) -> Flow[str]:
-        response = yield from self._result(task_id, format, partial)
+    def result_as(self, task_id: str, format: str, partial: bool, redacted: bool | None) -> Flow[str]:
+        response = yield from self._result(task_id, format, partial, redacted)
         return response.content.decode()  # UTF-8, whatever the media type leaves open
 
-    def _result(self, task_id: str, format: str, partial: bool) -> Flow[httpx.Response]:
-        wanted = {"format": format} | ({"partial": "true"} if partial else {})
+    def _result(
+        self, task_id: str, format: str, partial: bool, redacted: bool | None
+    ) -> Flow[httpx.Response]:
+        wanted = {"format": format} | ({"partial": "true"} if partial else {}) | _as_asked(redacted)
         try:
             return (yield from self._sent(Request("GET", f"{_path(task_id)}/result", wanted)))
         except ApiError as error:
@@ -383,6 +385,11 @@ def _decoded(response: httpx.Response, kind: type[T]) -> T:
         return msgspec.json.decode(response.content, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise NotWhisperd(response.url, error) from None
+
+
+def _as_asked(redacted: bool | None) -> dict[str, str]:
+    """None: as it was submitted."""
+    return {} if redacted is None else {"redacted": json.dumps(redacted)}
 
 
 def _path(task_id: str) -> str:

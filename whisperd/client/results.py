@@ -55,6 +55,7 @@ class Task(Struct, frozen=True, kw_only=True):
     error: Failure | None = None
     metadata: dict[str, Any] = {}
     transcript_task_id: str | None = None  # of a risk detection: the transcription it looks through
+    redact: str | None = None  # tag or mask: what is shown unless `redacted` is asked to be off
     audio_kept: bool | None = None  # None: not said, as by an event
 
     @property

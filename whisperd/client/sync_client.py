@@ -146,9 +146,12 @@ class Client:
         wanted = {**what, **options}
         return self._run(self._calls.submit(sound, wanted, idempotency_key, "/tasks/risk-detection"))
 
-    def findings(self, task_id: str) -> Findings:
-        """What a risk detection found; of a transcription, its newest. Raises NotFound without one."""
-        return self._run(self._calls.findings(task_id))
+    def findings(self, task_id: str, *, redacted: bool | None = None) -> Findings:
+        """What a risk detection found; of a transcription, its newest. Raises NotFound without one.
+
+        `redacted`: it quotes nothing that rules want out; None: as it was submitted.
+        """
+        return self._run(self._calls.findings(task_id, redacted))
 
     def task(self, task_id: str) -> Task:
         return self._run(self._calls.task(task_id))
@@ -193,13 +196,18 @@ class Client:
         """
         return self._run(self._calls.wait(task_id, seconds, on_progress))
 
-    def result(self, task_id: str, *, partial: bool = False) -> Transcript:
-        """Raises NotFinished, TaskFailed. `partial`: as far as it is certain, of a task that is not over."""
-        return self._run(self._calls.result(task_id, partial))
+    def result(self, task_id: str, *, partial: bool = False, redacted: bool | None = None) -> Transcript:
+        """Raises NotFinished, TaskFailed. `partial`: as far as it is certain, of a task that is not over.
 
-    def result_as(self, task_id: str, format: str, *, partial: bool = False) -> str:
+        `redacted`: without what rules want out; None: as it was submitted.
+        """
+        return self._run(self._calls.result(task_id, partial, redacted))
+
+    def result_as(
+        self, task_id: str, format: str, *, partial: bool = False, redacted: bool | None = None
+    ) -> str:
         """The transcript as text, srt, vtt, tsv, json or verbose_json. Raises as `result` does."""
-        return self._run(self._calls.result_as(task_id, format, partial))
+        return self._run(self._calls.result_as(task_id, format, partial, redacted))
 
     def events(self, task_id: str, after: str | None = None) -> Iterator[Event]:
         """Follows the task until it is finished; `after` is the id of the last event already seen.

@@ -28,9 +28,11 @@ from whisperd.history import History
 from whisperd.keys import KeyRing
 from whisperd.lag import Lag
 from whisperd.minutes import Minutes
+from whisperd.muting import Muting
 from whisperd.outbox import Outbox
 from whisperd.outlook import Outlook
 from whisperd.pace import Pace
+from whisperd.redacting import Redacting
 from whisperd.searcher import Searcher
 from whisperd.sessions import Sessions
 from whisperd.sources import Sources
@@ -100,6 +102,8 @@ class Services:
     events: Events
     history: History
     detections: Detections
+    redacting: Redacting
+    muting: Muting
     searcher: Searcher  # for what is asked of rules before a task is accepted
     outbox: Outbox
     resend: Callable[[str, str | None], Awaitable[Delivery]]  # of this tenant; raises DeliveryNotFound

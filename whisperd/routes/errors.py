@@ -15,6 +15,8 @@ from starlette.responses import Response
 from whisperd.archive import BackupError
 from whisperd.backup import BackupFailed
 from whisperd.keys import KeysUnusable, LastAdmin, NoSuchKey, TooManyKeys
+from whisperd.muting import AudioMissing, CannotMute
+from whisperd.redacting import NotRedacted, NotRedactedYet
 from whisperd.routes.dialects import rendered
 from whisperd.spool import TooLarge
 from whisperd.task import (
@@ -61,7 +63,11 @@ class Refusal(Exception):
 # The first that fits: subclasses stand before their bases.
 _TABLE: list[tuple[type[Exception], int, str, str | None]] = [
     (TaskNotFound, 404, "not_found", None),
+    (AudioMissing, 404, "not_found", None),
     (AudioGone, 409, "audio_gone", None),
+    (NotRedactedYet, 409, "not_finished", None),
+    (NotRedacted, 409, "not_redacted", None),
+    (CannotMute, 503, "cannot_mute", None),
     (WrongState, 409, "wrong_state", None),
     (EditedMeanwhile, 412, "edited_meanwhile", "If-Match"),
     (IdempotencyConflict, 422, "idempotency_conflict", "Idempotency-Key"),

@@ -12,10 +12,11 @@ from starlette.responses import Response
 
 from whisperd.look import Kept
 from whisperd.risk.detection import Finding, Missing
-from whisperd.risk.report import Document
+from whisperd.risk.report import Document, unquoted
 from whisperd.routes import Json, services, task_of
 from whisperd.routes.call import Answer, Call
 from whisperd.routes.errors import Refusal
+from whisperd.routes.hiding import Redacted, is_hidden
 from whisperd.task import Kind
 
 
@@ -33,8 +34,15 @@ class RiskView(Struct, frozen=True, kw_only=True):
     rules_errors: tuple[str, ...]
 
 
-async def risk(request: Request) -> Response:
-    """What was found in the transcript, by the newest risk detection of it that is completed."""
+class Quoted(Struct, frozen=True, kw_only=True):
+    redacted: Redacted | None = None
+
+
+async def risk(request: Request, query: Quoted) -> Response:
+    """What was found in the transcript, by the newest risk detection of it that is completed.
+
+    Redacted, findings quote nothing that rules want out.
+    """
     here, task = services(request), await task_of(request)
     if task.kind is Kind.RISK_DETECTION:
         kept = await here.detections.kept(task.id)
@@ -43,12 +51,12 @@ async def risk(request: Request) -> Response:
     if kept is None:
         message = "no risk detection of it is completed: see GET /tasks?kind=risk_detection"
         raise Refusal(404, "not_found", message)
-    return await answer(kept)
+    return await answer(kept, hidden=is_hidden(request, task, query.redacted))
 
 
-async def answer(kept: Kept) -> Response:
+async def answer(kept: Kept, *, hidden: bool = False) -> Response:
     """Written beside the loop: there may be thousands of findings."""
-    return await asyncio.to_thread(lambda: Json(_view(kept)))
+    return await asyncio.to_thread(lambda: Json(_view(kept, hidden)))
 
 
 def found(kept: Kept) -> Document:
@@ -56,8 +64,10 @@ def found(kept: Kept) -> Document:
     return msgspec.json.decode(kept.report, type=Document)
 
 
-def _view(kept: Kept) -> RiskView:
+def _view(kept: Kept, hidden: bool) -> RiskView:
     document = found(kept)
+    if hidden and document.redacted_text is None:  # else they are as they were asked for
+        document = unquoted(document)
     return RiskView(
         task_id=kept.task.id,
         transcript_task_id=kept.task.transcript,
@@ -77,6 +87,7 @@ calls = [
         path="/tasks/{task_id}/risk",
         handler=risk,
         right="read",
+        query=Quoted,
         answers={200: Answer(about="What was found.", body=RiskView)},
     )
 ]

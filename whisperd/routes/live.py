@@ -7,7 +7,7 @@ that is cut off and resumed has neither gaps nor doubles, also over a restart of
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from time import monotonic
 from typing import Annotated, Any
@@ -23,7 +23,7 @@ from whisperd.routes import Services, caller, services, task_of
 from whisperd.routes.call import Answer, Call, Header, Socket
 from whisperd.routes.status import current_stats
 from whisperd.routes.view import progress_view, segment_view, shown, task_view
-from whisperd.task import FINAL, START, Mark, State, StorageBusy, StorageFailed, Task
+from whisperd.task import FINAL, START, Mark, Segment, State, StorageBusy, StorageFailed, Task
 
 PING_SECONDS = 15.0  # between comments that keep an idle stream open
 STATS_SECONDS = 2.0  # between two statistics on a WebSocket or a stream of everything
@@ -36,7 +36,8 @@ _USAGE = f'send {{"subscribe": ["<task_id>", …]}}, {MAX_SUBSCRIPTIONS} ids at 
 async def events(request: Request) -> Response:
     """What happens to the task, as Server-Sent Events.
 
-    `task`, then `segment`s in the transcript's order and `progress`, then the final `task`.
+    `task`, then `segment`s in the transcript's order and `progress`, then the final `task`. There are no
+    `segment`s of a task that was submitted with `redact`.
 
     The id of every frame is the place in the transcript: "12.3" is after the third segment of chunk 12. That
     of the final `task` has its state behind it; who comes back with it is told that there is no more (204).
@@ -44,7 +45,7 @@ async def events(request: Request) -> Response:
     here = services(request)
     task = await task_of(request)
     mark, heard = _mark(request.headers.get("last-event-id"))
-    if task.state == heard and not await here.queue.segments(task.id, mark):
+    if task.state == heard and not await _said(here, task, mark):
         return Response(status_code=204)  # what keeps a browser's EventSource from asking for ever
     return _stream(request, _frames(here, task, mark))
 
@@ -72,7 +73,7 @@ async def _frames(here: Services, task: Task, mark: Mark) -> AsyncIterator[str]:
             if task.state != state and task.state not in FINAL:
                 yield _frame("task", mark, await shown(here, task))
             state = task.state
-            for place, segment in await here.queue.segments(task.id, mark):
+            for place, segment in await _said(here, task, mark):
                 mark = place
                 yield _frame("segment", mark, segment_view(task, segment))
             yield _frame("progress", mark, progress_view(task))
@@ -83,6 +84,11 @@ async def _frames(here: Services, task: Task, mark: Mark) -> AsyncIterator[str]:
                 yield ping
             if here.events.closed or subscription.fell_behind:
                 return  # the client comes back with Last-Event-ID
+
+
+async def _said(here: Services, task: Task, mark: Mark) -> Sequence[tuple[Mark, Segment]]:
+    """Nothing of what is to be redacted: by its first half a number is not known to be one."""
+    return [] if task.redact else await here.queue.segments(task.id, mark)
 
 
 async def _until_news(subscription: Subscription) -> AsyncIterator[str]:
@@ -200,7 +206,8 @@ def _texts(event: Event) -> list[str]:
         case "progress":
             return [_encode("progress", progress_view(event.task))]
         case "segment":
-            views = [segment_view(event.task, segment) for segment in event.segments]
+            said = () if event.task.redact else event.segments
+            views = [segment_view(event.task, segment) for segment in said]
             return [_encode("segment", {**to_builtins(view), "chunk": event.number}) for view in views]
 
 

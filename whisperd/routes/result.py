@@ -17,6 +17,7 @@ from starlette.responses import Response
 from whisperd.routes import Services, findings, services, task_of
 from whisperd.routes.call import STILL, TAGGED, Answer, Call, Header
 from whisperd.routes.errors import Refusal
+from whisperd.routes.hiding import Redacted, is_hidden
 from whisperd.routes.tags import tag_of, unless_known
 from whisperd.task import (
     FINAL,
@@ -39,6 +40,7 @@ class Written(Struct, frozen=True, kw_only=True):
     format: Literal["json", "text", "srt", "vtt", "tsv", "verbose_json"] = "json"
     partial: Annotated[bool, Meta(description="Of a task that is not over, as far as it has come.")] = False
     original: Annotated[bool, Meta(description="As it was before anybody corrected it.")] = False
+    redacted: Redacted | None = None
 
 
 async def result(request: Request, query: Written) -> Response:
@@ -53,7 +55,15 @@ async def result(request: Request, query: Written) -> Response:
     partial = query.partial and task.state not in FINAL
     if not partial:
         _check_result(task)
-    transcript = await _so_far(here, task) if partial else await _current(here, task, query.original)
+    hidden = is_hidden(request, task, query.redacted)
+    if partial and hidden:
+        raise Refusal(
+            409, "not_finished", "what is to be redacted is known once all is said: wait for its end"
+        )
+    if partial:
+        transcript = await _so_far(here, task)
+    else:
+        transcript = await here.redacting.transcript(task, hidden=hidden, original=query.original)
     return await _answer(request, transcript, query.format, {"Whisperd-Partial": "true"} if partial else {})
 
 
@@ -89,13 +99,6 @@ async def _so_far(here: Services, task: Task) -> Transcript:
     return await asyncio.to_thread(
         lambda: Transcript.of(task, (one for one in marked if one[1].start < settled))
     )
-
-
-async def _current(here: Services, task: Task, original: bool = False) -> Transcript:
-    edit = None if original else await here.queue.edit(task.id)
-    if edit is None:
-        return await asyncio.to_thread(Transcript.of, task, await here.queue.segments(task.id))
-    return Transcript(task=task, segments=edit.segments, edited=True)
 
 
 def _check_result(task: Task) -> None:
@@ -187,7 +190,7 @@ async def _check_seen(request: Request, task: Task) -> None:
         message = "send If-Match with the ETag of the transcript that you mean"
         raise Refusal(428, "if_match_required", message, "If-Match")
     named = {tag.strip().removeprefix("W/") for tag in seen.split(",")}  # a proxy that compresses weakens it
-    current = await _current(services(request), task)
+    current = await services(request).redacting.transcript(task, hidden=False)
     if "*" not in named and not await asyncio.to_thread(_is_named, current, named):
         raise EditedMeanwhile("this is not the transcript any more that you mean: read it again")
 

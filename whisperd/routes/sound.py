@@ -1,6 +1,6 @@
 """/tasks/{id}/audio and /tasks/{id}/peaks: what a player needs to play a task's audio, and to draw it.
 
-The audio is only ever handed out as it came: nothing here looks into it, that is for a worker's process.
+The audio is handed out as it came, or as a worker's process muted it: nothing here looks into it.
 """
 
 from __future__ import annotations
@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+from collections.abc import Mapping
 from itertools import pairwise
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Annotated, NamedTuple
 
 from msgspec import Meta, Struct
@@ -19,8 +20,9 @@ from starlette.responses import FileResponse, Response
 from whisperd.routes import Json, services, task_of
 from whisperd.routes.call import Answer, Call, Header
 from whisperd.routes.errors import Refusal
+from whisperd.routes.hiding import Redacted, is_hidden
 from whisperd.sniff import media_type
-from whisperd.task import MOST_PEAKS
+from whisperd.task import MOST_PEAKS, Task
 
 # One range: players ask for no more. What is not one is passed over, as RFC 9110 (14.2) has it.
 _RANGE = re.compile(r"bytes=(?:([0-9]{1,18})-([0-9]{0,18})|-([0-9]{1,18}))\Z")
@@ -31,14 +33,37 @@ class Kept(NamedTuple):
     media_type: str
 
 
-async def audio(request: Request) -> Response:
-    """The audio as it was sent, while it is kept; or a part of it, for a player that seeks."""
+class Listened(Struct, frozen=True, kw_only=True):
+    redacted: Redacted | None = None
+
+
+async def audio(request: Request, query: Listened) -> Response:
+    """The audio as it was sent, while it is kept; or a part of it, for a player that seeks.
+
+    Redacted it is a WAV file, in which what rules want out is silent; the first time that it is asked for it
+    is made, which may take a while.
+    """
     task = await task_of(request)
+    if is_hidden(request, task, query.redacted):
+        return await _muted(request, task)
     path = services(request).spool.audio(task.id)
+    return await _sent(request, path, task.audio.name)
+
+
+async def _muted(request: Request, task: Task) -> Response:
+    here = services(request)
+    path = await here.muting.recording(task, await here.redacting.silent(task))
+    # Its own, not that of the file: one that is made again is the same for a player that goes on.
+    return await _sent(request, path, f"{PurePath(task.audio.name).stem}.wav", {"ETag": f'"{path.stem}"'})
+
+
+async def _sent(
+    request: Request, path: Path, name: str, headers: Mapping[str, str] | None = None
+) -> Response:
     kept = await asyncio.to_thread(_look_at, path)
     if not _names_a_part(request, kept.size):
         request.scope["headers"] = [header for header in request.scope["headers"] if header[0] != b"range"]
-    return FileResponse(path, media_type=kept.media_type, filename=task.audio.name)
+    return FileResponse(path, media_type=kept.media_type, filename=name, headers=headers)
 
 
 def _look_at(path: Path) -> Kept:
@@ -100,6 +125,7 @@ calls = [
         path="/tasks/{task_id}/audio",
         handler=audio,
         right="read",
+        query=Listened,
         headers={
             "Range": Header(about="One range of bytes; anything else is passed over.", example="bytes=0-1023")
         },
@@ -107,7 +133,7 @@ calls = [
             200: Answer(about="The audio.", media_types=_AUDIO, headers={"Accept-Ranges": "bytes"}),
             206: Answer(about="The part.", media_types=_AUDIO, headers={"Content-Range": "of all of it"}),
         },
-        refusals=(416,),
+        refusals=(409, 416, 503, 507),
     ),
     Call(
         method="GET",

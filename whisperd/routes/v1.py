@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Struct, UnsetType, structs
 from starlette.requests import Request
 from starlette.responses import Response
 
+from whisperd.redacting import NotRedactedYet
 from whisperd.routes import Json, services, submission, task_named
 from whisperd.routes.call import Answer, Call, Form
 from whisperd.routes.errors import Refusal
@@ -75,11 +76,16 @@ async def transcribe(request: Request) -> Response:
 
 
 async def status(request: Request) -> Response:
-    """The transcription, with its result once it is completed."""
+    """The transcription, with its result once it is completed, and is known what of it is to be redacted."""
     task = await _transcription(request)
     if task.state != State.COMPLETED:
         return _enveloped(task)
-    return _enveloped(task, Transcript.of(task, await services(request).queue.segments(task.id)))
+    hidden = task.redact is not None
+    try:
+        shown = await services(request).redacting.transcript(task, hidden=hidden, original=True)
+    except NotRedactedYet:
+        return _enveloped(structs.replace(task, state=State.PROCESSING, finished_at=None))
+    return _enveloped(task, shown)
 
 
 async def cancel(request: Request) -> Response:
@@ -161,6 +167,7 @@ calls = [
         handler=status,
         right="read",
         answers={200: _TRANSCRIPTION},
+        refusals=(409,),
     ),
     Call(
         method="DELETE",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence, Set
-from typing import Any
+from typing import Any, Literal
 
 from msgspec import UNSET, Struct, UnsetType
 
@@ -39,6 +39,7 @@ class TaskView(Struct, frozen=True, kw_only=True):
     error: Problem | None
     metadata: dict[str, Any]
     transcript_task_id: str | UnsetType = UNSET  # of risk detection in a transcript: whose it is
+    redact: Literal["tag", "mask"] | UnsetType = UNSET  # how its transcript is shown, unless all is asked for
     audio_kept: bool | UnsetType = UNSET  # so it can be heard, and run again; events do not say
 
 
@@ -157,6 +158,7 @@ def task_view(
         error=task.error,
         metadata=task.metadata,
         transcript_task_id=task.transcript or UNSET,
+        redact=task.redact or UNSET,
         audio_kept=audio_kept,
     )
 

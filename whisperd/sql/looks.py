@@ -166,6 +166,29 @@ def newest(conn: sqlite3.Connection, transcription_id: str) -> Kept | None:
     return _kept(conn, seq, transcription_id)
 
 
+def redaction(conn: sqlite3.Connection, transcription_id: str, edit: str | None) -> Kept | None:
+    """By which a transcript is redacted: the newest that was asked to, or else the newest of all.
+
+    `edit`: the token of the correction that it is about.
+    """
+    row = conn.execute(
+        """
+        select task.*, report, detection.edit, json_extract(asked, '$.redact') as way
+        from task indexed by task_transcript join detection on task = seq
+        where transcript = ? and state = 'completed' and detection.edit is ?
+        order by way is null, seq desc limit 1
+        """,
+        (transcription_id, edit),
+    ).fetchone()
+    return row and Kept(to_task(row), row["report"], row["edit"], row["way"])
+
+
+def is_awaited(conn: sqlite3.Connection, transcription_id: str) -> bool:
+    """Whether a look through this transcript is not over."""
+    sql = "select 1 from task where transcript = ? and state in ('queued', 'processing')"
+    return conn.execute(sql, (transcription_id,)).fetchone() is not None
+
+
 def _kept(conn: sqlite3.Connection, which: str, key: str) -> Kept | None:
     row = conn.execute(
         f"select task.*, report, edit from task join detection on task = seq where {which}", (key,)

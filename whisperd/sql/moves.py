@@ -98,6 +98,7 @@ def _queued(new: NewTask, seq: int, run_at: float | None, now: float) -> Task:
         callback_url=new.callback_url,
         result_url=new.result_url,
         transcript=new.transcript,
+        redact=new.redact,
     )
 
 
@@ -111,11 +112,11 @@ _INSERT_TASK = """
     insert into task (
       id, kind, priority, tenant, model, options, audio_name, audio_size, audio_sha256,
       max_retries, timeout_seconds, created_at, run_at, lined_at, metadata, callback_url,
-      result_url, content, leader, waiting, transcript, ready
+      result_url, content, leader, waiting, transcript, ready, redact
     ) values (
       :id, :kind, :priority, :tenant, :model, :options, :audio_name, :audio_size, :audio_sha256,
       :max_retries, :timeout_seconds, :created_at, :run_at, :created_at - (select shift from line_clock),
-      :metadata, :callback_url, :result_url, :content, :leader, :waiting, :transcript, :ready
+      :metadata, :callback_url, :result_url, :content, :leader, :waiting, :transcript, :ready, :redact
     )
 """
 
@@ -143,6 +144,7 @@ def _columns(new: NewTask, place: line.Place, now: float) -> dict[str, Any]:
         "waiting": place.waiting,
         "transcript": new.transcript,
         "ready": None,
+        "redact": new.redact,
     }
 
 

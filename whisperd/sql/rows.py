@@ -18,7 +18,7 @@ TaskRow = namedtuple(
     waiting running samples samples_done progress attempt max_retries timeout_seconds
     created_at run_at started_at finished_at fingerprint language warnings error_code error_message
     metadata callback_url retry_at language_probability content leader lined_at result_url compute_seconds
-    transcript ready
+    transcript ready redact
     """,
 )
 _COLUMNS = len(TaskRow._fields)
@@ -58,6 +58,7 @@ def to_task(columns: sqlite3.Row) -> Task:
         callback_url=row.callback_url,
         result_url=row.result_url,
         transcript=row.transcript,
+        redact=row.redact,
     )
 
 

@@ -139,10 +139,11 @@ def _code(error: sqlite3.Error) -> int | None:
 
 
 def _read(conn: sqlite3.Connection, seq: int) -> _Entry | None:
-    task = conn.execute("select audio_name, tenant, state from task where seq = ?", (seq,)).fetchone()
+    task = conn.execute("select audio_name, tenant, state, redact from task where seq = ?", (seq,)).fetchone()
     if task is None:
         return None
-    said = _said(conn, seq) if task["state"] == "completed" else []
+    is_shown = task["state"] == "completed" and task["redact"] is None  # else a search would tell what is not
+    said = _said(conn, seq) if is_shown else []
     return _Entry(
         name=task["audio_name"].translate(_BY_CODE),
         text="\n".join(segment.text.translate(_BY_CODE) for segment in said),

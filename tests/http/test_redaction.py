@@ -1,0 +1,213 @@
+"""Who is shown what rules want out of a transcript: nobody by accident, nor for want of something better."""
+
+import json
+
+import pytest
+
+from tests.http.test_rights import add, bearer
+from tests.http.test_risk import found
+from tests.http_server import SOUND, the_error
+from whisperd.transcript import FORMATS
+
+DETECT = "/tasks/risk-detection"
+SAID = ("My card is 4111 1111", "1111 1111. Thank you.", "Call me at 020 7946 0958.")
+HIDDEN = ["My card is [CARD]", "[CARD]. Thank you.", "Call me at [PHONE]."]
+
+
+async def submitted(server, headers=None, **fields):
+    """Audio that is to be redacted: the ids of the transcription, and of what looks through it."""
+    answer = await server.client.post(
+        DETECT, files={"file": ("call.wav", SOUND)}, data={"redact": "tag", **fields}, headers=headers
+    )
+    assert answer.status_code == 202, answer.text
+    return answer.json()["transcript_task_id"], answer.json()["task_id"]
+
+
+async def transcribed(server):
+    await server.plan(1)
+    await server.finish(*SAID)
+
+
+async def looked_through(server, **fields):
+    task_id, detection = await submitted(server, **fields)
+    await transcribed(server)
+    async with server.detecting():
+        await found(server, detection)
+    return task_id
+
+
+async def texts(server, task_id, **params):
+    answer = await server.get(f"/tasks/{task_id}/result", **params)
+    assert answer.status_code == 200, answer.text
+    return [segment["text"] for segment in answer.json()["segments"]]
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_what_was_submitted_with_redact_is_shown_without_it_in_every_format(with_server, format):
+    async def body(server):
+        task_id = await looked_through(server)
+        shown = (await server.get(f"/tasks/{task_id}/result", format=format)).text
+
+        assert (shown.count("[CARD]"), shown.count("[PHONE]")) in ((2, 1), (4, 2))  # text and segments
+        assert "1111" not in shown
+        assert "0958" not in shown
+
+    with_server(body)
+
+
+def test_a_number_over_two_segments_is_out_of_both_and_their_times_stay(with_server):
+    async def body(server):
+        task_id = await looked_through(server)
+        shown, plain = [
+            (await server.get(f"/tasks/{task_id}/result", redacted=redacted)).json()["segments"]
+            for redacted in ("true", "false")
+        ]
+
+        assert [segment["text"] for segment in shown] == HIDDEN
+        assert [segment["text"] for segment in plain] == list(SAID)
+        assert [(s["start"], s["end"]) for s in shown] == [(s["start"], s["end"]) for s in plain]
+
+    with_server(body)
+
+
+def test_what_was_not_submitted_so_can_be_read_so(with_server):
+    async def body(server):
+        task_id = await looked_through(server, redact="none")
+
+        assert await texts(server, task_id) == list(SAID)
+        assert await texts(server, task_id, redacted="true") == HIDDEN
+        assert "redact" not in await server.task(task_id)
+
+    with_server(body)
+
+
+def test_all_of_it_is_shown_to_whom_may_submit_and_to_nobody_else(with_server):
+    async def body(server):
+        reader = bearer(add(server, "read"))
+        submitter = bearer(add(server, "submit", "read"))
+        task_id, detection = await submitted(server, headers=submitter)
+        await transcribed(server)
+        async with server.detecting():
+            path = f"/tasks/{detection}?wait=30"
+            assert (await server.client.get(path, headers=submitter)).json()["status"] == "completed"
+
+        async def asked(part, headers):
+            return await server.client.get(f"/tasks/{task_id}/{part}?redacted=false", headers=headers)
+
+        for part in ("result", "audio", "risk"):
+            assert the_error(await asked(part, reader)) == (403, "missing_scope", "submit")
+            assert (await asked(part, submitter)).status_code == 200
+
+    with_server(body)
+
+
+def test_nothing_is_shown_until_it_is_known_what_is_to_be_redacted(with_server):
+    async def body(server):
+        task_id, _ = await submitted(server)
+        early = await server.get(f"/tasks/{task_id}/result", partial="true")
+        await transcribed(server)
+        refused = [await server.get(f"/tasks/{task_id}/{part}") for part in ("result", "audio")]
+
+        assert [the_error(answer) for answer in (early, *refused)] == [(409, "not_finished", None)] * 3
+        assert (await server.get(f"/api/v1/status/{task_id}")).json()["data"]["status"] == "PROCESSING"
+
+    with_server(body)
+
+
+def test_where_nothing_looked_through_it_there_is_nothing_redacted(with_server):
+    async def body(server):
+        task_id = (await server.completed(*SAID))["task_id"]
+        for part in ("result", "audio"):
+            answer = await server.get(f"/tasks/{task_id}/{part}", redacted="true")
+
+            assert the_error(answer) == (409, "not_redacted", None)
+
+    with_server(body)
+
+
+def test_a_search_that_failed_shows_nothing(with_server):
+    async def body(server):
+        task_id, detection = await submitted(server)
+        await transcribed(server)
+        await server.client.delete(f"/tasks/{detection}")
+
+        assert the_error(await server.get(f"/tasks/{task_id}/result")) == (409, "not_redacted", None)
+
+    with_server(body)
+
+
+def test_a_text_that_was_corrected_is_not_shown_until_it_was_looked_through_again(with_server):
+    async def body(server):
+        task_id = await looked_through(server)
+        plain = await server.get(f"/tasks/{task_id}/result", redacted="false")
+        lines = [{"start": 0.0, "end": 1.0, "text": "It is 4242 4242 4242 4242."}]
+        edited = await server.client.put(
+            f"/tasks/{task_id}/result", json={"segments": lines}, headers={"If-Match": plain.headers["etag"]}
+        )
+        assert edited.status_code == 200, edited.text
+
+        assert the_error(await server.get(f"/tasks/{task_id}/result")) == (409, "not_redacted", None)
+        assert await texts(server, task_id, original="true") == HIDDEN
+        again = {"task_id": task_id, "redact": "tag"}
+        async with server.detecting():
+            await found(server, (await server.client.post(DETECT, json=again)).json()["task_id"])
+        assert await texts(server, task_id) == ["It is [CARD]."]
+
+    with_server(body)
+
+
+def test_a_later_look_for_something_else_hides_no_less(with_server):
+    async def body(server):
+        task_id = await looked_through(server)
+        async with server.detecting():
+            other = {"task_id": task_id, "packs": ["threat"]}
+            await found(server, (await server.client.post(DETECT, json=other)).json()["task_id"])
+
+        assert await texts(server, task_id) == HIDDEN
+
+    with_server(body)
+
+
+def test_no_event_tells_what_is_to_be_redacted(with_server):
+    async def body(server):
+        task_id, _ = await submitted(server)
+        async with server.websocket() as socket:
+            await transcribed(server)
+            heard = []
+            while not heard or json.loads(heard[-1]).get("task", {}).get("status") != "completed":
+                heard.append(await socket.recv())
+        async with server.events_of(task_id) as frames:
+            told = [frame async for frame in frames]
+
+        assert {event for _, event, _ in told} == {"progress", "task"}
+        assert not [text for text in (*heard, json.dumps(told)) if "1111" in text]
+
+    with_server(body)
+
+
+def test_a_search_does_not_find_what_is_not_shown(with_server):
+    async def body(server):
+        await looked_through(server)
+        plain = await server.completed("Another card, 4111 1111.")
+        while await server.queue.index(True):
+            pass
+        tasks = (await server.get("/tasks", q="4111")).json()["tasks"]
+
+        assert [task["task_id"] for task in tasks] == [plain["task_id"]]
+
+    with_server(body)
+
+
+def test_findings_are_read_without_what_they_quote(with_server):
+    async def body(server):
+        task_id = await looked_through(server, redact="none")
+        plain, hidden = [
+            (await server.get(f"/tasks/{task_id}/risk", redacted=redacted)).json()["findings"]
+            for redacted in ("false", "true")
+        ]
+
+        assert "1111" in json.dumps(plain)
+        assert [one["start"] for one in hidden] == [one["start"] for one in plain]
+        assert not [one for one in hidden if "1111" in json.dumps(one) or "0958" in json.dumps(one)]
+
+    with_server(body)
