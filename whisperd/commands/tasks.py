@@ -39,7 +39,7 @@ from whisperd.terminal import (
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from whisperd.client import Client, Task
+    from whisperd.client import Client, Findings, Task
     from whisperd.client.results import Likely
 
 app = typer.Typer()
@@ -90,6 +90,14 @@ Text = Annotated[
     typer.Option(
         help="All of these words in the name of the audio or the transcript, the last one maybe not to its "
         'end, or a "phrase"; or the first ten letters of an id, or more.',
+        show_default=False,
+    ),
+]
+Redacted = Annotated[
+    bool | None,
+    typer.Option(
+        "--redacted/--plain",
+        help="Without, or with, what rules want out of it; else as its submitter asked.",
         show_default=False,
     ),
 ]
@@ -169,23 +177,38 @@ def _more(task: Task) -> Sequence[str]:
 
 
 @command(app, "show", "Transcripts")
-def show(task_id: Id, url: Url = DEFAULT_URL, json: Json = False) -> None:
-    """Show all of one task: where it stands, why it failed if it did, and what happened to it.
+def show(task_id: Id, redacted: Redacted = None, url: Url = DEFAULT_URL, json: Json = False) -> None:
+    """Show all of one task: where it stands, why it failed if it did, what was found in what was said, and
+    what happened to it.
 
     $ whisperd show 01JD...
     """
+    from whisperd.commands.findings import show_findings
     from whisperd.commands.timeline import show_timeline
     from whisperd.sheet import sheet
 
     with client(url) as daemon:
         task, timeline = daemon.task(task_id), daemon.timeline(task_id)
+        found = _found(daemon, task, redacted)
     if json:
         fields = {name: getattr(task, name) for name in task.__struct_fields__}
-        show_json({**fields, "timeline": timeline.events})
-    else:
-        show_sheet(sheet(task))
+        show_json({**fields, "timeline": timeline.events, **({"risk": found} if found else {})})
+        return
+    show_sheet(sheet(task))
+    print()
+    if found:
+        show_findings(found)
         print()
-        show_timeline(timeline)
+    show_timeline(timeline)
+
+
+def _found(daemon: Client, task: Task, redacted: bool | None) -> Findings | None:
+    from whisperd.client import NotFound
+
+    try:
+        return daemon.findings(task.task_id, redacted=redacted) if task.status == "completed" else None
+    except NotFound:  # nobody asked, or the daemon is an older one
+        return None
 
 
 @command(app, "explain", "Transcripts")
@@ -225,6 +248,7 @@ def result(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write it here.", show_default=False)
     ] = None,
+    redacted: Redacted = None,
     url: Url = DEFAULT_URL,
     json: JsonFormat = False,
 ) -> None:
@@ -233,7 +257,7 @@ def result(
     whisperd result 01JD... --format srt --output talk.srt
     """
     with client(url) as daemon:
-        text = daemon.result_as(task_id, "json" if json else format)
+        text = daemon.result_as(task_id, "json" if json else format, redacted=redacted)
     if output:
         write_file(output, text)
     else:
