@@ -153,7 +153,7 @@ ALLOWED = {
         *("counts",),
     },
     "upkeep": {"task", "engine", "gpu", "minutes", "archive", "housekeeping", "machine"},
-    "sharing": {"task", "machine", "redis_queue", "sources"},
+    "sharing": {"task", "machine", "redis_queue", "sources", "worker_pool"},
     "connections": {"config", "counts", "routes", "http"},
     "listening": {"config", "routes", "http", "connections"},
     "daemon": {

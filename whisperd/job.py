@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from msgspec import Struct
 
-from whisperd.task import Task
+from whisperd.task import Cut, Segment, Task
 
 
 class Job(Struct, frozen=True, kw_only=True):
@@ -22,3 +23,18 @@ class OwedJob(NamedTuple):
 
     job: Job
     task: Task
+
+
+class Finished(Struct, frozen=True, omit_defaults=True):
+    """What a finished chunk brought, and what had been said of its task by then."""
+
+    segments: tuple[Segment, ...]
+    warnings: tuple[str, ...] = ()
+
+
+class Checkpoint(Struct, frozen=True, kw_only=True):
+    """What is finished of a task, so that another host goes on from there, if it makes an equal plan."""
+
+    fingerprint: str  # of the plan
+    cuts: tuple[Cut, ...]
+    chunks: Mapping[int, Finished]  # by number, from 1

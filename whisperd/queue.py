@@ -18,7 +18,7 @@ from whisperd.db import Database
 from whisperd.events import Event, Events
 from whisperd.forecast.line import Line
 from whisperd.forecast.speeds import Measurements
-from whisperd.job import Job
+from whisperd.job import Checkpoint, Job
 from whisperd.sql import claims, edits, holder, jobs, measured, moves, questions, rescue, search, standing
 from whisperd.task import (
     FINAL,
@@ -109,9 +109,13 @@ class SqliteQueue:
             return new
         return replace(new, model_sha256=await self._model_sha256(new.model))
 
-    async def take(self, new: NewTask, job: Job) -> Task:
-        """Run a job of the shared queue; there is always room for it. It may be completed already."""
-        return await self._moved(jobs.take, await self._recognised(new), job, self._rules, self._now())
+    async def take(self, new: NewTask, job: Job, known: Checkpoint | None = None) -> Task:
+        """Run a job of the shared queue; there is always room for it. It may be completed already.
+
+        Chunks that are `known` are not heard again, if the plan that is made of it here is the same.
+        """
+        new = await self._recognised(new)
+        return await self._moved(jobs.take, new, job, self._rules, known, self._now())
 
     async def drop(self, task_id: str, job: Job) -> bool:
         """Another host has the job: forget its task. False: it is over, or its job was taken anew."""

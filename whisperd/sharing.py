@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 import structlog
@@ -12,13 +13,17 @@ import structlog
 from whisperd.machine import Machine
 from whisperd.redis_queue.board import Board
 from whisperd.redis_queue.bridge import Bridge
+from whisperd.redis_queue.checkpoints import Checkpoints
 from whisperd.redis_queue.follower import Follower
+from whisperd.redis_queue.intake import Intake
 from whisperd.redis_queue.ledger import Ledger
 from whisperd.redis_queue.link import Link, RedisAway
+from whisperd.redis_queue.parts import Common, Own
 from whisperd.redis_queue.shared_queue import SharedQueue
 from whisperd.redis_queue.storage import Storage
 from whisperd.sources import Sources
 from whisperd.task import TaskQueue
+from whisperd.worker_pool import WorkerPool
 
 log = structlog.get_logger(__name__)
 
@@ -50,34 +55,17 @@ async def sharing(parts: Machine, sources: Sources) -> AsyncIterator[Sharing | N
             log.warning("the shared queue is waited for")
         keep = config.retention
         board = Board(link, config.redis, (keep.job_hours, keep.failed_job_hours))
-        bridge = _bridge(parts, board, storage, sources)
-        queue = SharedQueue(
-            parts.queue,
-            board,
-            storage,
-            parts.spool.audio,
-            parts.spool.remove,
-            bridge.holds,
-            lambda: link.trouble,
-            config.queue.idempotency_hours * 3600,
-        )
+        own = Own(parts.queue, Ledger(parts.db), parts.events, parts.spool)
+        common = Common(board, storage, Checkpoints(storage, own.ledger, own.events))
+        intake = Intake(own, storage, sources, parts.models.multilingual, config)
+        bridge = Bridge(own, common, intake, partial(_slots, parts.pool), config.redis.stalled_seconds)
+        queue = SharedQueue(own, common, bridge.holds, config.queue.idempotency_hours * 3600)
         follower = Follower(board, parts.events, bridge.holds)
         yield Sharing(link, bridge, follower, cast(TaskQueue, queue))
     finally:
         await link.close()
 
 
-def _bridge(parts: Machine, board: Board, storage: Storage, sources: Sources) -> Bridge:
-    pool = parts.pool
-    return Bridge(
-        board,
-        storage,
-        parts.queue,
-        Ledger(parts.db),
-        parts.events,
-        parts.spool,
-        sources,
-        lambda: pool.at_hand if pool.ready.is_set() and not pool.paused else 0,
-        parts.models.multilingual,
-        parts.config,
-    )
+def _slots(pool: WorkerPool) -> int:
+    """How many jobs may be held: one for each worker, and none while nothing is handed out."""
+    return pool.at_hand if pool.ready.is_set() and not pool.paused else 0

@@ -55,8 +55,8 @@ def new_host(tmp_path, weights, redis):
 
 @pytest.fixture
 def rounds(request):
-    """How often an attack is repeated: once, or as often as issue 7 asks for."""
-    return 20 if request.config.getoption("--long") else 1
+    """How often an attack is repeated: twice, or as often as issue 7 asks for."""
+    return 20 if request.config.getoption("--long") else 2
 
 
 @pytest.fixture

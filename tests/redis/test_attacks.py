@@ -31,21 +31,40 @@ def ends_of(node, job_id):
     return [kind for kind, job, _ in node.heard() if job == job_id and kind in ("completed", "failed")]
 
 
+def stored(host, task_id):
+    """The numbers of its chunks that another host would find."""
+    files = (host.shared / "checkpoints" / task_id).glob("*/[1-9]*")
+    return {int(file.name) for file in files if file.name.isdigit()}
+
+
+def chunks_of(host, task_id, condition):
+    sql = "select number from chunk where number > 0 and task = (select seq from task where id = ?)"
+    return {number for (number,) in host.rows(f"{sql} and {condition}", task_id)}
+
+
 @pytest.mark.timeout(MOST_SECONDS)
-def test_what_kill_9_left_is_finished_by_another_host(pair, node, submitted, rounds):
+def test_what_kill_9_left_is_finished_by_another_host_from_the_last_chunk(
+    pair, node, submitted, rounds, minutes_of_speech
+):
     first, second = pair
+    speech = minutes_of_speech(1.4)
     for name in (f"killed-{n}" for n in range(rounds)):
-        job_id = submitted(first, name)
-        at_work(first, name)
+        job_id = submitted(first, name, speech)
+        until(lambda name=name: stored(first, name), 60)
         first.kill()
+        done, heard = stored(first, name), second.workers()[0]["chunks_done"]
         second.http.post("/admin/resume").raise_for_status()
 
         job = over(node, job_id)
 
         assert job["state"] == "completed"
         assert job["attemptsStarted"] == 2
-        assert second.task(name)["status"] == "completed"
         assert ends_of(node, job_id) == ["completed"]
+        assert chunks_of(second, name, "worker is null") == done  # taken over, and not heard again
+        new = chunks_of(second, name, "worker is not null")
+        assert new
+        assert second.workers()[0]["chunks_done"] - heard == len(new)
+        until(lambda name=name: not (first.shared / "checkpoints" / name).exists())
         second.http.post("/admin/pause").raise_for_status()
         first.start()
 

@@ -125,6 +125,11 @@ class Board:
         self._beat = link.client.register_script(_BEAT)
         self._cancel = link.client.register_script(_CANCEL)
 
+    @property
+    def trouble(self) -> str | None:
+        """Why what was last asked had no answer."""
+        return self._link.trouble
+
     # --- who works ---
 
     async def take(self) -> Taken | None:

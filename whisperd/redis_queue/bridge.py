@@ -9,29 +9,26 @@ it can be. Decides nothing about tasks: chunks, retries and events are the queue
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 
 import structlog
 
-from whisperd.config import Config
-from whisperd.events import Events
 from whisperd.job import Job
 from whisperd.outbound import AnswerTooLarge, OutboundError, UrlRefused
-from whisperd.queue import SqliteQueue
 from whisperd.redis_queue import formats
-from whisperd.redis_queue.board import Board, LostJob, Taken
-from whisperd.redis_queue.ledger import Ledger
+from whisperd.redis_queue.board import LostJob, Taken
+from whisperd.redis_queue.hints import heard
+from whisperd.redis_queue.intake import Intake
+from whisperd.redis_queue.parts import Common, Own
 from whisperd.redis_queue.reports import Reports
-from whisperd.redis_queue.storage import Storage
 from whisperd.s3 import S3Error, S3NotFound
-from whisperd.sources import Sources
-from whisperd.spool import Spool, TooLarge
+from whisperd.spool import TooLarge
 from whisperd.task import (
     FINAL,
-    Audio,
     ModelUnusable,
     QueueAway,
+    State,
     StorageBusy,
     StorageFailed,
     StorageFull,
@@ -50,30 +47,15 @@ _LATER = (S3Error, StorageFull, StorageBusy, StorageFailed, NoTurn, OutboundErro
 
 class Bridge:
     def __init__(
-        self,
-        board: Board,
-        storage: Storage,
-        queue: SqliteQueue,
-        ledger: Ledger,
-        events: Events,
-        spool: Spool,
-        sources: Sources,
-        slots: Callable[[], int],
-        check_model: Callable[[str], Awaitable[bool]],
-        config: Config,
+        self, own: Own, common: Common, intake: Intake, slots: Callable[[], int], sweep_seconds: float
     ) -> None:
         """`slots`: how many jobs may be held at a time; 0 while nothing is handed out."""
-        self._board = board
-        self._storage = storage
-        self._queue = queue
-        self._ledger = ledger
-        self._events = events
-        self._spool = spool
-        self._sources = sources
+        self._own = own
+        self._board, self._storage, self._checkpoints = common
+        self._intake = intake
         self._slots = slots
-        self._check_model = check_model
-        self._config = config
-        self._reports = Reports(board, storage, queue)
+        self._sweep_seconds = sweep_seconds
+        self._reports = Reports(common.board, common.storage, own.queue)
         self._held: dict[str, Job] = {}  # by their ids: those whose audio is still to come, too
         self._tasks: dict[str, str] = {}  # the tasks of those that have one
         self._progress: dict[str, float] = {}  # as it was told last
@@ -91,13 +73,14 @@ class Bridge:
 
     async def run(self) -> None:
         """For ever. Cut off, it leaves in the database what it holds and owes."""
-        for task_id, job in (await self._ledger.held()).items():  # of the last start
+        for task_id, job in (await self._own.ledger.held()).items():  # of the last start
             self._hold(job, task_id)
         async with asyncio.TaskGroup() as group:
             group.create_task(self._beat_all(), name="jobs-beat")
             group.create_task(self._listen(), name="jobs-listen")
             group.create_task(self._report(), name="jobs-report")
             group.create_task(self._sweep(), name="jobs-sweep")
+            group.create_task(self._checkpoints.run(self._tasks.values), name="jobs-checkpoints")
             while not self._draining:
                 if taken := await self._next():
                     self._hold(taken.job)
@@ -119,7 +102,7 @@ class Bridge:
 
     async def _next(self) -> Taken | None:
         if len(self._held) >= self._slots():
-            await _heard(self._room)
+            await heard(self._room)
             return None
         try:
             if taken := await self._board.take():
@@ -149,12 +132,12 @@ class Bridge:
                 await self._board.name(taken.job.id, asked.task_id)
             if (result := await self._storage.result(asked.task_id)) is not None:  # another host was faster
                 await self._reports.tell_result(taken.job, asked.task_id, result)
+                self._checkpoints.completed(asked.task_id)
                 self._let_go(taken.job)
                 return
-            audio = await self._audio(asked)
-            new = formats.to_task(asked, audio, self._config.workers.model, taken.priority)
-            await self._check_model(new.model)
-            await self._queue.take(new, taken.job)
+            new = await self._intake.task_of(asked, taken.priority)
+            known = await self._checkpoints.find(new.id) if taken.job.begun > 1 else None
+            await self._own.queue.take(new, taken.job, known)
             self._hold(taken.job, new.id)
             self._over.set()  # it may be over already: the copy of a twin
             await self._check_audio(taken.job, new.id)
@@ -168,33 +151,10 @@ class Bridge:
             log.warning("a job is put off", job=taken.job.id, reason=str(error))
             await self._put_off(taken.job)
 
-    async def _audio(self, asked: formats.OurJob | formats.TheirJob) -> Audio:
-        """In the spool under the id of the task; it may be there from before."""
-        with suppress(TaskNotFound):
-            known = await self._queue.get(asked.task_id)
-            if await asyncio.to_thread(self._spool.has_audio, known.id):
-                return known.audio
-        async with self._spool.receive(asked.task_id) as incoming:
-            async with self._pieces(asked.audio_url, asked.tenant) as pieces:
-                async for piece in pieces:
-                    await incoming.write(piece)
-            if asked.audio_sha256 not in (None, incoming.sha256):
-                raise formats.Malformed("its audio is not what was submitted")
-        return Audio(name=asked.audio_name, size=incoming.size, sha256=incoming.sha256)
-
-    @asynccontextmanager
-    async def _pieces(self, url: str, tenant: str) -> AsyncIterator[AsyncIterator[bytes]]:
-        if key := self._storage.key_of(url):
-            yield self._storage.pieces(key)
-        else:
-            most = self._config.http.max_upload_bytes
-            async with self._sources.open(url, most, tenant) as download:
-                yield download.pieces
-
     async def _check_audio(self, job: Job, task_id: str) -> None:
         """It may have gone with the same task, of which this host had lost the job just before."""
-        has_audio = await asyncio.to_thread(self._spool.has_audio, task_id)
-        if not has_audio and await self._queue.drop(task_id, job):
+        has_audio = await asyncio.to_thread(self._own.spool.has_audio, task_id)
+        if not has_audio and await self._own.queue.drop(task_id, job):
             await self._put_off(job)
 
     async def _refuse(self, job: Job, why: str) -> None:
@@ -227,22 +187,22 @@ class Bridge:
             await self._lose(job, task_id)
         elif verdict == "cancelled":
             with suppress(WrongState, TaskNotFound):
-                await self._queue.cancel(task_id)
+                await self._own.queue.cancel(task_id)
         elif verdict == "held":
             await self._tell_progress(job, task_id)
 
     async def _lose(self, job: Job, task_id: str) -> None:
         """Stop it, unless it is over: then it is told, maybe in vain."""
-        if await self._queue.drop(task_id, job):
+        if await self._own.queue.drop(task_id, job):
             log.warning("a job was lost to another host, and is stopped here", job=job.id, task_id=task_id)
-            self._spool.discard([task_id])
+            self._own.spool.discard([task_id])
             self._let_go(job)
         else:
             self._over.set()
 
     async def _tell_progress(self, job: Job, task_id: str) -> None:
         with suppress(TaskNotFound):
-            percent = round((await self._queue.get(task_id)).progress * 100, 1)
+            percent = round((await self._own.queue.get(task_id)).progress * 100, 1)
             if percent > self._progress.get(job.id, 0.0):
                 await self._board.progress(job, percent)
                 self._progress[job.id] = percent
@@ -251,14 +211,14 @@ class Bridge:
         while True:
             with suppress(QueueAway):
                 await self._board.sweep()
-            await asyncio.sleep(self._config.redis.stalled_seconds)
+            await asyncio.sleep(self._sweep_seconds)
 
     # --- telling ---
 
     async def _listen(self) -> None:
         """Events are hints: after having fallen behind there may be more to tell than was heard of."""
-        while not self._events.closed:
-            with self._events.subscribe(wants=lambda event: event.task.state in FINAL) as subscription:
+        while not self._own.events.closed:
+            with self._own.events.subscribe(wants=lambda event: event.task.state in FINAL) as subscription:
                 self._over.set()
                 async for _ in subscription:
                     self._over.set()
@@ -266,13 +226,15 @@ class Bridge:
     async def _report(self) -> None:
         while True:
             with suppress(StorageFull, StorageBusy, StorageFailed):
-                for job, task in await self._ledger.owed():
+                for job, task in await self._own.ledger.owed():
                     await self._tell(job, task)
-            await _heard(self._over)
+            await heard(self._over)
 
     async def _tell(self, job: Job, task: Task) -> None:
         try:
             await self._reports.tell(job, task)
+            if task.state is State.COMPLETED:
+                self._checkpoints.completed(task.id)
         except LostJob:
             log.warning("what became of a job is not wanted any more", job=job.id, task_id=task.id)
         except (QueueAway, S3Error) as error:
@@ -280,13 +242,5 @@ class Bridge:
             return
         except Exception as error:  # an edge: said again, it would fail again
             log.error("the end of a job cannot be told", job=job.id, task_id=task.id, exc_info=error)
-        await self._ledger.told(job)
+        await self._own.ledger.told(job)
         self._let_go(job)
-
-
-async def _heard(event: asyncio.Event) -> None:
-    """Wait for it, but not for long: it is a hint."""
-    with suppress(TimeoutError):
-        async with asyncio.timeout(BEAT_SECONDS):
-            await event.wait()
-    event.clear()

@@ -1,15 +1,15 @@
-"""The jobs that this host has taken, as verbs: each one function of whisperd.sql.jobs, and one transaction.
+"""The jobs that this host has taken, as verbs: each one function of whisperd.sql, and one transaction.
 
 The rows are written by the queue, with their tasks. Holds no state but the database's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from whisperd.db import Database
-from whisperd.job import Job, OwedJob
-from whisperd.sql import jobs
+from whisperd.job import Checkpoint, Job, OwedJob
+from whisperd.sql import checkpoints, jobs
 
 
 class Ledger:
@@ -28,3 +28,7 @@ class Ledger:
 
     async def told(self, job: Job) -> None:
         await self._db.write(jobs.told, job)
+
+    async def unkept(self, task_id: str, fingerprint: str | None, kept: Collection[int]) -> Checkpoint | None:
+        """What is finished of a task that is not over, but for these chunks of this plan; None: nothing."""
+        return await self._db.read(checkpoints.unkept, task_id, fingerprint, kept)

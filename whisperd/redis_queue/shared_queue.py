@@ -9,16 +9,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from whisperd.queue import SqliteQueue
 from whisperd.redis_queue import formats
-from whisperd.redis_queue.board import Board, LostJob, Seen
+from whisperd.redis_queue.board import LostJob, Seen
 from whisperd.redis_queue.link import RedisAway
-from whisperd.redis_queue.storage import Storage
+from whisperd.redis_queue.parts import Common, Own
 from whisperd.s3 import S3Error
 from whisperd.task import (
     FINAL,
@@ -42,32 +40,18 @@ from whisperd.transcript import Transcript
 class SharedQueue:
     """A TaskQueue: what it does not say itself is the local one's. Raises QueueAway where Redis is needed."""
 
-    def __init__(
-        self,
-        local: SqliteQueue,
-        board: Board,
-        storage: Storage,
-        audio: Callable[[str], Path],
-        drop_audio: Callable[[str], None],
-        holds: Callable[[str], bool],
-        trouble: Callable[[], str | None],
-        key_seconds: float,
-    ) -> None:
-        """`holds`: whether this host is at work on a task, or owes its end. `trouble`: why Redis is away."""
-        self._local = local
-        self._board = board
-        self._storage = storage
-        self._audio = audio
-        self._drop_audio = drop_audio
+    def __init__(self, own: Own, common: Common, holds: Callable[[str], bool], key_seconds: float) -> None:
+        """`holds`: whether this host is at work on a task, or owes its end."""
+        self._local, self._spool = own.queue, own.spool
+        self._board, self._storage = common.board, common.storage
         self._holds = holds
-        self._trouble = trouble
         self._key_seconds = key_seconds
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._local, name)
 
     async def check_room(self, tenant: str | None = None, plan: str | None = None) -> Limits:
-        if trouble := self._trouble():
+        if trouble := self._board.trouble:
             raise RedisAway(trouble)
         return await self._local.check_room(tenant, plan)
 
@@ -76,7 +60,7 @@ class SharedQueue:
         if new.idempotency_key and (first := await self._first_of_key(new)) is not None:
             return first, False
         try:
-            url = await self._storage.keep_audio(new.id, self._audio(new.id))
+            url = await self._storage.keep_audio(new.id, self._spool.audio(new.id))
         except S3Error as error:
             raise RedisAway(f"nothing can be accepted: {error}") from error
         data = formats.to_job(new, url)
@@ -84,7 +68,7 @@ class SharedQueue:
         task = await self._of_job(new.id)
         if task is None:
             raise RedisAway("the shared queue has forgotten what it was told")
-        self._drop_audio(new.id)
+        self._spool.remove(new.id)
         return task, True
 
     async def get(self, task_id: str) -> Task:

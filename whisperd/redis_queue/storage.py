@@ -3,6 +3,7 @@
     audio/ID            what was submitted
     results/ID          the transcript, whole, as any host can show it; written once, by whoever comes first
     results/ID.FORMAT   the transcript as a job of WhisperAPI wants it
+    checkpoints/…       what is finished of tasks that are not over, see checkpoints.py
 
 Objects are streamed, and never whole in memory but for transcripts.
 """
@@ -40,13 +41,14 @@ class Storage:
                 "redis.storage is not set: hosts that share a queue share audio and transcripts"
             )
         self._store, self._base = _bucket(config, place) if is_s3(place) else _folder(place)
+        self.checkpoints = _checkpoints(config, place)
         self._where = "shared storage"
 
     async def keep_audio(self, task_id: str, file: Path) -> str:
         """Returns its URL."""
         import obstore
 
-        with self._troubles():
+        with self.troubles():
             await obstore.put_async(self._store, f"audio/{task_id}", file)
         return f"{self._base}audio/{task_id}"
 
@@ -59,11 +61,11 @@ class Storage:
         """Raises S3NotFound."""
         import obstore
 
-        with self._troubles("such audio"):
+        with self.troubles("such audio"):
             result = await obstore.get_async(self._store, key)
         stream = result.stream(_PIECE_BYTES)
         while True:
-            with self._troubles():  # not around the yield: what goes wrong there is no trouble of ours
+            with self.troubles():  # not around the yield: what goes wrong there is no trouble of ours
                 piece = await anext(stream, None)
             if piece is None:
                 return
@@ -74,7 +76,7 @@ class Storage:
         import obstore
 
         try:
-            with self._troubles():
+            with self.troubles():
                 found = await obstore.get_async(self._store, f"results/{task_id}")
                 return bytes(await found.bytes_async())
         except S3NotFound:
@@ -85,7 +87,7 @@ class Storage:
         import obstore
 
         try:
-            with self._troubles():
+            with self.troubles():
                 await obstore.put_async(self._store, f"results/{task_id}", content, mode="create")
         except S3Exists:
             content = await self.result(task_id) or content
@@ -96,7 +98,7 @@ class Storage:
         import obstore
 
         attributes = {"Content-Type": media_type} if is_s3(self._base) else None
-        with self._troubles():
+        with self.troubles():
             await obstore.put_async(self._store, f"results/{name}", content, attributes=attributes)
         return f"{self._base}results/{name}"
 
@@ -104,7 +106,8 @@ class Storage:
         return f"{self._base}results/{task_id}"
 
     @contextmanager
-    def _troubles(self, name: str = "") -> Iterator[None]:
+    def troubles(self, name: str = "") -> Iterator[None]:
+        """What goes wrong in the block becomes an S3Error."""
         try:
             with s3.troubles(self._where, name):
                 yield
@@ -118,6 +121,15 @@ def _bucket(config: Config, place: str) -> tuple[ObjectStore, str]:
         raise RedisUnusable("the bucket of redis.storage is none of those in s3.buckets")
     prefix = prefix.strip("/")
     return s3.opened(config.s3, bucket, prefix), f"s3://{bucket}/{prefix}/" if prefix else f"s3://{bucket}/"
+
+
+def _checkpoints(config: Config, place: str) -> ObjectStore:
+    """Aside: they come and go with their folders, which those of others in audio/ must not."""
+    if is_s3(place):
+        return _bucket(config, f"{place.rstrip('/')}/checkpoints")[0]
+    from obstore.store import LocalStore
+
+    return LocalStore(prefix=Path(place) / "checkpoints", automatic_cleanup=True, mkdir=True)
 
 
 def _folder(place: str) -> tuple[ObjectStore, str]:

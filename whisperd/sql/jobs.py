@@ -11,21 +11,26 @@ from math import inf
 
 from msgspec.structs import replace
 
-from whisperd.job import Job, OwedJob
-from whisperd.sql import line, moves
+from whisperd.job import Checkpoint, Job, OwedJob
+from whisperd.sql import checkpoints, line, moves
 from whisperd.sql.rows import to_task
 from whisperd.task import FINAL, NO_LIMITS, NewTask, Rules, State, Task
 
 
-def take(conn: sqlite3.Connection, new: NewTask, job: Job, rules: Rules, now: float) -> Sequence[Task]:
+def take(
+    conn: sqlite3.Connection, new: NewTask, job: Job, rules: Rules, known: Checkpoint | None, now: float
+) -> Sequence[Task]:
     """Run the job as a task: a new one, one that had ended without a transcript, or that which it is already.
 
-    There is always room: the shared queue hands out no more than may run.
+    There is always room: the shared queue hands out no more than may run. A new one goes on from what is
+    `known` of it, from other hosts.
     """
     roomy = replace(rules, max_queued=2**62, limits=lambda tenant, plan: NO_LIMITS)
     row = conn.execute("select * from task where id = ?", (new.id,)).fetchone()
     if row is None:
         moved: Sequence[Task] = [moves.submit(conn, new, roomy, -inf, now)[0]]
+        if known is not None and moved[0].state is State.QUEUED:
+            moved = [checkpoints.go_on_from(conn, moved[0].seq, known)]
     elif row["state"] in (State.FAILED, State.CANCELLED):
         moved = moves.retry(conn, new.id, None, roomy, now)
     else:
