@@ -239,6 +239,7 @@ class Daemon:
         if self._shared is not None:
             works["bridge"] = self._shared.bridge.run()
             works["follower"] = self._shared.follower.run()
+            works["recall"] = self._shared.recall.run()
         return works | ({"offsite": parts.offsite.run()} if parts.offsite else {})
 
     # --- the end ---

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from msgspec import Struct
 
@@ -16,6 +16,8 @@ class Job(Struct, frozen=True, kw_only=True):
     id: str  # in the shared queue
     token: str
     begun: int  # how often it had been begun by then, this time included
+    hash: str = ""  # all that Redis had of it then, as a JSON object; "": not known
+    server: str = ""  # the Redis that gave it out; "": not known
 
 
 class OwedJob(NamedTuple):
@@ -23,6 +25,15 @@ class OwedJob(NamedTuple):
 
     job: Job
     task: Task
+
+
+class Submitted(Struct, frozen=True, kw_only=True):
+    """A job that was added for a submission to this host, and that is not over."""
+
+    id: str
+    data: dict[str, Any]
+    options: dict[str, Any]
+    server: str  # the Redis that has acknowledged it
 
 
 class Finished(Struct, frozen=True, omit_defaults=True):

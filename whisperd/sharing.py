@@ -19,6 +19,7 @@ from whisperd.redis_queue.intake import Intake
 from whisperd.redis_queue.ledger import Ledger
 from whisperd.redis_queue.link import Link, RedisAway
 from whisperd.redis_queue.parts import Common, Own
+from whisperd.redis_queue.recall import Recall
 from whisperd.redis_queue.shared_queue import SharedQueue
 from whisperd.redis_queue.storage import Storage
 from whisperd.sources import Sources
@@ -33,6 +34,7 @@ class Sharing:
     link: Link
     bridge: Bridge
     follower: Follower
+    recall: Recall
     queue: TaskQueue  # as the outside sees it
 
 
@@ -60,8 +62,9 @@ async def sharing(parts: Machine, sources: Sources) -> AsyncIterator[Sharing | N
         intake = Intake(own, storage, sources, parts.models.multilingual, config)
         bridge = Bridge(own, common, intake, partial(_slots, parts.pool), config.redis.stalled_seconds)
         queue = SharedQueue(own, common, bridge.holds, config.queue.idempotency_hours * 3600)
-        follower = Follower(board, parts.events, bridge.holds)
-        yield Sharing(link, bridge, follower, cast(TaskQueue, queue))
+        follower = Follower(board, own.ledger, own.events, bridge.holds)
+        recall = Recall(own, common, bridge.held, config.redis.lock_seconds)
+        yield Sharing(link, bridge, follower, recall, cast(TaskQueue, queue))
     finally:
         await link.close()
 

@@ -28,7 +28,9 @@ def pair(new_host):
 
 
 def ends_of(node, job_id):
-    return [kind for kind, job, _ in node.heard() if job == job_id and kind in ("completed", "failed")]
+    """What was heard of its end, once anything was."""
+    ends = ("completed", "failed")
+    return until(lambda: [kind for kind, job, _ in node.heard() if job == job_id and kind in ends])
 
 
 def stored(host, task_id):

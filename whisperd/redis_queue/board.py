@@ -8,12 +8,14 @@ scripts do all that they can do; ours are the beat and the cancel, which it does
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from random import randrange
 from secrets import token_hex
-from time import time
+from time import monotonic, time
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import msgspec
 
 from whisperd.config import Redis as Settings
 from whisperd.job import Job
@@ -28,11 +30,13 @@ WAIT_SECONDS = 5.0  # for a job, before a look whether one was missed
 LOOK_AT = 100  # jobs, with one question
 MOST_LOOKED_AT = 2000  # for a page of a list
 _NEWS = frozenset({"added", "active", "progress", "completed", "failed", "delayed", "waiting"})
+_ENDS = frozenset({"completed", "failed", "removed"})
 CANCELLED = "cancelled"  # why a job failed that was cancelled, and the field of one that is to be
 
 _BACKOFFS = (None, "fixed", "exponential")
 
 Verdict = Literal["held", "cancelled", "lost", "gone"]
+Standing = Literal["open", "over", "gone"]
 
 # Renews a lock. One that ran out while Redis or its holder was away is taken up again, if nobody has begun
 # the job since: `ats` counts how often it was begun.
@@ -47,6 +51,18 @@ end
 redis.call('set', lock, ARGV[1], 'px', ARGV[2])
 redis.call('srem', stalled, ARGV[3])
 return redis.call('hexists', job, 'cancelled') == 1 and 'cancelled' or 'held'
+"""
+# Tells a Redis that has lost a job which its holder is at work on. A number is one that BullMQ has counted:
+# it must not be given out again.
+_PUT_BACK = """
+local job, active, lock, counter, id = KEYS[1], KEYS[2], KEYS[3], KEYS[4], ARGV[1]
+if redis.call('exists', job) == 1 then return 0 end
+redis.call('hset', job, unpack(ARGV, 4))
+redis.call('lpush', active, id)
+redis.call('set', lock, ARGV[2], 'px', ARGV[3])
+local number = tonumber(id)
+if number and number > tonumber(redis.call('get', counter) or '0') then redis.call('set', counter, id) end
+return 1
 """
 # Ends a job that nobody works on; one that is worked on is marked, for its holder to see at its next beat.
 _CANCEL = """
@@ -101,6 +117,12 @@ class Listed(NamedTuple):
     seen: Seen | None  # None: Redis has forgotten it
 
 
+class News(NamedTuple):
+    place: str  # in the stream of events
+    changed: Sequence[str]  # jobs, each once
+    ended: Sequence[str]  # jobs: completed, failed, or removed by somebody
+
+
 class Board:
     """Every verb raises QueueAway, and may then have been done or not."""
 
@@ -124,11 +146,26 @@ class Board:
         self._index = self._key("whisperd:tasks")  # ids by the time of their submission, in microseconds
         self._beat = link.client.register_script(_BEAT)
         self._cancel = link.client.register_script(_CANCEL)
+        self._put_back = link.client.register_script(_PUT_BACK)
 
     @property
     def trouble(self) -> str | None:
         """Why what was last asked had no answer."""
         return self._link.trouble
+
+    @property
+    def well_since(self) -> float:
+        """On the monotonic clock: since when all that was asked had an answer."""
+        return self._link.well_since
+
+    @property
+    def server(self) -> str:
+        """Which Redis has answered last; "": not known."""
+        return self._link.server
+
+    async def identify(self) -> str:
+        """Which Redis this is."""
+        return await self._link.identify()
 
     # --- who works ---
 
@@ -144,7 +181,13 @@ class Board:
         job = _job(self._queue, data, job_id)
         await self._note(job.id, job.timestamp)
         refusal = job.deferredFailure or (CANCELLED if CANCELLED in data else None)
-        held = Job(id=job.id, token=token, begun=job.attemptsStarted)
+        held = Job(
+            id=job.id,
+            token=token,
+            begun=job.attemptsStarted,
+            hash=msgspec.json.encode(data).decode(),
+            server=self._link.server,
+        )
         return Taken(held, job.data if isinstance(job.data, dict) else {}, job.priority, refusal)
 
     async def wait(self) -> None:
@@ -194,9 +237,28 @@ class Board:
             await _fenced(moving)
 
     async def sweep(self) -> None:
-        """Put back what its holder has left; whichever host asks first within `stalled_seconds` does it."""
+        """Put back what its holder has left; whichever host asks first within `stalled_seconds` does it.
+
+        Not while Redis has been back for less than a lock holds: those that ran out meanwhile are for their
+        holders to take up again.
+        """
+        if monotonic() - self._link.well_since < self._lock_ms / 1000:
+            return
         async with self._link.asking():
             await self._queue.backend.moveStalledJobsToWait(self._max_stalled, self._stalled_ms)
+
+    async def put_back(self, held: Job) -> bool:
+        """Where Redis does not know it any more; False: it does, or nothing is known of it here."""
+        if not held.hash:
+            return False
+        fields: dict[str, str] = msgspec.json.decode(held.hash)
+        keys = [self._key(held.id), self._key("active"), f"{self._key(held.id)}:lock", self._key("id")]
+        flat = [part for field in fields.items() for part in field]
+        async with self._link.asking():
+            done = await self._put_back(keys, [held.id, held.token, self._lock_ms, *flat])
+        if done:
+            await self._note(held.id, int(fields.get("timestamp", 0)))
+        return bool(done)
 
     # --- who submits and looks ---
 
@@ -205,6 +267,15 @@ class Board:
         async with self._link.asking():
             job = await self._queue.add(name, data, {"jobId": job_id, **self._keep_options, **options})
         await self._note(job_id, job.timestamp)
+
+    async def standing(self, ids: Sequence[str]) -> Sequence[Standing]:
+        """What has become of these jobs; gone: Redis does not know them."""
+        async with self._link.asking() as client:
+            pipe = client.pipeline(transaction=False)
+            for job_id in ids:
+                pipe.hmget(self._key(job_id), "timestamp", "finishedOn")
+            found = await pipe.execute()
+        return ["gone" if not added else "over" if ended else "open" for added, ended in found]
 
     async def own_key(self, key: str, value: str, seconds: float, *, anew: bool = False) -> str | None:
         """Give an Idempotency-Key its value, for so long; or return the one that it has."""
@@ -268,13 +339,17 @@ class Board:
             async with self._link.asking() as client:
                 await client.zadd(self._index, {job_id: at}, nx=True)
 
-    async def news(self, after: str) -> tuple[str, list[str]]:
-        """Wait for what happens to jobs: their ids, and the place from which to go on. "$": from now on."""
+    async def news(self, after: str) -> News:
+        """Wait for what happens to jobs. `after`: where the last ones left off, "$": from now on."""
         async with self._link.asking(WAIT_SECONDS + ANSWER_SECONDS) as client:
             found = await client.xread({self._key("events"): after}, block=round(WAIT_SECONDS * 1000))
         entries = _entries(found)
-        ids = [said["jobId"] for _, said in entries if said.get("event") in _NEWS and "jobId" in said]
-        return entries[-1][0] if entries else after, list(dict.fromkeys(ids))
+        told = [(said.get("event"), said["jobId"]) for _, said in entries if "jobId" in said]
+        return News(
+            place=entries[-1][0] if entries else after,
+            changed=list(dict.fromkeys(job_id for event, job_id in told if event in _NEWS)),
+            ended=[job_id for event, job_id in told if event in _ENDS],
+        )
 
     async def change(self, name: str, fields: Mapping[str, Any], priority: int) -> None:
         """Of one that waits: its data, and its priority in BullMQ. Raises LostJob."""

@@ -9,7 +9,7 @@ it can be. Decides nothing about tasks: chunks, retries and events are the queue
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 
 import structlog
@@ -70,6 +70,10 @@ class Bridge:
     def holds(self, task_id: str) -> bool:
         """Whether this host is at work on a task, or owes its end."""
         return task_id in self._tasks.values()
+
+    def held(self) -> Mapping[str, Job]:
+        """By their ids: the jobs that this host is at work on, or owes the end of."""
+        return self._held
 
     async def run(self) -> None:
         """For ever. Cut off, it leaves in the database what it holds and owes."""

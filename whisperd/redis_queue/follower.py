@@ -7,20 +7,23 @@ the stream while Redis was away nothing is heard, and whoever must not miss it a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from whisperd.events import Event, Events
 from whisperd.redis_queue import formats
 from whisperd.redis_queue.board import Board
-from whisperd.task import QueueAway
+from whisperd.redis_queue.ledger import Ledger
+from whisperd.task import QueueAway, StorageBusy, StorageFailed, StorageFull
 
 AWAY_SECONDS = 1.0
 
 
 class Follower:
-    def __init__(self, board: Board, events: Events, holds: Callable[[str], bool]) -> None:
+    def __init__(self, board: Board, ledger: Ledger, events: Events, holds: Callable[[str], bool]) -> None:
         """`holds`: whether this host runs a task, and so tells of it itself."""
         self._board = board
+        self._ledger = ledger
         self._events = events
         self._holds = holds
 
@@ -29,11 +32,18 @@ class Follower:
         place = "$"
         while True:
             try:
-                place, ids = await self._board.news(place)
-                for job_id in ids:
+                place, changed, ended = await self._board.news(place)
+                for job_id in changed:
                     await self._tell(job_id)
+                if ended:
+                    await self._forget(ended)
             except QueueAway:
                 await asyncio.sleep(AWAY_SECONDS)
+
+    async def _forget(self, ended: Sequence[str]) -> None:
+        """They need not be added again, whatever Redis loses. What cannot be written is found by `recall`."""
+        with suppress(StorageFull, StorageBusy, StorageFailed):
+            await self._ledger.over(ended)
 
     async def _tell(self, job_id: str) -> None:
         seen = await self._board.look(job_id)

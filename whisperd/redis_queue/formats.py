@@ -150,7 +150,8 @@ def to_priority(bullmq: int) -> int:
 def to_options(new: NewTask) -> dict[str, Any]:
     """BullMQ's, of a submission. What fails has been tried again by its host: there is one attempt."""
     delay = {"delay": max(0, round((new.run_at - time()) * 1000))} if new.run_at else {}
-    return {"priority": to_bullmq(new.priority), "attempts": 1, **delay}
+    added = {"timestamp": round(time() * 1000)}  # a job that is added again is as old, and due, as it was
+    return {"priority": to_bullmq(new.priority), "attempts": 1, **added, **delay}
 
 
 def our_value(url: str, sha256: str, task: Task, words: int) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""The jobs that this host has taken, as verbs: each one function of whisperd.sql, and one transaction.
+"""The jobs that this host has taken, and those it has added: each verb one function of whisperd.sql.
 
-The rows are written by the queue, with their tasks. Holds no state but the database's.
+The rows of the first are written by the queue, with their tasks. Holds no state but the database's.
 """
 
 from __future__ import annotations
@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 from whisperd.db import Database
-from whisperd.job import Checkpoint, Job, OwedJob
-from whisperd.sql import checkpoints, jobs
+from whisperd.job import Checkpoint, Job, OwedJob, Submitted
+from whisperd.sql import checkpoints, jobs, submissions
 
 
 class Ledger:
@@ -32,3 +32,19 @@ class Ledger:
     async def unkept(self, task_id: str, fingerprint: str | None, kept: Collection[int]) -> Checkpoint | None:
         """What is finished of a task that is not over, but for these chunks of this plan; None: nothing."""
         return await self._db.read(checkpoints.unkept, task_id, fingerprint, kept)
+
+    async def submitted(self, job: Submitted) -> None:
+        """It was added to the shared queue."""
+        await self._db.write(submissions.note, job)
+
+    async def submissions(self, after: str, limit: int) -> Sequence[Submitted]:
+        """Those that are not over, in the order of their ids."""
+        return await self._db.read(submissions.after, after, limit)
+
+    async def over(self, ids: Collection[str]) -> None:
+        """They ended, wherever; those of others are none of ours."""
+        await self._db.write(submissions.forget, ids)
+
+    async def acknowledged(self, ids: Collection[str], server: str) -> None:
+        """This Redis has them."""
+        await self._db.write(submissions.acknowledged, ids, server)

@@ -10,7 +10,9 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from math import inf
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -40,12 +42,18 @@ class RedisAway(QueueAway):
 
 
 class Link:
-    """One client for all that this host asks of Redis. `trouble`: why what was last asked had no answer."""
+    """One client for all that this host asks of Redis.
+
+    `trouble`: why what was last asked had no answer. `well_since`: on the monotonic clock, since when all had
+    one. `server`: which Redis it is, as its start has named it; "" from a trouble on, until it was asked.
+    """
 
     def __init__(self, settings: Settings) -> None:
         """Connects to nothing yet. Raises RedisMissing, RedisUnusable."""
         self.client = _client(settings)
         self.trouble: str | None = None
+        self.well_since = inf
+        self.server = ""
 
     @asynccontextmanager
     async def asking(self, seconds: float = ANSWER_SECONDS) -> AsyncIterator[Redis]:
@@ -69,6 +77,16 @@ class Link:
         elif self.trouble and not trouble:
             log.info("the shared queue can be used again")
         self.trouble = trouble
+        if trouble:
+            self.well_since, self.server = inf, ""
+        elif self.well_since == inf:
+            self.well_since = monotonic()
+
+    async def identify(self) -> str:
+        """Which Redis this is: another one after each of its starts, and after a failover."""
+        async with self.asking() as client:
+            self.server = str((await client.info("server"))["run_id"])
+        return self.server
 
     async def check(self) -> None:
         """Ask as this host will ask. Raises RedisUnusable, RedisAway."""
@@ -102,7 +120,7 @@ def _client(settings: Settings) -> Redis:
         **_who(settings),
         **_tls(settings),
     }
-    return Redis(connection_pool=ConnectionPool.from_url(settings.url, **options))
+    return Redis.from_pool(ConnectionPool.from_url(settings.url, **options))  # which it closes, then
 
 
 def _who(settings: Settings) -> dict[str, str]:

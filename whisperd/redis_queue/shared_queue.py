@@ -12,7 +12,9 @@ from functools import partial
 from typing import Any
 
 import msgspec
+import structlog
 
+from whisperd.job import Submitted
 from whisperd.redis_queue import formats
 from whisperd.redis_queue.board import LostJob, Seen
 from whisperd.redis_queue.link import RedisAway
@@ -30,11 +32,16 @@ from whisperd.task import (
     QueueAway,
     Segment,
     State,
+    StorageBusy,
+    StorageFailed,
+    StorageFull,
     Task,
     TaskNotFound,
     WrongState,
 )
 from whisperd.transcript import Transcript
+
+log = structlog.get_logger(__name__)
 
 
 class SharedQueue:
@@ -42,7 +49,7 @@ class SharedQueue:
 
     def __init__(self, own: Own, common: Common, holds: Callable[[str], bool], key_seconds: float) -> None:
         """`holds`: whether this host is at work on a task, or owes its end."""
-        self._local, self._spool = own.queue, own.spool
+        self._local, self._ledger, self._spool = own.queue, own.ledger, own.spool
         self._board, self._storage = common.board, common.storage
         self._holds = holds
         self._key_seconds = key_seconds
@@ -63,13 +70,21 @@ class SharedQueue:
             url = await self._storage.keep_audio(new.id, self._spool.audio(new.id))
         except S3Error as error:
             raise RedisAway(f"nothing can be accepted: {error}") from error
-        data = formats.to_job(new, url)
-        await self._board.add(new.id, formats.NAME, data, **formats.to_options(new))
+        await self._add(new, url)
         task = await self._of_job(new.id)
         if task is None:
             raise RedisAway("the shared queue has forgotten what it was told")
         self._spool.remove(new.id)
         return task, True
+
+    async def _add(self, new: NewTask, url: str) -> None:
+        data, options = formats.to_job(new, url), formats.to_options(new)
+        await self._board.add(new.id, formats.NAME, data, **options)
+        job = Submitted(id=new.id, data=data, options=options, server=self._board.server)
+        try:
+            await self._ledger.submitted(job)
+        except (StorageFull, StorageBusy, StorageFailed) as error:  # it is accepted all the same
+            log.warning("a job is not remembered here", job=new.id, reason=str(error))
 
     async def get(self, task_id: str) -> Task:
         local = await self._here(task_id)

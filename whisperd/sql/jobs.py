@@ -35,13 +35,14 @@ def take(
         moved = moves.retry(conn, new.id, None, roomy, now)
     else:
         moved = [to_task(row)]
-    conn.execute("insert or replace into job values (?, ?, ?, ?)", (new.id, job.id, job.token, job.begun))
+    row = (new.id, job.id, job.token, job.begun, job.hash, job.server)
+    conn.execute("insert or replace into job values (?, ?, ?, ?, ?, ?)", row)
     return moved
 
 
 def held(conn: sqlite3.Connection) -> Mapping[str, Job]:
     """By the ids of their tasks."""
-    return {row["task"]: _job(row) for row in conn.execute("select * from job")}
+    return {row["task"]: _job(row, row["id"]) for row in conn.execute("select * from job")}
 
 
 def owed(conn: sqlite3.Connection) -> Sequence[OwedJob]:
@@ -49,11 +50,11 @@ def owed(conn: sqlite3.Connection) -> Sequence[OwedJob]:
     states = ", ".join(f"'{state}'" for state in sorted(FINAL))
     rows = conn.execute(
         f"""
-        select task.*, job.id as job_id, job.token, job.begun from job join task on task.id = job.task
+        select task.*, job.id as job_id, token, begun, hash, server from job join task on task.id = job.task
         where state in ({states})
         """
     )
-    return [OwedJob(Job(id=r["job_id"], token=r["token"], begun=r["begun"]), to_task(r)) for r in rows]
+    return [OwedJob(_job(row, row["job_id"]), to_task(row)) for row in rows]
 
 
 def told(conn: sqlite3.Connection, job: Job) -> None:
@@ -81,5 +82,5 @@ def drop(conn: sqlite3.Connection, task_id: str, job: Job, now: float) -> Sequen
     return ended
 
 
-def _job(row: sqlite3.Row) -> Job:
-    return Job(id=row["id"], token=row["token"], begun=row["begun"])
+def _job(row: sqlite3.Row, job_id: str) -> Job:
+    return Job(id=job_id, token=row["token"], begun=row["begun"], hash=row["hash"], server=row["server"])

@@ -1,0 +1,274 @@
+"""A Redis that has lost its data is told again what a host knows; against a real one, without workers."""
+
+import asyncio
+import contextlib
+
+import pytest
+
+from tests.conftest import a_task
+from whisperd import config
+from whisperd.config import Config
+from whisperd.db import Database
+from whisperd.events import Events
+from whisperd.queue import SqliteQueue
+from whisperd.redis_queue.board import Board, LostJob
+from whisperd.redis_queue.checkpoints import Checkpoints
+from whisperd.redis_queue.follower import Follower
+from whisperd.redis_queue.ledger import Ledger
+from whisperd.redis_queue.link import Link
+from whisperd.redis_queue.parts import Common, Own
+from whisperd.redis_queue.recall import Recall
+from whisperd.redis_queue.shared_queue import SharedQueue
+from whisperd.redis_queue.storage import Storage
+from whisperd.spool import Spool
+from whisperd.task import QueueAway, State, TaskNotFound
+
+LOCK_SECONDS = 2.0
+
+
+class Host:
+    """All of a host that knows of the shared queue, but for what works by itself."""
+
+    def __init__(self, folder, db, settings):
+        events = Events()
+        self.link = Link(settings.redis)
+        self.board = Board(self.link, settings.redis, (1, 1))
+        self.storage = Storage(settings)
+        own = Own(SqliteQueue(db, events), Ledger(db), events, Spool(folder / "spool", max_bytes=10**6))
+        common = Common(self.board, self.storage, Checkpoints(self.storage, own.ledger, events))
+        self.ledger, self.spool = own.ledger, own.spool
+        self.queue = SharedQueue(own, common, lambda task_id: False, 3600)
+        self.held = {}
+        self.recall = Recall(own, common, lambda: self.held, LOCK_SECONDS)
+        self.follower = Follower(self.board, own.ledger, events, lambda task_id: False)
+
+    async def submits(self, **fields):
+        new = a_task(**fields)
+        self.spool.audio(new.id).write_bytes(b"a sound")
+        task, _ = await self.queue.submit(new)
+        return task.id
+
+    async def takes(self):
+        """As the bridge does: the first job of those that wait."""
+        taken = await self.board.take()
+        self.held[taken.job.id] = taken.job
+        return taken.job
+
+    async def remembers(self):
+        return [job.id for job in await self.ledger.submissions("", 100)]
+
+    async def finds_redis(self):
+        """Until it is asked with success."""
+        async with asyncio.timeout(30):
+            while True:
+                with contextlib.suppress(QueueAway):
+                    return await self.board.identify()
+                await asyncio.sleep(0.02)
+
+
+@contextlib.asynccontextmanager
+async def a_host(folder, redis):
+    folder.mkdir(exist_ok=True)
+    (folder.parent / "shared").mkdir(exist_ok=True)
+    theirs = config.Redis(
+        url=redis.url,
+        storage=str(folder.parent / "shared"),
+        lock_seconds=LOCK_SECONDS,
+        stalled_seconds=0.5,
+    )
+    async with Database(folder / "q.db") as db:
+        host = Host(folder, db, Config(redis=theirs))
+        try:
+            await host.finds_redis()
+            yield host
+        finally:
+            await host.link.close()
+
+
+@pytest.fixture
+def body(tmp_path, redis):
+    """Runs an async test with a host."""
+
+    def run(test):
+        async def main():
+            async with a_host(tmp_path / "host", redis) as host:
+                await test(host)
+
+        asyncio.run(main())
+
+    return run
+
+
+async def comes_back_empty(redis, host):
+    redis.stop()
+    redis.forget()
+    await asyncio.to_thread(redis.start)
+    await host.finds_redis()
+
+
+def test_a_job_at_work_is_put_back_under_its_lock_and_ends_as_ever(body, redis):
+    async def test(host):
+        task_id = await host.submits()
+        job = await host.takes()
+        await comes_back_empty(redis, host)
+        assert await host.board.beat(job) == "gone"
+
+        await host.recall.look()
+
+        assert (await host.board.look(task_id)).state == "active"
+        assert await host.board.beat(job) == "held"
+        await host.board.complete(job, {"words": 1})
+        assert (await host.board.look(task_id)).state == "completed"
+
+    body(test)
+
+
+def test_what_waits_is_added_again_with_its_priority_and_its_age(body, redis):
+    async def test(host):
+        ids = [await host.submits(priority=priority) for priority in (3, 9)]
+        before = [await host.queue.get(task_id) for task_id in ids]
+        await comes_back_empty(redis, host)
+        with pytest.raises(TaskNotFound):
+            await host.queue.get(ids[0])
+
+        await host.recall.look()
+
+        assert [await host.queue.get(task_id) for task_id in ids] == before
+        assert [(await host.board.take()).job.id for _ in ids] == ids[::-1]
+
+    body(test)
+
+
+def test_what_is_at_work_is_not_added_a_second_time_by_who_submitted_it(body, redis, tmp_path):
+    async def test(host):
+        async with a_host(tmp_path / "worker", redis) as worker:
+            task_id = await host.submits()
+            job = await worker.takes()
+            await comes_back_empty(redis, host)
+            await worker.finds_redis()
+
+            await asyncio.gather(host.recall.look(), worker.recall.look())
+
+            assert await worker.board.beat(job) == "held"
+            assert await host.board.take() is None
+            assert await host.remembers() == [task_id]
+
+    body(test)
+
+
+def test_who_comes_back_when_another_has_begun_its_job_anew_has_lost_it(body, redis, tmp_path):
+    async def test(host):
+        async with a_host(tmp_path / "other", redis) as other:
+            await host.submits()
+            job = await host.takes()
+            await comes_back_empty(redis, host)
+            await other.finds_redis()
+            data = (await host.ledger.submissions("", 1))[0]
+            await other.board.add(data.id, "transcription", data.data, **data.options)
+            await other.takes()
+            await other.board.hand_back(other.held[job.id], 0)
+            await asyncio.sleep(0)
+            await other.takes()
+
+            await host.recall.look()
+
+            assert await host.board.beat(job) == "lost"
+            with pytest.raises(LostJob):
+                await host.board.complete(job, {})
+
+    body(test)
+
+
+def test_what_has_its_transcript_is_not_added_again(body, redis):
+    async def test(host):
+        task_id = await host.submits()
+        await host.storage.keep_result(task_id, b"{}")
+        await comes_back_empty(redis, host)
+
+        await host.recall.look()
+
+        assert await host.board.look(task_id) is None
+        assert await host.remembers() == []
+
+    body(test)
+
+
+def test_what_the_same_redis_does_not_know_was_removed_and_stays_so(body, redis):
+    async def test(host):
+        task_id = await host.submits()
+        redis.cli("del", f"bull:transcription:{task_id}")
+        redis.cli("zrem", "bull:transcription:prioritized", task_id)
+
+        await host.recall.look()
+
+        assert await host.board.look(task_id) is None
+        assert await host.remembers() == []
+
+    body(test)
+
+
+def test_what_ended_need_not_be_remembered(body, redis):
+    async def test(host):
+        ids = [await host.submits() for _ in range(3)]
+        following = asyncio.create_task(host.follower.run())
+        await host.board.wait()  # it listens from then on: there is a job, so this ends at once
+        await host.board.cancel(ids[0])
+        async with asyncio.timeout(30):
+            while await host.remembers() != ids[1:]:  # noqa: ASYNC110 - it signals nothing
+                await asyncio.sleep(0.02)
+        following.cancel()
+        await host.board.cancel(ids[1])  # which nobody tells it of
+
+        await host.recall.look()
+
+        assert await host.remembers() == ids[2:]
+
+    body(test)
+
+
+def test_a_number_at_work_is_not_given_to_the_next_job(body, redis):
+    async def test(host):
+        await host.board.add(None, "transcribe", {"n": 1}, priority=1)
+        job = await host.takes()
+        await comes_back_empty(redis, host)
+        await host.recall.look()
+
+        await host.board.add(None, "transcribe", {"n": 2}, priority=1)
+
+        assert job.id == "1"
+        assert (await host.board.take()).job.id == "2"
+
+    body(test)
+
+
+def test_after_a_crash_of_redis_all_is_there_that_it_had_acknowledged(body, redis):
+    async def test(host):
+        ids = [await host.submits() for _ in range(20)]
+        redis.kill()
+        await asyncio.to_thread(redis.start)
+        await host.finds_redis()
+
+        assert [(await host.queue.get(task_id)).state for task_id in ids] == [State.QUEUED] * 20
+
+    body(test)
+
+
+def test_locks_that_ran_out_while_redis_was_away_are_for_their_holders(body, redis, tmp_path):
+    async def test(host):
+        async with a_host(tmp_path / "other", redis) as other:
+            await host.submits()
+            job = await host.takes()
+            await asyncio.sleep(LOCK_SECONDS)  # Redis's own clock; before, nobody looks for stalled jobs
+            await host.board.beat(job)
+            await other.board.sweep()  # it looks next time whether this one was left
+            redis.stop()
+            await asyncio.sleep(LOCK_SECONDS + 0.5)
+            await asyncio.to_thread(redis.start)
+            await other.finds_redis()
+            await other.board.sweep()
+
+            assert redis.cli("exists", f"bull:transcription:{job.id}:lock") == "0"
+            await host.finds_redis()
+            assert await host.board.beat(job) == "held"
+
+    body(test)

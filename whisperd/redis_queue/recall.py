@@ -1,0 +1,76 @@
+"""What this host knows of the shared queue, told to a Redis that has lost it.
+
+After a restart without its data, or from a backup, or with a replica that took over before it had everything,
+Redis knows less than it has acknowledged. That it is another server than the one that acknowledged a job is
+what tells a loss from a removal, which is nobody's to undo. Jobs at work here are put back under their lock,
+at once; then, once all hosts had the time for that, those that were submitted here and that nobody has done
+are added again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from math import inf
+
+import structlog
+
+from whisperd.job import Job, Submitted
+from whisperd.redis_queue import formats
+from whisperd.redis_queue.parts import Common, Own
+from whisperd.s3 import S3Error
+from whisperd.task import QueueAway, StorageBusy, StorageFailed, StorageFull
+
+log = structlog.get_logger(__name__)
+LOOK_SECONDS = 0.5  # whether Redis has come back
+AT_ONCE = 500  # jobs, with one question
+
+
+class Recall:
+    def __init__(
+        self, own: Own, common: Common, held: Callable[[], Mapping[str, Job]], lock_seconds: float
+    ) -> None:
+        """`held`: the jobs that this host is at work on, or owes the end of."""
+        self._ledger = own.ledger
+        self._board, self._storage, _ = common
+        self._held = held
+        self._lock_seconds = lock_seconds
+
+    async def run(self) -> None:
+        """For ever: at the start, and whenever Redis has come back."""
+        done = inf
+        while True:
+            if (since := self._board.well_since) not in (inf, done):
+                with suppress(QueueAway, S3Error, StorageFull, StorageBusy, StorageFailed):
+                    await self.look()
+                    done = since
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def look(self) -> None:
+        """Raises QueueAway, S3Error, StorageFull, …: then it is to be done again."""
+        server = await self._board.identify()
+        for job in list(self._held().values()):
+            if job.server != server and await self._board.put_back(job):
+                log.warning("Redis has lost a job, which was put back", job=job.id)
+        await asyncio.sleep(self._lock_seconds)
+        last = ""
+        while some := await self._ledger.submissions(last, AT_ONCE):
+            await self._compare(some, server)
+            last = some[-1].id
+
+    async def _compare(self, some: Sequence[Submitted], server: str) -> None:
+        standing = await self._board.standing([job.id for job in some])
+        over: list[str] = []
+        for job, state in zip(some, standing, strict=True):
+            if state == "over" or (state == "gone" and not await self._wanted(job, server)):
+                over.append(job.id)
+            elif state == "gone":
+                await self._board.add(job.id, formats.NAME, job.data, **job.options)
+                log.warning("Redis has lost a job, which was added again", job=job.id)
+        await self._ledger.over(over)
+        await self._ledger.acknowledged([job.id for job in some if job.server != server], server)
+
+    async def _wanted(self, job: Submitted, server: str) -> bool:
+        """Whether it was lost and not removed, and nobody has done it."""
+        return job.server != server and await self._storage.result(job.id) is None
