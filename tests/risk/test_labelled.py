@@ -21,7 +21,7 @@ def test_there_are_enough_utterances_and_none_twice():
     assert len(set(texts)) == len(texts)
 
 
-@pytest.mark.parametrize("part", ["tuned", "held_out"])
+@pytest.mark.parametrize("part", ["tuned", "held_out", "blind"])
 def test_nine_of_ten_findings_are_right_and_six_of_seven_are_found(rulebook, part):
     score = labelled.score(rulebook, utterances(part))
 

@@ -24,6 +24,7 @@ class Phrase:
         self.fuzzy = fuzzy
         self.rows = _rows(text)
         self._plain = [word for row in self.rows for word, open_ended in row if not open_ended]
+        self._is_plain = not fuzzy and len(self.rows) == 1 and len(self._plain) == len(self.rows[0])
 
     def spans(
         self, stream: Stream, known: Known, spend: Callable[[int], None] = lambda steps: None
@@ -31,6 +32,8 @@ class Phrase:
         """Where it stands, by its first word; the shortest from each. `spend` is told what it costs."""
         if not self.fuzzy and any(word not in stream.places for word in self._plain):
             return []  # nearly always
+        if self._is_plain:
+            return _in_a_row(self._plain, stream, spend)
         rows = [[self._words(part, stream, known) for part in row] for row in self.rows]
         if not all(words for row in rows for words in row):
             return []
@@ -91,6 +94,19 @@ def _misspelt(word: str, vocabulary: Sequence[str]) -> frozenset[str]:
     edits = len(word) // LETTERS_PER_EDIT
     found = process.extract(word, vocabulary, scorer=Levenshtein.distance, score_cutoff=edits, limit=None)
     return frozenset(other for other, _, _ in found if len(other) >= LETTERS_PER_EDIT)
+
+
+def _in_a_row(words: Sequence[str], stream: Stream, spend: Callable[[int], None]) -> list[Span]:
+    """The same for words that stand for themselves alone, as most do."""
+    counts = [len(stream.places[word]) for word in words]
+    rarest = counts.index(min(counts))
+    spend(1 + counts[rarest] * len(words))
+    texts, last = stream.words, len(stream.words) - len(words)
+    starts = [place - rarest for place in stream.places[words[rarest]] if rarest <= place <= last + rarest]
+    for offset, word in enumerate(words):
+        if offset != rarest:
+            starts = [at for at in starts if texts[at + offset] == word]
+    return [(at, at + len(words)) for at in starts]
 
 
 def _starts(row: Sequence[frozenset[str]], stream: Stream, spend: Callable[[int], None]) -> list[int]:

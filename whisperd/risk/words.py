@@ -73,7 +73,11 @@ class Stream:
 
     @cached_property
     def text(self) -> str:
-        return " ".join(token.text for token in self.tokens)
+        return " ".join(self.words)
+
+    @cached_property
+    def words(self) -> list[str]:
+        return [token.text for token in self.tokens]
 
     @cached_property
     def places(self) -> dict[str, list[int]]:
