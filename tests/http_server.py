@@ -33,6 +33,7 @@ from whisperd.counts import Counts
 from whisperd.db import Database
 from whisperd.detections import Detections
 from whisperd.detector import Detector
+from whisperd.drain import Drain
 from whisperd.events import Events
 from whisperd.history import History
 from whisperd.http import build_app
@@ -353,6 +354,7 @@ async def a_server(
             keys=KeyRing(folder / "keys.json"),
             sessions=Sessions(folder / "sessions.json"),
             minutes=Minutes(db, now),
+            drain=Drain(queue),
             now=now,
             counts=counts,
             tracing=tracing,

@@ -88,6 +88,7 @@ class StandIn:
         self.health = {"status": "ok", "uptime_seconds": 5.0, "version": "0.1.0", "checks": {}}
         self.workers = [dict(WORKER)]
         self.paused = False
+        self.drains = []  # what a daemon that is emptied says, one after the other
         self.backup = {"name": "b", "path": "/backups/b", "tasks": 3, "bytes": 4096, "seconds": 0.25}
         self.deliveries = []
         self.timeline = [{"kind": "submitted"}]
@@ -312,6 +313,11 @@ class Handlers:
         self.state.paused = request.url.path.endswith("pause")
         return JSONResponse({"paused": self.state.paused})
 
+    async def drain(self, request: Request) -> Response:
+        off = request.url.path.endswith("undrain")
+        said = {"draining": not off, "drained": False, "queued": 0, "processing": 0}
+        return JSONResponse(said | (self.state.drains.pop(0) if self.state.drains else {}))
+
     async def health(self, request: Request) -> Response:
         return JSONResponse(self.state.health, 503 if self.state.health["status"] == "down" else 200)
 
@@ -342,6 +348,8 @@ def build_app(stand_in):
         Route("/admin/clear", handlers.clear, methods=["POST"]),
         Route("/admin/pause", handlers.pause, methods=["POST"]),
         Route("/admin/resume", handlers.pause, methods=["POST"]),
+        Route("/admin/drain", handlers.drain, methods=["GET", "POST"]),
+        Route("/admin/undrain", handlers.drain, methods=["POST"]),
     ]
     app = Starlette(routes=routes)
 

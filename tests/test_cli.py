@@ -522,6 +522,32 @@ def test_clearing_on_a_terminal_may_be_told_not_to_ask(daemon):
     assert (drawn.strip(), status) == ("deleted 12 tasks", 0)
 
 
+def test_a_daemon_is_drained_and_what_is_left_is_told_meanwhile(run, daemon):
+    daemon.drains = [{"processing": 1, "queued": 2}, {"processing": 1}, {"drained": True}]
+
+    outcome = run("drain", "--timeout", "60")
+
+    assert (outcome.lines, outcome.status) == (["drained"], 0)
+    assert outcome.err.splitlines() == ["waiting: 1 processing, 2 queued", "waiting: 1 processing, 0 queued"]
+    assert daemon.seen[0] == ("POST", "/admin/drain?timeout_seconds=60")
+
+
+def test_a_drain_that_somebody_ends_has_failed(run, daemon):
+    daemon.drains = [{"processing": 1}, {"draining": False}]
+
+    outcome = run("drain")
+
+    assert (outcome.lines, outcome.status) == (["not drained: somebody has ended it"], 1)
+
+
+def test_a_drained_daemon_takes_work_again(run, daemon):
+    outcome = run("drain", "--off", "--json")
+
+    assert json.loads(outcome.out)["draining"] is False
+    assert outcome.status == 0
+    assert daemon.seen == [("POST", "/admin/undrain")]
+
+
 def test_the_daemon_is_paused_and_goes_on(run, daemon):
     assert run("pause").lines == ["paused"]
     assert "paused      yes" in run("stats").lines

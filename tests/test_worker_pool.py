@@ -695,8 +695,8 @@ def test_superfluous_workers_end_after_their_chunks(with_pool, tmp_path):
 
 def test_a_pool_has_at_least_one_worker(with_pool):
     async def body(queue, pool):
-        with pytest.raises(ValueError, match="at least one"):
-            pool.resize(0)
+        with pytest.raises(ValueError, match="no fewer"):
+            pool.resize(-1)
 
     with_pool(body, "well")
 

@@ -13,6 +13,7 @@ from whisperd.commands import (
     backups,
     bench,
     daemon,
+    drain,
     estimate,
     files,
     keys,
@@ -39,6 +40,7 @@ app.add_typer(files.app)
 app.add_typer(estimate.app)
 app.add_typer(tasks.app)
 app.add_typer(daemon.app)
+app.add_typer(drain.app)
 app.add_typer(bench.app)
 app.add_typer(backups.app)
 app.add_typer(restore.app)

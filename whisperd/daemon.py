@@ -28,6 +28,7 @@ from whisperd.config import Config, ConfigError
 from whisperd.db import DatabaseInUse, DatabaseTooNew
 from whisperd.deliveries import Deliveries, Sender
 from whisperd.detector import Detector
+from whisperd.drain import Drain
 from whisperd.housekeeping import keep_searchable, tidy
 from whisperd.lag import Lag
 from whisperd.listening import announce, bind, http_server
@@ -43,7 +44,7 @@ from whisperd.routes.view import task_view
 from whisperd.s3 import S3Missing
 from whisperd.searcher import Searcher
 from whisperd.sessions import Sessions
-from whisperd.sharing import Sharing, sharing
+from whisperd.sharing import Sharing, check_role, sharing
 from whisperd.sources import Sources
 from whisperd.task import ModelUnusable, State, Stats, StorageBusy, StorageFailed, StorageFull, TaskError
 from whisperd.tracing import SEND_SECONDS, Tracing, TracingMissing
@@ -96,6 +97,7 @@ async def run(config: Config, reread: Callable[[], Config], *, begin_afresh: boo
             with _starting():
                 logs.configure(config.logging, in_files=True)
                 stack.callback(logs.close)
+                check_role(config)
                 ring = keys.KeyRing(config.data_dir / keys.FILE)
                 listening = stack.enter_context(bind(config.http, asks_for_keys=ring.asks))
                 parts = await _opened(stack, machine(config, begin_afresh=begin_afresh), signals)
@@ -238,8 +240,9 @@ class Daemon:
             works["traces"] = self._tracing.follow(parts.events, parts.history)
         if self._shared is not None:
             works["bridge"] = self._shared.bridge.run()
-            works["follower"] = self._shared.follower.run()
             works["recall"] = self._shared.recall.run()
+            if parts.config.redis.answers:
+                works["follower"] = self._shared.follower.run()
         return works | ({"offsite": parts.offsite.run()} if parts.offsite else {})
 
     # --- the end ---
@@ -388,6 +391,7 @@ def _services(
     pulse_trouble: Callable[[], str | None],
     shared: Sharing | None,
 ) -> Services:
+    runs = parts.config.redis.takes_tasks
     return Services(
         queue=shared.queue if shared else parts.queue,
         events=parts.events,
@@ -403,11 +407,12 @@ def _services(
         pool=parts.pool,
         outlook=parts.outlook,
         config=parts.config,
-        check_model=parts.models.multilingual,
+        check_model=parts.models.multilingual if runs else parts.models.seems_multilingual,
         installed_models=parts.models.installed,
         database_trouble=lambda: parts.db.broken,
         pulse_trouble=pulse_trouble,
         queue_trouble=lambda: shared.link.trouble if shared else None,
+        drain=Drain(parts.queue, shared.bridge if shared else None),
         copies=lambda: parts.offsite.state() if parts.offsite else None,
         backups=parts.backups,
         back_up=lambda: parts.back_up("manual"),

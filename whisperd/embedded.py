@@ -12,7 +12,7 @@ import aiofiles
 import msgspec
 from ulid import ULID
 
-from whisperd.config import Config, Webhooks
+from whisperd.config import Config, Redis, Webhooks
 from whisperd.machine import Machine, machine
 from whisperd.task import FINAL, Audio, ModelUnusable, NewTask, Options, Task
 from whisperd.transcript import Transcript, language_refusal
@@ -77,7 +77,9 @@ async def embedded(config: Config) -> AsyncIterator[Embedded]:
     """Run the pool on a queue of its own in a temporary folder, which goes with it."""
     with TemporaryDirectory(prefix="whisperd-", ignore_cleanup_errors=True) as folder:
         storage = msgspec.structs.replace(config.storage, data_dir=folder, models_dir=str(config.models_dir))
-        here = msgspec.structs.replace(config, storage=storage, webhooks=Webhooks())  # there is no outside
+        here = msgspec.structs.replace(  # there is no outside
+            config, storage=storage, webhooks=Webhooks(), redis=Redis()
+        )
         async with machine(here) as parts:
             # Not in a TaskGroup: it would wrap what the body raises. It is awaited below.
             pooling = asyncio.create_task(parts.pool.run(), name="pool")

@@ -72,13 +72,15 @@ CALLS: list[Call | Socket] = [
     *dashboard.calls,
     *session.calls,
 ]
+OF_WORKERS = [*status.calls, *health.calls, *admin.calls, *metrics.calls]  # where nobody asks about tasks
 HEADERS = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store")]
 
 
 def build_app(services: Services) -> Starlette:
     logging.getLogger("uvicorn.error").addFilter(_is_complaint)
+    calls = CALLS if services.config.redis.answers else OF_WORKERS
     app = Starlette(
-        routes=mounted(CALLS),
+        routes=mounted(calls),
         exception_handlers={**HANDLERS},
         middleware=[
             Middleware(SafeHeaders),
@@ -91,7 +93,7 @@ def build_app(services: Services) -> Starlette:
     )
     app.router.redirect_slashes = False
     app.state.services = services
-    app.state.calls = [call for call in CALLS if isinstance(call, Call)]
+    app.state.calls = [call for call in calls if isinstance(call, Call)]
     app.state.document = None  # of them, once somebody asks for it
     return app
 

@@ -107,8 +107,9 @@ async def machine(config: Config, *, begin_afresh: bool = False) -> AsyncIterato
     """
     _make_folders(config)
     models = ModelStore(config)
-    for name in dict.fromkeys([config.workers.model, *config.models.preload]):
-        await models.find(name)
+    if config.redis.takes_tasks:
+        for name in dict.fromkeys([config.workers.model, *config.models.preload]):
+            await models.find(name)
     path = config.database
     with owned(path):
         backups = backup_setup.store(config)
@@ -234,7 +235,9 @@ def _heaviest(limits: TenantLimits) -> float:
 
 
 def pool_settings(config: Config) -> PoolSettings:
-    workers, threads = config.workers.sized(cores(), on_gpu(config.workers.engine))
+    workers, threads = (0, 1)
+    if config.redis.takes_tasks:
+        workers, threads = config.workers.sized(cores(), on_gpu(config.workers.engine))
     return PoolSettings(
         workers=workers,
         threads=threads,

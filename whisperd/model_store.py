@@ -44,6 +44,13 @@ class ModelStore:
         look = await self._looks.ask(name)
         return look.multilingual
 
+    async def seems_multilingual(self, name: str) -> bool:
+        """The same for a host that runs none: one that is not here is judged by its name."""
+        try:
+            return await self.multilingual(name)
+        except ModelUnusable:
+            return ".en" not in name
+
     async def installed(self) -> Mapping[str, float]:
         """When each model came here, by name: Unix seconds."""
         return await asyncio.to_thread(self._list)

@@ -10,6 +10,7 @@ from typing import cast
 
 import structlog
 
+from whisperd.config import Config
 from whisperd.machine import Machine
 from whisperd.redis_queue.board import Board
 from whisperd.redis_queue.bridge import Bridge
@@ -17,7 +18,7 @@ from whisperd.redis_queue.checkpoints import Checkpoints
 from whisperd.redis_queue.follower import Follower
 from whisperd.redis_queue.intake import Intake
 from whisperd.redis_queue.ledger import Ledger
-from whisperd.redis_queue.link import Link, RedisAway
+from whisperd.redis_queue.link import Link, RedisAway, RedisUnusable
 from whisperd.redis_queue.parts import Common, Own
 from whisperd.redis_queue.recall import Recall
 from whisperd.redis_queue.shared_queue import SharedQueue
@@ -36,6 +37,15 @@ class Sharing:
     follower: Follower
     recall: Recall
     queue: TaskQueue  # as the outside sees it
+
+
+def check_role(config: Config) -> None:
+    """Raises RedisUnusable for a part that one host alone cannot have."""
+    if config.redis.role != "both" and not config.redis.url:
+        raise RedisUnusable(
+            f"the role {config.redis.role} is one among hosts that share a queue: set redis.url, or "
+            "start without --role"
+        )
 
 
 @asynccontextmanager
@@ -61,6 +71,8 @@ async def sharing(parts: Machine, sources: Sources) -> AsyncIterator[Sharing | N
         common = Common(board, storage, Checkpoints(storage, own.ledger, own.events))
         intake = Intake(own, storage, sources, parts.models.multilingual, config)
         bridge = Bridge(own, common, intake, partial(_slots, parts.pool), config.redis.stalled_seconds)
+        if not config.redis.takes_tasks:  # what it took when it did goes back
+            bridge.leave(0)
         queue = SharedQueue(own, common, bridge.holds, config.queue.idempotency_hours * 3600)
         follower = Follower(board, own.ledger, own.events, bridge.holds)
         recall = Recall(own, common, bridge.held, config.redis.lock_seconds)

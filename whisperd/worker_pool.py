@@ -60,6 +60,8 @@ class WorkerPool:
                 ]
                 for slot in self._slots:
                     self._start(slot)
+                if not self._slots:  # and none is to come: others do the work
+                    self.ready.set()
                 await self._shared.draining.wait()
                 if self._tasks:
                     await asyncio.wait(self._tasks)
@@ -120,7 +122,7 @@ class WorkerPool:
         """
         if self._ended:
             return self._shared.draining.is_set()
-        return not all(slot.stuck for slot in self._slots)
+        return not self._slots or not all(slot.stuck for slot in self._slots)
 
     def drain(self) -> None:
         """Claim nothing more; `run` ends when the chunks in work are finished."""
@@ -142,9 +144,9 @@ class WorkerPool:
         self._shared.resumed.set()
 
     def resize(self, workers: int) -> None:
-        """Have that many slots, at least 1: new ones start, superfluous ones end after their chunks."""
-        if workers < 1:
-            raise ValueError("a pool has at least one worker")
+        """Have that many slots: new ones start, superfluous ones end after their chunks."""
+        if workers < 0:
+            raise ValueError("a pool has no fewer than no workers")
         staying = [slot for slot in self._slots if not slot.leaving]
         # Resting ones go first: one that works always stays.
         for slot in sorted(staying, key=lambda slot: (slot.resting, slot.number))[workers:]:

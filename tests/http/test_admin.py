@@ -266,7 +266,7 @@ def test_the_pool_is_paused_and_goes_on(with_server):
     with_server(body)
 
 
-@pytest.mark.parametrize("path", ["backup", "cleanup-stuck-tasks", "clear", "pause", "resume"])
+@pytest.mark.parametrize("path", ["backup", "cleanup-stuck-tasks", "clear", "pause", "resume", "undrain"])
 def test_what_changes_something_is_not_done_by_a_link(with_idle_server, path):
     async def body(server):
         answer = await server.get(f"/admin/{path}")

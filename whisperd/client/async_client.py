@@ -21,6 +21,7 @@ from whisperd.client.errors import ClientError, TaskFailed
 from whisperd.client.results import (
     Backup,
     Delivery,
+    Draining,
     Estimate,
     Event,
     Explanation,
@@ -344,6 +345,18 @@ class AsyncClient:
 
     async def resume(self) -> bool:
         return await self._run(self._calls.resume())
+
+    async def drain(self, timeout_seconds: float | None = None) -> Draining:
+        """Empty the daemon: it finishes what runs and takes nothing new; after so long others have it."""
+        return await self._run(self._calls.drain(timeout_seconds))
+
+    async def draining(self) -> Draining:
+        """How far it is with that."""
+        return await self._run(self._calls.draining())
+
+    async def undrain(self) -> Draining:
+        """Take work again."""
+        return await self._run(self._calls.undrain())
 
     async def _run(self, flow: Flow[T]) -> T:
         try:

@@ -35,6 +35,7 @@ from whisperd.client.errors import (
 from whisperd.client.results import (
     Backup,
     Delivery,
+    Draining,
     Estimate,
     Explanation,
     Health,
@@ -328,6 +329,16 @@ class Calls:
 
     def resume(self) -> Flow[bool]:
         return (yield from self._read(Request("POST", "/admin/resume"), _Paused)).paused
+
+    def drain(self, timeout_seconds: float | None) -> Flow[Draining]:
+        params = None if timeout_seconds is None else {"timeout_seconds": f"{timeout_seconds:g}"}
+        return self._read(Request("POST", "/admin/drain", params), Draining)
+
+    def draining(self) -> Flow[Draining]:
+        return self._read(Request("GET", "/admin/drain"), Draining)
+
+    def undrain(self) -> Flow[Draining]:
+        return self._read(Request("POST", "/admin/undrain"), Draining)
 
     def _read(self, asked: Request, kind: type[T]) -> Flow[T]:
         return _decoded((yield from self._sent(asked)), kind)

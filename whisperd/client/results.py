@@ -260,6 +260,17 @@ class Health(Struct, frozen=True, kw_only=True):
     checks: dict[str, Check] = {}
 
 
+class Draining(Struct, frozen=True, kw_only=True):
+    """How far a daemon is that is emptied."""
+
+    draining: bool
+    drained: bool  # and nothing is left that could run now
+    queued: int = 0  # here, but for what is to run later
+    processing: int = 0
+    held: int = 0  # of a queue that hosts share
+    seconds_left: float | None = None  # until what runs is handed back
+
+
 class Backup(Struct, frozen=True, kw_only=True):
     name: str
     path: str  # on the daemon's machine

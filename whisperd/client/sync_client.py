@@ -17,6 +17,7 @@ from whisperd.client.errors import ClientError, TaskFailed
 from whisperd.client.results import (
     Backup,
     Delivery,
+    Draining,
     Estimate,
     Event,
     Explanation,
@@ -352,6 +353,18 @@ class Client:
 
     def resume(self) -> bool:
         return self._run(self._calls.resume())
+
+    def drain(self, timeout_seconds: float | None = None) -> Draining:
+        """Empty the daemon: it finishes what runs and takes nothing new; after so long others have it."""
+        return self._run(self._calls.drain(timeout_seconds))
+
+    def draining(self) -> Draining:
+        """How far it is with that."""
+        return self._run(self._calls.draining())
+
+    def undrain(self) -> Draining:
+        """Take work again."""
+        return self._run(self._calls.undrain())
 
     def _run(self, flow: Flow[T]) -> T:
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -30,6 +30,10 @@ app = typer.Typer()
 
 Host = Annotated[str | None, typer.Option(help="Address to bind.", show_default=False)]
 Port = Annotated[int | None, typer.Option(help="0 takes a free one.", show_default=False)]
+Role = Annotated[
+    Literal["both", "api", "worker"] | None,
+    typer.Option(help="Its part among the hosts that share a queue.", show_default=False),
+]
 BeginAfresh = Annotated[
     bool, typer.Option("--begin-afresh", help="Start an empty queue where one is lost and no backup is left.")
 ]
@@ -42,6 +46,7 @@ def serve(
     port: Port = None,
     data_dir: DataDir = None,
     models_dir: ModelsDir = None,
+    role: Role = None,
     begin_afresh: BeginAfresh = False,
 ) -> None:
     """Run the daemon in the foreground.
@@ -53,9 +58,12 @@ def serve(
     A database that is missing or broken is set aside, never deleted, and the newest sound backup takes its
     place. With no backup the daemon does not start, unless it is told to --begin-afresh.
 
+    Where several hosts share a queue (redis.url), --role api takes submissions and questions and runs
+    nothing, for which it needs no model; --role worker only runs tasks, and answers for its own state.
+
       $ whisperd serve --port 8002 --data-dir /var/lib/whisperd
     """
-    at = {"http.host": host, "http.port": port}
+    at = {"http.host": host, "http.port": port, "redis.role": role}
     read = _reader(config, at | {"storage.data_dir": data_dir, "storage.models_dir": models_dir})
     settings = read()
     from whisperd.daemon import run

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
@@ -24,6 +24,13 @@ class Redis(Struct, frozen=True, kw_only=True):
             secret=True,
         ),
     ] = ""
+    role: Annotated[
+        Literal["both", "api", "worker"],
+        key(
+            "What this host does for the others. both; api: takes submissions and questions, but no tasks, "
+            "and needs no model; worker: takes tasks, and answers for its own state only."
+        ),
+    ] = "both"
     username: Annotated[str, key('Of an ACL; "": the default user, or the one in the URL.')] = ""
     password_file: Annotated[str, key('A file with the password; "": the one in the URL, or none.')] = ""
     ca_file: Annotated[str, key('Certificates of those who may vouch for the server; "": the system\'s.')] = (
@@ -48,6 +55,15 @@ class Redis(Struct, frozen=True, kw_only=True):
     max_stalled: Annotated[
         int, key("A task that was left so more often has failed: it may be what kills its hosts.", 1, 1000)
     ] = 3
+
+    @property
+    def takes_tasks(self) -> bool:
+        return self.role != "api"
+
+    @property
+    def answers(self) -> bool:
+        """Whether others ask this host about tasks."""
+        return self.role != "worker"
 
     def __repr__(self) -> str:
         return f"Redis(queue={self.queue!r}, …)"

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from time import monotonic
 
 import structlog
 
@@ -62,10 +63,19 @@ class Bridge:
         self._over = asyncio.Event()  # there may be more to tell
         self._room = asyncio.Event()  # one more may be held
         self._draining = False
+        self._leaves_at: float | None = None  # monotonic: by then nothing is held; None: jobs are taken
 
     def drain(self) -> None:
-        """Take nothing more."""
+        """Take nothing more; what is held is gone on with by the next start."""
         self._draining = True
+
+    def leave(self, seconds: float) -> None:
+        """Take nothing more, and hand back what nobody has begun; what runs, too, after so long."""
+        self._leaves_at = monotonic() + seconds
+
+    def take_again(self) -> None:
+        self._leaves_at = None
+        self._room.set()
 
     def holds(self, task_id: str) -> bool:
         """Whether this host is at work on a task, or owes its end."""
@@ -85,6 +95,7 @@ class Bridge:
             group.create_task(self._report(), name="jobs-report")
             group.create_task(self._sweep(), name="jobs-sweep")
             group.create_task(self._checkpoints.run(self._tasks.values), name="jobs-checkpoints")
+            group.create_task(self._hand_back(), name="jobs-hand-back")
             while not self._draining:
                 if taken := await self._next():
                     self._hold(taken.job)
@@ -105,7 +116,7 @@ class Bridge:
     # --- taking ---
 
     async def _next(self) -> Taken | None:
-        if len(self._held) >= self._slots():
+        if self._leaves_at is not None or len(self._held) >= self._slots():
             await heard(self._room)
             return None
         try:
@@ -216,6 +227,27 @@ class Bridge:
             with suppress(QueueAway):
                 await self._board.sweep()
             await asyncio.sleep(self._sweep_seconds)
+
+    # --- handing back ---
+
+    async def _hand_back(self) -> None:
+        while True:
+            if self._leaves_at is not None:
+                late = monotonic() >= self._leaves_at
+                with suppress(StorageFull, StorageBusy, StorageFailed, TaskNotFound):
+                    for task_id, job in (await self._own.ledger.held()).items():
+                        await self._return(job, task_id, late=late)
+            await asyncio.sleep(BEAT_SECONDS)
+
+    async def _return(self, job: Job, task_id: str, *, late: bool) -> None:
+        """Unless somebody is at work on it. Where Redis is away, its lock runs out."""
+        task = await self._own.queue.get(task_id)
+        if (late or task.state is State.QUEUED) and await self._own.queue.drop(task_id, job):
+            log.info("a job is handed back", job=job.id, task_id=task_id)
+            self._own.spool.discard([task_id])
+            with suppress(LostJob, QueueAway):
+                await self._board.hand_back(job, 0)
+            self._let_go(job)
 
     # --- telling ---
 

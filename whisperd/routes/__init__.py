@@ -23,6 +23,7 @@ from whisperd.config import Config
 from whisperd.counts import Counts
 from whisperd.delivery import Delivery
 from whisperd.detections import Detections
+from whisperd.drain import Drain
 from whisperd.events import Events
 from whisperd.history import History
 from whisperd.keys import KeyRing
@@ -122,6 +123,7 @@ class Services:
     keys: KeyRing
     sessions: Sessions
     minutes: Minutes
+    drain: Drain
     backup_results: Counter[str] = field(default_factory=Counter)  # since the start: "ok", "failed"
     pulse_trouble: Callable[[], str | None] = lambda: None  # why the last look at database and pool failed
     queue_trouble: Callable[[], str | None] = lambda: None  # why the queue that hosts share cannot be asked

@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from whisperd.backup import BackupFailed, Copies
+from whisperd.drain import LONGEST_SECONDS, Draining
 from whisperd.routes import Json, Services, services
 from whisperd.routes.call import Answer, Call
 from whisperd.shown import BackupView, backup_view, timestamp
@@ -123,11 +124,40 @@ async def resume(request: Request) -> Response:
     return Json(PausedView(paused=pool.paused))
 
 
+class Patience(Struct, frozen=True, kw_only=True):
+    timeout_seconds: Annotated[
+        float, Meta(ge=0, le=LONGEST_SECONDS, description="What runs then is handed back to other hosts.")
+    ] = LONGEST_SECONDS
+
+
+async def drain(request: Request, patience: Patience) -> Response:
+    """Empty this host: what nobody has begun goes back to the shared queue, what runs is finished.
+
+    It is not ready any more. Without a shared queue it finishes all that it has, and accepts nothing.
+    """
+    draining = services(request).drain
+    draining.begin(patience.timeout_seconds)
+    return Json(await draining.state())
+
+
+async def show_drain(request: Request) -> Response:
+    """How far it is with that."""
+    return Json(await services(request).drain.state())
+
+
+async def undrain(request: Request) -> Response:
+    """Take work again."""
+    draining = services(request).drain
+    draining.end()
+    return Json(await draining.state())
+
+
 _BACKUP = {200: Answer(about="The backup, checked.", body=BackupView)}
 _BACKUPS = {200: Answer(about="The backups.", body=BackupsView)}
 _SWEPT = {200: Answer(about="How many tasks.", body=SweptView)}
 _CLEARED = {200: Answer(about="How many tasks.", body=ClearedView)}
 _PAUSED = {200: Answer(about="Whether it is paused now.", body=PausedView)}
+_DRAINING = {200: Answer(about="How far it is.", body=Draining)}
 
 calls = [
     Call(method="POST", path="/admin/backup", handler=back_up, right="admin", answers=_BACKUP),
@@ -143,4 +173,7 @@ calls = [
     ),
     Call(method="POST", path="/admin/pause", handler=pause, right="admin", answers=_PAUSED),
     Call(method="POST", path="/admin/resume", handler=resume, right="admin", answers=_PAUSED),
+    Call(method="POST", path="/admin/drain", handler=drain, right="admin", query=Patience, answers=_DRAINING),
+    Call(method="GET", path="/admin/drain", handler=show_drain, right="admin", answers=_DRAINING),
+    Call(method="POST", path="/admin/undrain", handler=undrain, right="admin", answers=_DRAINING),
 ]

@@ -8,11 +8,17 @@ from __future__ import annotations
 from starlette.requests import Request
 
 from whisperd.routes import caller, services
+from whisperd.routes.errors import emptied, stopping
 from whisperd.task import NewTask, Task
 
 
 async def admit_caller(request: Request) -> None:
-    """Before the body is read. Raises RateLimited."""
+    """Before the body is read. Raises RateLimited, and Refusal where nothing is accepted."""
+    here = services(request)
+    if here.draining:
+        raise stopping()
+    if here.drain.refuses:
+        raise emptied()
     await _keep_pace(request, caller(request).tenant, caller(request).plan)
 
 

@@ -20,7 +20,7 @@ from ulid import ULID
 from whisperd.routes import Json, caller, services, submission
 from whisperd.routes.admission import admit, admit_caller
 from whisperd.routes.call import Answer, Call, Form
-from whisperd.routes.errors import Refusal, stopping
+from whisperd.routes.errors import Refusal
 from whisperd.routes.interactive import WhenOver, check_completed, submit_or_join
 from whisperd.routes.submission import Submission
 from whisperd.routes.tasks import check_model
@@ -102,8 +102,6 @@ async def _language(task: Task) -> Response:
 
 async def _submitted(request: Request, options: Submission, *, raw: bool) -> Task:
     here = services(request)
-    if here.draining:
-        raise stopping()
     await admit_caller(request)
     task_id = str(ULID())
     async with here.spool.receive(task_id, submission.declared_bytes(request)) as incoming:

@@ -106,6 +106,11 @@ def stopping() -> Refusal:
     return Refusal(503, "shutting_down", "whisperd is stopping; try again soon", headers=RETRY_AFTER)
 
 
+def emptied() -> Refusal:
+    message = "whisperd is being emptied and accepts nothing; try again later, or elsewhere"
+    return Refusal(503, "draining", message, headers=RETRY_AFTER)
+
+
 def crowded() -> Refusal:
     message = "whisperd has as many connections as it serves at a time; try again soon"
     return Refusal(503, "too_many_connections", message, headers=RETRY_AFTER)

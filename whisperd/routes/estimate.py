@@ -102,6 +102,8 @@ async def _would_be_refused(
     http, audio = here.config.http, here.config.audio
     if here.draining:
         return WouldBeRefused(code="shutting_down", message="the daemon stops: nothing new is accepted")
+    if here.drain.refuses:
+        return WouldBeRefused(code="draining", message="the daemon is being emptied: nothing new is accepted")
     if (asked.size_bytes or 0) > http.max_upload_bytes:
         return WouldBeRefused(code="too_large", message=f"at most {http.max_upload_bytes} bytes are accepted")
     if (asked.duration_seconds or 0) > audio.max_seconds:

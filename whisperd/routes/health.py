@@ -157,6 +157,9 @@ def _dying(here: Services) -> Check | None:
 
 def _those_up(here: Services, workers: Sequence[WorkerInfo]) -> Check:
     at_work = sum(worker.is_up for worker in workers)
+    if here.drain.begun:
+        emptied = "this host is emptied and takes nothing new until `whisperd drain --off`"
+        return Check("degraded", emptied, blocks=True)
     here.none_up_since = (here.none_up_since or monotonic()) if workers and not at_work else None
     if at_work == len(workers):
         paused = "nothing is handed out until somebody resumes: POST /admin/resume, or `whisperd resume`"

@@ -19,7 +19,7 @@ from ulid import ULID
 from whisperd.routes import Json, Services, caller, services, submission
 from whisperd.routes.admission import admit, admit_caller
 from whisperd.routes.call import Answer, Call, Form
-from whisperd.routes.errors import Refusal, stopping
+from whisperd.routes.errors import Refusal
 from whisperd.routes.interactive import WhenOver, check_completed, submit_or_join
 from whisperd.routes.openai_bodies import JSON, JSON_FORMATS, PLAIN, TranscriptionBody, written
 from whisperd.routes.openai_form import ALIASES, OpenAIForm, is_alias, takes, understood
@@ -48,8 +48,6 @@ async def translate(request: Request) -> Response:
 
 
 async def _asked(request: Request, here: Services, *, translate: bool) -> tuple[OpenAIForm, Task]:
-    if here.draining:
-        raise stopping()
     await admit_caller(request)
     form, new = await _received(request, here, translate=translate)
     return form, await submit_or_join(here, new)

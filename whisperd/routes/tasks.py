@@ -17,7 +17,7 @@ from whisperd.routes import Json, Services, caller, services, submission, task_o
 from whisperd.routes.admission import admit, admit_again, admit_caller, check_room
 from whisperd.routes.call import STILL, TAGGED, Answer, Call, Form, Header
 from whisperd.routes.detection import check_detection
-from whisperd.routes.errors import Refusal, stopping
+from whisperd.routes.errors import Refusal
 from whisperd.routes.interactive import finished, unless_left
 from whisperd.routes.tags import tag_of, unless_known
 from whisperd.routes.view import TaskView, all_shown, shown, shown_soon
@@ -58,8 +58,6 @@ async def accepted(
     Raises Refusal, and what submitting raises: then nothing of it is left.
     """
     here = services(request)
-    if here.draining:
-        raise stopping()
     await admit_caller(request)
     if "idempotency-key" not in request.headers:
         await check_room(request)
