@@ -63,6 +63,7 @@ class Daemon:
         self.environment = {f"WHISPERD_{name}": str(value) for name, value in settings.items()}
         self.environment |= environ or {}
         self.log = self.folder / "log"
+        self.options = ()  # of the command, besides
         self.key = None  # that it is asked with
         self.http = httpx.Client()
         self.url = None  # while it serves
@@ -82,7 +83,7 @@ class Daemon:
         """Begin to start it, and wait for nothing."""
         self.folder.mkdir(exist_ok=True)
         command = [*self.inside, sys.executable, "-P", "-m", "whisperd", "serve", "--port", "0"]
-        command += ["--data-dir", str(self.folder / "data"), "--models-dir", str(self.models)]
+        command += ["--data-dir", str(self.folder / "data"), "--models-dir", str(self.models), *self.options]
         with open(self.log, "ab") as log:
             self._said_before = log.tell()
             self.process = subprocess.Popen(
