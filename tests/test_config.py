@@ -348,6 +348,7 @@ def test_a_home_of_nobody_is_a_wrong_setting():
         (Workers(threads=4), 8, False, (2, 4)),
         (Workers(threads=16), 8, False, (1, 16)),
         (Workers(count=2, threads=3), 8, True, (2, 3)),
+        (Workers(count=2, max=8), 8, False, (8, 1)),
     ],
 )
 def test_workers_and_threads_fit_the_machine(workers, machine, gpu_build, sized):

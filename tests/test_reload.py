@@ -35,6 +35,8 @@ RELOADABLE = {
     "retention.failed_job_hours",
     "retention.usage_days",
     "workers.count",
+    "workers.max",
+    "workers.min",
     "workers.max_processing_seconds",
     "workers.silence_seconds",
     "workers.max_rss_mb",

@@ -5,6 +5,7 @@ import os
 from functools import partial
 
 import pytest
+from msgspec.structs import replace
 
 from tests.conftest import a_task
 from tests.pool import over, run_beside_a_pool, states, until
@@ -199,6 +200,62 @@ def test_one_clip_wakes_one_worker_and_a_long_line_all(with_pool, tmp_path):
         await over(queue, clip)
 
     with_pool(body, "waits", workers=3, ttl_seconds=SOON)
+
+
+def test_it_is_tempted_by_work_that_waits_for_so_long_without_a_break():
+    now = 100.0
+    residency = Residency(lambda: now)
+    assert not residency.tempted(2, every=0.5)
+    now = 101.0  # for longer there was nothing to do
+    assert not residency.tempted(2, every=0.5)
+    for _ in range(3):
+        now += 0.5
+        assert not residency.tempted(2, every=0.5)
+    now += 0.5
+
+    assert residency.tempted(2, every=0.5)
+    assert Residency(lambda: now).tempted(0, every=0.5)
+
+
+def test_a_pool_has_as_many_processes_as_there_is_work_for_between_two_numbers(with_pool, tmp_path):
+    async def body(queue, pool):
+        await until(lambda: states(pool) == ["asleep", "asleep", "idle"])
+        await asyncio.sleep(2 * SOON)
+        assert states(pool) == ["asleep", "asleep", "idle"]  # with nothing to do one stays
+        assert pool.at_hand == 3
+
+        tasks = await submitted(queue, *["base"] * 3)
+        await until(lambda: states(pool) == ["busy"] * 3)
+        (tmp_path / "go on").touch()
+        for task in tasks:
+            await over(queue, task)
+
+        await until(lambda: states(pool) == ["asleep", "asleep", "idle"])
+
+    with_pool(body, "waits", workers=3, least=1, ttl_seconds=SOON)
+
+
+def test_another_process_is_not_started_for_what_the_first_takes_soon(with_pool):
+    async def body(queue, pool):
+        await until(lambda: states(pool) == ["asleep", "idle"])
+
+        for task in await submitted(queue, *["base"] * 5):
+            await over(queue, task)
+
+        assert [worker.chunks_done for worker in pool.workers()] == [10, 0]
+
+    with_pool(body, "well", workers=2, least=1, ttl_seconds=SOON, patience_seconds=60.0)
+
+
+def test_a_reload_of_the_least_number_starts_what_is_missing(with_pool):
+    async def body(queue, pool):
+        await until(lambda: states(pool) == ["asleep", "asleep", "idle"])
+
+        pool.reload(replace(pool.settings, least=2))
+
+        await until(lambda: states(pool) == ["asleep", "idle", "idle"])
+
+    with_pool(body, "well", workers=3, least=1, ttl_seconds=60.0)
 
 
 def test_a_sleeping_pool_wakes_up_to_stop_to_shrink_and_to_wait_for_a_resume(with_pool):

@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     from whisperd.offsite import Offsite
 
 log = structlog.get_logger(__name__)
+IDLE_SECONDS = 60.0  # with nothing to do, until one process more than workers.min ends
+PATIENCE_SECONDS = 2.0  # that work waits before one more is started: a clip is often over by then
 SEAL_SECONDS = 0.5  # for the hash of the file at the end, at least: a few hundred MB
 
 
@@ -254,7 +256,9 @@ def pool_settings(config: Config) -> PoolSettings:
         canary_limit_seconds=config.workers.canary_limit_seconds,
         preload=config.models.preload,
         affinity_seconds=config.models.affinity_seconds,
-        ttl_seconds=config.models.ttl_seconds,
+        ttl_seconds=config.models.ttl_seconds or (IDLE_SECONDS if config.workers.max else 0.0),
+        least=min(config.workers.min, workers) if config.workers.max else None,
+        patience_seconds=PATIENCE_SECONDS if config.workers.max else 0.0,
     )
 
 

@@ -49,6 +49,8 @@ class PoolSettings(Struct, frozen=True, kw_only=True):
     preload: tuple[str, ...] = ()  # models that workers start with, in turn; none: the default
     affinity_seconds: float = 10.0  # that a worker may keep to its model; 0: no longer than it is in turn
     ttl_seconds: float = 0.0  # with nothing to do, until a worker lets go of its model; 0: never
+    least: int | None = None  # have a process whatever there is to do; None: all begin with one
+    patience_seconds: float = 0.0  # that there is work nobody takes, before one more process is started
     command: tuple[str, ...] = children.COMMAND
 
     @property

@@ -22,6 +22,7 @@ class Residency:
         self._worked_at = now()
         self.asleep = False  # without a child until there is work
         self.wanted: str | None = None  # the model to wake with
+        self._tempted_at = self._looked_at = -inf  # to wake: since when, and lately
 
     def holds(self, name: str, model: Model) -> None:
         self.name, self.model = name, model
@@ -49,6 +50,14 @@ class Residency:
     def fall_asleep(self) -> None:
         self.asleep, self.name, self.wanted = True, None, None
 
-    def wake(self, model: str) -> None:
+    def tempted(self, patience_seconds: float, every: float) -> bool:
+        """Whether to wake, asleep, for work that nobody takes: asked anew within `every`, so long."""
+        now = self._now()
+        if now - self._looked_at > every:
+            self._tempted_at = now
+        self._looked_at = now
+        return now - self._tempted_at >= patience_seconds
+
+    def wake(self, model: str | None) -> None:
         self.asleep, self.wanted = False, model
         self.worked()

@@ -100,6 +100,10 @@ class Shared:
         for slot in self.slots:
             slot.poke()
 
+    def awake(self) -> int:
+        """How many slots have a process, or start one."""
+        return sum(not (slot.leaving or slot.asleep) for slot in self.slots)
+
     def home_model(self, number: int) -> str:
         """That the worker starts with."""
         names = self.settings.preload or (self.default_model,)
@@ -122,6 +126,7 @@ class Slot:
         self._state = "starting"
         self._state_since = monotonic()
         self._residency = Residency()
+        self._residency.asleep = shared.settings.least is not None and shared.awake() >= shared.settings.least
         self._deaths = 0  # since a child answered
         self._restarts = Restarts()
 
@@ -163,6 +168,10 @@ class Slot:
     def chunk(self) -> Chunk | None:
         """What it holds: also while no child works on it, until the queue has taken note of its outcome."""
         return self._holding.chunk
+
+    @property
+    def asleep(self) -> bool:
+        return self._residency.asleep
 
     @property
     def resting(self) -> bool:
@@ -259,15 +268,22 @@ class Slot:
             log.info("a resting worker works again", worker=self.number)
 
     async def _doze(self) -> None:
-        """Once asleep: no child until there is work that no other is about to take."""
+        """Once asleep: no child until there is work that no other is about to take, or too few have one."""
         while self._residency.asleep and not self._over:
             self._enter("asleep")
-            if (model := await self._wanted()) is None:
+            if self._shared.awake() < (self._shared.settings.least or 0):
+                self._residency.wake(None)
+            elif (model := await self._wanted()) is None:
                 continue
-            if any(slot.about_to_claim for slot in self._shared.slots):
-                await self._sleep(AWAKE_SECONDS)
-            else:
+            elif not any(slot.about_to_claim for slot in self._shared.slots) and self._is_tempted():
                 self._residency.wake(model)
+            else:
+                await self._sleep(AWAKE_SECONDS)
+
+    def _is_tempted(self) -> bool:
+        """Work that others take a moment later is no reason to start a process."""
+        patience = self._shared.settings.patience_seconds
+        return self._residency.tempted(patience, 2 * AWAKE_SECONDS)
 
     async def _wanted(self) -> str | None:
         """The model of a chunk that may run now; None after a poke."""
@@ -361,12 +377,16 @@ class Slot:
 
     def _falls_asleep(self) -> bool:
         """Whether it had nothing to do for long. What it would take to begin anew is another's to tell."""
-        settings = self._shared.settings
-        if self._residency.idle_left(settings.ttl_seconds) > 0:
+        if self._residency.idle_left(self._ttl_seconds()) > 0:
             return False
         log.info("a worker lets go of its model", worker=self.number, model=self._residency.name)
         self._residency.fall_asleep()
         return True
+
+    def _ttl_seconds(self) -> float:
+        """As long as the others would be enough without it; 0: it stays."""
+        settings = self._shared.settings
+        return settings.ttl_seconds if self._shared.awake() > (settings.least or 0) else 0.0
 
     def _claimant(self) -> Claimant:
         others = (slot.loaded for slot in self._shared.slots if slot is not self and slot.free)
@@ -383,8 +403,8 @@ class Slot:
             return None
         settings, resumed = self._shared.settings, self._shared.resumed
         until = [self._poked.wait(), child.gone()]
-        if settings.ttl_seconds:
-            until.append(asyncio.sleep(self._residency.idle_left(settings.ttl_seconds)))
+        if ttl_seconds := self._ttl_seconds():
+            until.append(asyncio.sleep(self._residency.idle_left(ttl_seconds)))
         try:
             chunk = await self._holding.claim(self._claimant, resumed, *until)
         except (StorageFull, StorageBusy) as error:

@@ -171,6 +171,8 @@ class WorkerPool:
             canary_limit_seconds=settings.canary_limit_seconds,
             affinity_seconds=settings.affinity_seconds,
             ttl_seconds=settings.ttl_seconds,
+            least=settings.least,
+            patience_seconds=settings.patience_seconds,
         )
         self._shared.restraint.calm_seconds = settings.calm_seconds
         self._shared.poke()

@@ -25,6 +25,16 @@ class Workers(Struct, frozen=True, kw_only=True):
             reload=True,
         ),
     ] = 0
+    max: Annotated[
+        int,
+        key(
+            "So many processes at most, as many as there is work for, in place of count; 0: count.",
+            0,
+            256,
+            reload=True,
+        ),
+    ] = 0
+    min: Annotated[int, key("With max: so many are there, whatever there is to do.", 1, 256, reload=True)] = 1
     threads: Annotated[
         int, key("Threads of each; 0: the cores shared out among as many as there are at the start.", 0, 256)
     ] = 0
@@ -100,7 +110,7 @@ class Workers(Struct, frozen=True, kw_only=True):
     def sized(self, cores: int, gpu_build: bool = False) -> tuple[int, int]:
         """How many workers with how many threads each: the zeros filled in for a machine of `cores`."""
         most = 1 if gpu_build and self.gpu else min(4, cores // max(1, self.threads))
-        count = self.count or max(1, most)
+        count = self.max or self.count or max(1, most)
         return count, self.threads or max(1, cores // count)
 
 
