@@ -62,10 +62,10 @@ class Search:
         return self._once(("pii", kind), lambda: pii.spans(kind, self.stream))
 
     def phrase(self, phrase: Phrase) -> Sequence[Span]:
-        return self._once(
-            ("fuzzy" if phrase.fuzzy else "phrase", phrase.text),
-            lambda: phrase.spans(self.stream, self._known, self.spend),
-        )
+        found = self._found.get(phrase.key)  # not by _once: there are thousands of phrases
+        if found is None:
+            found = self._found[phrase.key] = phrase.spans(self.stream, self._known, self.spend)
+        return found
 
     def _once(self, key: tuple[str, Hashable], find: Callable[[], Sequence[Span]]) -> Sequence[Span]:
         if key not in self._found:

@@ -23,14 +23,16 @@ class Phrase:
         self.text = text
         self.fuzzy = fuzzy
         self.rows = _rows(text)
+        self.key = ("fuzzy" if fuzzy else "phrase", text)  # of what it finds in a stream
         self._plain = [word for row in self.rows for word, open_ended in row if not open_ended]
+        self._needed = frozenset() if fuzzy else frozenset(self._plain)
         self._is_plain = not fuzzy and len(self.rows) == 1 and len(self._plain) == len(self.rows[0])
 
     def spans(
         self, stream: Stream, known: Known, spend: Callable[[int], None] = lambda steps: None
     ) -> list[Span]:
         """Where it stands, by its first word; the shortest from each. `spend` is told what it costs."""
-        if not self.fuzzy and any(word not in stream.places for word in self._plain):
+        if not self._needed <= stream.places.keys():
             return []  # nearly always
         if self._is_plain:
             return _in_a_row(self._plain, stream, spend)

@@ -11,7 +11,6 @@ import re
 from collections.abc import Callable, Iterator
 from ipaddress import ip_address
 from itertools import groupby
-from operator import itemgetter
 
 from whisperd.risk.words import Span, Stream
 
@@ -125,21 +124,12 @@ def ssn(digits: str) -> bool:
     return area not in ("000", "666") and area < "900" and group != "00" and serial != "0000"
 
 
-def _runs(stream: Stream) -> Iterator[Span]:
-    """Stretches of nothing but digits."""
-    numbered = enumerate(token.text for token in stream.tokens)
-    for is_number, group in groupby(numbered, key=lambda pair: pair[1].isascii() and pair[1].isdigit()):
-        if is_number:
-            places = list(map(itemgetter(0), group))
-            yield places[0], places[-1] + 1
-
-
 def _digits(stream: Stream, span: Span) -> str:
     return "".join(token.text for token in stream.tokens[span[0] : span[1]])
 
 
 def _cards(stream: Stream) -> Iterator[Span]:
-    for first, past in _runs(stream):
+    for first, past in stream.numbers:
         begin = first
         while begin < past:
             span = _card_from(stream, begin, past)
@@ -180,7 +170,7 @@ def _iban_from(stream: Stream, begin: int) -> Span | None:
 
 
 def _phones(stream: Stream) -> Iterator[Span]:
-    for first, past in _runs(stream):
+    for first, past in stream.numbers:
         has_plus = first > 0 and stream.tokens[first - 1].text == "plus"
         has_plus_sign = stream.spoken[stream.tokens[first].first].text.lstrip("(").startswith("+")
         for span in _trimmed(stream, first, past):
@@ -216,7 +206,7 @@ def _is_phone(digits: str, has_country: bool) -> bool:
 
 
 def _ssns(stream: Stream) -> Iterator[Span]:
-    for first, past in _runs(stream):
+    for first, past in stream.numbers:
         digits = _digits(stream, (first, past))
         if len(digits) != 9 or not ssn(digits):
             continue

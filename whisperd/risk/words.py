@@ -88,6 +88,16 @@ class Stream:
         return places
 
     @cached_property
+    def numbers(self) -> list[Span]:
+        """Stretches of nothing but digits, in order."""
+        stretches: list[Span] = []
+        for at, word in enumerate(self.words):
+            if word.isdigit() and word.isascii():
+                begin = stretches.pop()[0] if stretches and stretches[-1][1] == at else at
+                stretches.append((begin, at + 1))
+        return stretches
+
+    @cached_property
     def vocabulary(self) -> list[str]:
         return sorted(self.places)
 
