@@ -5,7 +5,6 @@ import json
 import shutil
 import socket
 import subprocess
-import threading
 import time
 
 from tests.clients import installed
@@ -70,61 +69,6 @@ class Redis:
     def forget(self):
         """While it is stopped: the next start finds nothing."""
         shutil.rmtree(self.folder)
-
-
-class Proxy:
-    """The way to a Redis through a network that can begin to drop all packets, and closes nothing then."""
-
-    def __init__(self, port):
-        self._target = port
-        self._flows = threading.Event()
-        self._flows.set()
-        self._server = socket.create_server(("127.0.0.1", 0))
-        self.port = self._server.getsockname()[1]
-        self.url = f"redis://127.0.0.1:{self.port}"
-        self._open = [self._server]
-        self._threads = []
-        self._begin(self._accept)
-
-    def drop(self):
-        self._flows.clear()
-
-    def pass_on(self):
-        self._flows.set()
-
-    def close(self):
-        self._flows.set()
-        for connection in list(self._open):
-            with contextlib.suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
-            connection.close()
-        for thread in self._threads:
-            thread.join(10)
-
-    def _begin(self, work, *args):
-        thread = threading.Thread(target=work, args=args, daemon=True)
-        self._threads.append(thread)
-        thread.start()
-
-    def _accept(self):
-        with contextlib.suppress(OSError):  # closed
-            while True:
-                connection, _ = self._server.accept()
-                self._flows.wait()
-                with contextlib.suppress(ConnectionError):
-                    there = socket.create_connection(("127.0.0.1", self._target))
-                    self._open += [connection, there]
-                    self._begin(self._copy, connection, there)
-                    self._begin(self._copy, there, connection)
-
-    def _copy(self, source, target):
-        with contextlib.suppress(OSError):
-            while said := source.recv(65536):
-                self._flows.wait()
-                target.sendall(said)
-        for connection in (source, target):
-            with contextlib.suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
 
 
 class Node:
