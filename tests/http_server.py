@@ -328,7 +328,7 @@ async def a_server(
         searcher = Searcher(
             Books(), SearchSettings(daemon_pid=os.getpid(), rules_dir=str(folder / "rules"), nice=0)
         )
-        detections = Detections(db, queue.told_all, now)
+        detections = Detections(db, events, queue.told_all, now)
         services = Services(
             queue=queue,
             events=events,

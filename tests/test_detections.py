@@ -1,12 +1,15 @@
 """Risk detection in the queue: its own line, its claims, its interruptions."""
 
+import msgspec
 import pytest
 
 from tests.conftest import a_task
 from whisperd.detections import Detections
+from whisperd.look import Outcome, Sighting
 from whisperd.task import Audio, Detection, Kind, LostClaim, NewTask, Problem, Segment, State
 
 HERE = "http://127.0.0.1/"
+FOUND = Outcome("{}", (), None)
 CRASHED = Problem("worker_crashed", "it died")
 
 
@@ -19,7 +22,7 @@ def a_detection(id, **fields):
 
 
 def detections(queue):
-    return Detections(queue.db, queue.told_all, queue._now)
+    return Detections(queue.db, queue._events, queue.told_all, queue._now)
 
 
 async def state(queue, task_id):
@@ -96,7 +99,7 @@ def test_who_lost_its_claim_writes_nothing(with_queue, gone):
             await own.claim()
 
         for verb in (
-            own.finish(look, "{}", None, 1.0),
+            own.finish(look, FOUND, 1.0),
             own.fail(look, CRASHED, 1.0),
             own.release(look),
         ):
@@ -131,7 +134,7 @@ def test_the_newest_of_a_transcript_is_the_last_that_was_submitted(with_queue):
             await queue.submit(a_detection(id, transcript="audio"))
         for _ in "ab":
             look = await own.claim()
-            await own.finish(look, f'{{"by": "{look.task.id}"}}', None, 1.0)
+            await own.finish(look, FOUND._replace(report=f'{{"by": "{look.task.id}"}}'), 1.0)
 
         assert (await own.newest("audio")).report == '{"by": "b"}'
         assert (await own.first("audio")).id == "a"
@@ -158,5 +161,70 @@ def test_both_are_there_or_neither(with_queue):
 
         assert [await state(queue, id) for id in ("audio", "then")] == [State.QUEUED] * 2
         assert (await queue.claim()).task.id == "audio"
+
+    with_queue(body)
+
+
+def a_sighting(begin, past, rule="r", loud=True):
+    finding = msgspec.Raw(b'{"begin": %d}' % begin)
+    return Sighting(rule=rule, begin=begin, past=past, loud=loud, finding=finding)
+
+
+async def alerts(queue):
+    sql = "select snapshot from outbox where event = 'risk.alert' order by seq"
+    rows = await queue.db.read(lambda conn: conn.execute(sql).fetchall())
+    return [msgspec.json.decode(row["snapshot"])["findings"] for row in rows]
+
+
+def test_each_finding_alerts_once_though_its_place_grows(with_queue):
+    async def body(queue):
+        own = detections(queue)
+        await queue.submit(a_task(id="audio"))
+        asked = Detection(alert_url=HERE)
+        await queue.submit(a_detection("t", transcript="audio", detection=asked))
+        (look,) = await own.hearing("audio")
+        await own.tell(look, [a_sighting(0, 5), a_sighting(9, 12, loud=False)])
+        await own.tell(look, [a_sighting(0, 7), a_sighting(20, 25)])
+        await queue.cancel("audio")
+        last = [a_sighting(0, 7), a_sighting(9, 12), a_sighting(20, 26), a_sighting(-1, -1, rule="notice")]
+        await own.finish(await own.claim(), Outcome("{}", tuple(last), None), 1.0)
+
+        assert await alerts(queue) == [[{"begin": 0}], [{"begin": 20}], [{"begin": -1}]]
+
+    with_queue(body)
+
+
+def test_an_address_that_wants_no_more_is_not_alerted(with_queue):
+    async def body(queue):
+        await queue.db.write(lambda conn: conn.execute("insert into gone values (?, 0)", (HERE,)))
+        own = detections(queue)
+        await queue.submit(a_detection("t", detection=Detection(alert_url=HERE)))
+        await own.finish(await own.claim(), FOUND._replace(sightings=(a_sighting(0, 5),)), 1.0)
+
+        assert await alerts(queue) == []
+
+    with_queue(body)
+
+
+def test_what_wants_no_alert_does_not_hear_a_call(with_queue):
+    async def body(queue):
+        await queue.submit(a_task(id="audio"))
+        await queue.submit(a_detection("t", transcript="audio"))
+
+        assert await detections(queue).hearing("audio") == []
+
+    with_queue(body)
+
+
+def test_a_cancelled_one_alerts_of_nothing_more(with_queue):
+    async def body(queue):
+        own = detections(queue)
+        await queue.submit(a_task(id="audio"))
+        await queue.submit(a_detection("t", transcript="audio", detection=Detection(alert_url=HERE)))
+        (look,) = await own.hearing("audio")
+        await queue.cancel("t")
+        await own.tell(look, [a_sighting(0, 5)])
+
+        assert await alerts(queue) == []
 
     with_queue(body)

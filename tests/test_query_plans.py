@@ -9,14 +9,29 @@ import sqlite3
 from contextlib import closing
 
 import pytest
+from msgspec import Raw
 
 from tests.conftest import a_task
 from whisperd.db import migrate
 from whisperd.delivery import DeliveryQuery, DeliveryState
-from whisperd.sql import claims, holder, moves, outbox, questions, rescue, search, standing, traces, usage
+from whisperd.look import Outcome, Sighting
+from whisperd.sql import (
+    claims,
+    holder,
+    looks,
+    moves,
+    outbox,
+    questions,
+    rescue,
+    search,
+    standing,
+    traces,
+    usage,
+)
 from whisperd.task import (
     Change,
     Cut,
+    Detection,
     Kind,
     Limits,
     ListQuery,
@@ -243,6 +258,31 @@ def test_a_life_is_searches_only(conn):
 
     assert walks(found) == []
     assert sorts(found) == []
+
+
+def test_a_risk_detection_is_searches_only(conn):
+    found = plans(conn, looked_through)
+
+    assert {step for _, step in walks(found)} == {"SCAN task USING INDEX task_detection"}  # to the first
+    assert sorts(found) == []
+
+
+def looked_through(conn):
+    """Every verb that a risk detection of a completed task meets."""
+    asked = Detection(alert_url="https://hooks.example/")
+    moves.submit(conn, a_task(id="risk", kind=RARE, detection=asked, transcript="t6"), Rules(), 0.0, NOW)
+    looks.hearing(conn, "t6")
+    looks.heard(conn, "t6")
+    look = looks.claim(conn, NOW)
+    looks.interrupt(conn, Problem("interrupted", "boom"), NOW)
+    seen = Sighting(rule="r", begin=0, past=1, loud=True, finding=Raw(b"{}"))
+    looks.tell(conn, look, [seen], NOW)
+    look = looks.claim(conn, NOW)
+    looks.said(conn, look)
+    looks.finish(conn, look, Outcome("{}", (seen,), None), 1.0, NOW)
+    looks.first(conn, "t6")
+    looks.newest(conn, "t6")
+    looks.kept(conn, "risk")
 
 
 def live(conn, number):

@@ -41,6 +41,7 @@ from whisperd.reload import changes, merged
 from whisperd.results import Results
 from whisperd.routes import Services
 from whisperd.routes.view import task_view
+from whisperd.rulebooks import RiskMissing, need_libraries
 from whisperd.s3 import S3Missing
 from whisperd.searcher import Searcher
 from whisperd.sessions import Sessions
@@ -213,6 +214,7 @@ class Daemon:
             await asyncio.wait([serving])
             for work in beside:
                 work.cancel()
+        await parts.searcher.close()
         with suppress(StorageFull, StorageBusy, StorageFailed):  # else the next start does it
             await parts.queue.release_all()
             await parts.queue.keep_measured()
@@ -299,6 +301,8 @@ class Daemon:
 
     async def _reload_when_asked(self) -> None:
         await self._parts.pool.ready.wait()  # else the end of a reload would pass for that of the start
+        if self._parts.config.rules_dir.is_dir():  # the shipped packs are read once somebody asks for them
+            await self._read_rules()
         while True:
             await self._signals.reload.wait()
             self._signals.reload.clear()
@@ -306,6 +310,7 @@ class Daemon:
                 return
             self._notifier.reloading()
             self._reload()
+            await self._read_rules()
             self._notifier.ready()
 
     def _reload(self) -> None:
@@ -321,6 +326,12 @@ class Daemon:
         for change in found.needs_restart:
             log.warning("a setting needs a restart", key=change.key, now=change.old, then=change.new)
         self._apply(merged(old, new))
+
+    async def _read_rules(self) -> None:
+        """What is wrong with rule packs is logged, and told by /health; what was read before stays."""
+        with suppress(RiskMissing):
+            need_libraries()
+            await self._parts.searcher.reload()
 
     def _apply(self, config: Config) -> None:
         logs.set_levels(config.logging)

@@ -1,6 +1,7 @@
 """The vocabulary of the outbox: a delivery, its states, what became of an attempt.
 
-Pure: no I/O. A delivery tells one address of the end of one task, at least once, always under the same id:
+Pure: no I/O. A delivery tells one address of the end of one task, or of what risk detection found by then, at
+least once, always under the same id:
 
     waiting -> delivered   it was taken
     waiting -> waiting     an attempt failed, and there is time for another
@@ -12,12 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
+from typing import Any
 
 import msgspec
 from msgspec import Struct
 
 from whisperd.task import Task, TaskNotFound
 
+ALERT = "risk.alert"
 GONE = 410  # the address asks to be told nothing more
 BUSY = frozenset({429, 503})  # the whole place asks for a pause
 
@@ -32,7 +35,7 @@ class Delivery(Struct, frozen=True, kw_only=True):
     seq: int
     id: str  # the webhook-id
     kind: str  # "webhook", "result"
-    event: str  # "task.completed"
+    event: str  # "task.completed", or ALERT
     task_id: str
     tenant: str
     url: str
@@ -52,6 +55,12 @@ class Delivery(Struct, frozen=True, kw_only=True):
         """As it was at the event. What the version that wrote it down did not know is None."""
         unknown = {field.name: None for field in msgspec.structs.fields(Task) if field.required}
         return msgspec.convert(unknown | msgspec.json.decode(self.snapshot), Task)
+
+    @property
+    def findings(self) -> list[Any]:
+        """Of an alert."""
+        found: list[Any] = msgspec.json.decode(self.snapshot).get("findings", [])
+        return found
 
 
 class Reply(Struct, frozen=True, kw_only=True):

@@ -9,9 +9,10 @@ from collections.abc import Callable, Sequence
 from time import time
 
 from whisperd.db import Database
-from whisperd.look import Kept, Look, Said
+from whisperd.events import Event, Events
+from whisperd.look import Kept, Look, Outcome, Said, Sighting
 from whisperd.sql import looks
-from whisperd.task import Problem, Task
+from whisperd.task import Problem, Segment, Task
 
 
 class Detections:
@@ -21,9 +22,14 @@ class Detections:
     """
 
     def __init__(
-        self, db: Database, told: Callable[[Sequence[Task]], None], now: Callable[[], float] = time
+        self,
+        db: Database,
+        events: Events,
+        told: Callable[[Sequence[Task]], None],
+        now: Callable[[], float] = time,
     ) -> None:
         self._db = db
+        self._events = events
         self._told = told
         self._now = now
 
@@ -37,9 +43,28 @@ class Detections:
         """What it has to look through; None: there is no transcript."""
         return await self._db.read(looks.said, look)
 
-    async def finish(self, look: Look, report: str, edit: str | None, seconds: float) -> None:
-        """Keep what was found: a whisperd.risk.report.Document, in JSON. Raises LostClaim."""
-        await self._db.write(looks.finish, look, report, edit, seconds, self._now(), then=self._told)
+    async def finish(self, look: Look, outcome: Outcome, seconds: float) -> None:
+        """Keep what was found, and alert of it. Raises LostClaim."""
+
+        def told(done: tuple[Sequence[Task], Sequence[Sighting]]) -> None:
+            self._found(look, done[1])
+            self._told(done[0])
+
+        await self._db.write(looks.finish, look, outcome, seconds, self._now(), then=told)
+
+    async def hearing(self, transcription_id: str) -> Sequence[Look]:
+        """Those that are to alert before this transcript is whole; they own nothing yet."""
+        return await self._db.read(looks.hearing, transcription_id)
+
+    async def heard(self, transcription_id: str) -> Sequence[Segment]:
+        """What no chunk still to come can change, nor come before."""
+        return await self._db.read(looks.heard, transcription_id)
+
+    async def tell(self, look: Look, sightings: Sequence[Sighting]) -> None:
+        """Alert of what was found so far, each finding once; of nothing once it is no more waiting."""
+        await self._db.write(
+            looks.tell, look, sightings, self._now(), then=lambda news: self._found(look, news)
+        )
 
     async def fail(self, look: Look, problem: Problem, seconds: float, *, final: bool = False) -> None:
         """Count a failure: it runs again, or has failed. Raises LostClaim."""
@@ -68,6 +93,10 @@ class Detections:
     async def is_awaited(self, transcription_id: str) -> bool:
         """Whether a look through this transcript is not over."""
         return await self._db.read(looks.is_awaited, transcription_id)
+
+    def _found(self, look: Look, news: Sequence[Sighting]) -> None:
+        if news:
+            self._events.publish(Event("finding", look.task, findings=[one.finding for one in news]))
 
     def _told_of_claim(self, look: Look | None) -> None:
         if look is not None:

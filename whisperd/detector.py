@@ -18,7 +18,7 @@ import structlog
 from whisperd.counts import Counts
 from whisperd.detections import Detections
 from whisperd.events import Event, Events
-from whisperd.look import Look, Said
+from whisperd.look import Look, Outcome, Said
 from whisperd.risk_protocol import Found, NoMemory, Search, Wrong
 from whisperd.searcher import CRASHED, OUT_OF_MEMORY, Searcher, SearchFailed
 from whisperd.task import FINAL, Kind, LostClaim, Problem, State, StorageBusy, StorageFailed, StorageFull
@@ -26,6 +26,8 @@ from whisperd.task import FINAL, Kind, LostClaim, Problem, State, StorageBusy, S
 log = structlog.get_logger(__name__)
 LOOK_SECONDS = 60.0  # between two looks for a task, at most
 PAUSED_SECONDS = 0.5  # between two looks whether it goes on
+REST_SECONDS = 2.0  # between two looks at a call that runs,
+REST = 20  # and at least so many times what the last one took
 STORAGE_SECONDS = 5.0  # until storage that failed is tried again
 NO_TRANSCRIPT = Problem("no_transcript", "there is no transcript: its task failed, was cancelled or is gone")
 
@@ -49,6 +51,8 @@ class Detector:
         self._counts = counts
         self._max_seconds = max_seconds
         self._paused = paused
+        self._news: dict[str, float] = {}  # ids of transcriptions that have more: when to look, monotonic
+        self._rests: dict[str, float] = {}  # until when those are left alone that were looked at
         self._wake = asyncio.Event()
         self._at_work: str | None = None  # the id of its task
 
@@ -64,11 +68,17 @@ class Detector:
     async def _work(self) -> None:
         while not self._events.closed:
             self._wake.clear()  # before looking, never after: else a commit can be missed
-            if await self._patiently(self._next):
+            if await self._patiently(self._next) or await self._patiently(self._listen_in):
                 continue
             with suppress(TimeoutError):
-                async with asyncio.timeout(PAUSED_SECONDS if self._paused() else LOOK_SECONDS):
+                async with asyncio.timeout(self._seconds()):
                     await self._wake.wait()
+
+    def _seconds(self) -> float:
+        """Until there may be something to do, as far as nobody wakes us."""
+        if self._paused():
+            return PAUSED_SECONDS
+        return max(0.0, min([LOOK_SECONDS, *(at - monotonic() for at in self._news.values())]))
 
     async def _listen(self) -> None:
         """Events are hints: after having fallen behind there may be more to do than was heard of."""
@@ -82,6 +92,11 @@ class Detector:
     def _hear(self, event: Event) -> None:
         if event.task.id == self._at_work and event.task.state is State.CANCELLED:
             self._searcher.kill()
+        if event.kind == "segment":
+            self._news.setdefault(event.task.id, self._rests.get(event.task.id, 0.0))
+        elif event.task.state in FINAL:
+            self._news.pop(event.task.id, None)
+            self._rests.pop(event.task.id, None)
         self._wake.set()
 
     async def _next(self) -> bool:
@@ -100,6 +115,28 @@ class Detector:
             self._at_work = None
         return True
 
+    async def _listen_in(self) -> bool:
+        """Look at a call that still runs, for those who want to be alerted; False: there is none now."""
+        due = [task_id for task_id, at in self._news.items() if at <= monotonic()]
+        if not due or self._paused():
+            return False
+        task_id, began = due[0], monotonic()
+        del self._news[task_id]
+        for look in await self._detections.hearing(task_id):
+            await self._glance(look, task_id)
+        self._rests[task_id] = monotonic() + max(REST_SECONDS, REST * (monotonic() - began))
+        return True
+
+    async def _glance(self, look: Look, task_id: str) -> None:
+        """At what is certain by now. What goes wrong is told at the end: then it is searched once more."""
+        said = Said(None, tuple(await self._detections.heard(task_id)))
+        try:
+            found = await self._search(look, said, so_far=True)
+        except SearchFailed as failed:
+            log.warning("a call that runs could not be looked through", task_id=task_id, error=str(failed))
+        else:
+            await self._detections.tell(look, found.sightings)
+
     async def _look(self, look: Look) -> None:
         began = monotonic()
         said = await self._patiently(lambda: self._detections.said(look))
@@ -111,8 +148,8 @@ class Detector:
         except SearchFailed as failed:
             await self._fail(look, failed.problem, began)
         else:
-            report, edit = bytes(found.document).decode(), said.edit
-            await self._patiently(lambda: self._detections.finish(look, report, edit, monotonic() - began))
+            outcome = Outcome(bytes(found.document).decode(), found.sightings, said.edit)
+            await self._patiently(lambda: self._detections.finish(look, outcome, monotonic() - began))
             self._counts.found(found.counts)
 
     async def _fail(self, look: Look, problem: Problem, began: float) -> None:
@@ -129,13 +166,14 @@ class Detector:
                 log.warning("the queue cannot be used for risk detection", error=str(error))
                 await asyncio.sleep(STORAGE_SECONDS)
 
-    async def _search(self, look: Look, said: Said) -> Found:
+    async def _search(self, look: Look, said: Said, *, so_far: bool = False) -> Found:
         """Raises SearchFailed."""
         segments = await asyncio.to_thread(msgspec.json.encode, said.segments)
         search = Search(
             segments=msgspec.Raw(segments),
             asked=look.asked,
             rules=look.rules,
+            so_far=so_far,
         )
         answer = await self._searcher.ask(search, self._max_seconds())
         match answer:
@@ -149,8 +187,8 @@ class Detector:
 
 
 def _matters(event: Event) -> bool:
-    """What comes, or is over: a transcript that was waited for, or the task at work."""
+    """What comes, has more, or is over: a transcript that was waited for, or the task at work."""
     if event.kind != "task":
-        return False
+        return event.kind == "segment"
     waits = event.task.kind is Kind.RISK_DETECTION and event.task.state is State.QUEUED
     return waits or event.task.state in FINAL

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal
 
-from msgspec import Struct, field
+from msgspec import Raw, Struct, field
 
 from whisperd.task import Segment, Task
 
@@ -18,12 +18,16 @@ BACKLOG = 256  # events a subscriber may be behind
 
 
 class Event(Struct, frozen=True):
-    """`task`: its state changed. `progress`: it went on. `segment`: chunk `number` brought these."""
+    """`task`: its state changed. `progress`: it went on. `segment`: chunk `number` brought these.
 
-    kind: Literal["task", "progress", "segment"]
+    `finding`: risk detection found these.
+    """
+
+    kind: Literal["task", "progress", "segment", "finding"]
     task: Task
     number: int = 0
     segments: Sequence[Segment] = ()
+    findings: Sequence[Raw] = ()  # JSON
     words: list[str] = field(default_factory=list)  # as the first listener put it, for all others to repeat
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-from msgspec import Struct
+from msgspec import Raw, Struct
 
 from whisperd.task import Detection, Segment, Task
 
@@ -19,6 +19,28 @@ class Look(Struct, frozen=True, kw_only=True):
 
     def __str__(self) -> str:
         return f"risk detection {self.task.id}"
+
+
+class Sighting(Struct, frozen=True, kw_only=True):
+    """A finding, or what is missing, as it is told of."""
+
+    rule: str
+    begin: int  # characters of all segments' texts: [begin, past); -1 of what is missing
+    past: int
+    loud: bool  # severe enough for an alert
+    finding: Raw  # JSON
+
+    def is_at(self, begin: int, past: int) -> bool:
+        """Whether it is there, seen again: with more of the transcript a place may have grown."""
+        return self.begin == begin or (self.begin < past and begin < self.past)
+
+
+class Outcome(NamedTuple):
+    """What a search has found, and in which correction of the transcript."""
+
+    report: str  # JSON, a whisperd.risk.report.Document
+    sightings: tuple[Sighting, ...]
+    edit: str | None
 
 
 class Said(NamedTuple):

@@ -138,7 +138,7 @@ def _joined(
 ) -> Machine:
     events, clock = Events(), Clock()
     queue = SqliteQueue(db, events, rules(config), clock.now, clock.cautious, models.known_sha256, counts)
-    detections = Detections(db, queue.told_all, clock.now)
+    detections = Detections(db, events, queue.told_all, clock.now)
     spool = Spool(
         config.spool_dir,
         max_bytes=config.http.max_upload_bytes,

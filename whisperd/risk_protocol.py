@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from msgspec import Raw, Struct
 
+from whisperd.look import Sighting
 from whisperd.task import Detection
 
 
@@ -34,6 +35,7 @@ class Search(Struct, frozen=True, kw_only=True, tag="search"):
     segments: Raw  # a JSON array
     asked: Detection
     rules: str | None  # a JSON array
+    so_far: bool = False  # the call goes on: nothing is missing yet, and where its end is nobody knows
 
 
 class InForce(Struct, frozen=True, kw_only=True, tag="in_force"):
@@ -55,6 +57,7 @@ class Right(Struct, frozen=True, tag="right"):
 class Found(Struct, frozen=True, kw_only=True, tag="found"):
     document: Raw  # a whisperd.risk.report.Document
     counts: tuple[tuple[str, str, int], ...]  # category, severity, and how many were found
+    sightings: tuple[Sighting, ...]
 
 
 class NoMemory(Struct, frozen=True, tag="no_memory"):

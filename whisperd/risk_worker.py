@@ -16,10 +16,12 @@ from pathlib import Path
 import msgspec
 
 from whisperd.leash import limit, tie
+from whisperd.look import Sighting
 from whisperd.risk.detection import Finding, Missing, Wanted, detect
 from whisperd.risk.reading import REQUEST, BadRules, read_rules
-from whisperd.risk.report import document
+from whisperd.risk.report import document, silenced
 from whisperd.risk.rulebook import Rulebook
+from whisperd.risk.rules import Rule, Severity
 from whisperd.risk_protocol import (
     Answer,
     Begin,
@@ -37,6 +39,7 @@ from whisperd.rulebooks import Rulebooks
 from whisperd.task import Segment
 
 MOST_TOLD = 5  # of what is wrong with rules
+_SEVERITIES = list(Severity)
 
 
 def main() -> None:
@@ -79,7 +82,8 @@ class Worker:
         books = self._books
         books.restore(begin.sources)
         problems = books.reload() if begin.reread else ()
-        return InForce(sources=dict(books.sources), problems=tuple(map(str, problems)))
+        named = [problem._replace(file=Path(problem.file).name) for problem in problems]  # no path is told
+        return InForce(sources=dict(books.sources), problems=tuple(map(str, named)))
 
     def _check(self, check: Check) -> Wrong | Right:
         there = self._books.rulebook.packs
@@ -97,15 +101,37 @@ class Worker:
         return Rulebook(list(packs.values()))
 
     def _search(self, search: Search) -> Found:
-        asked = search.asked
+        asked, rulebook = search.asked, self._rulebook(search.rules)
         segments = msgspec.json.decode(search.segments, type=list[Segment])
-        report = detect(segments, self._rulebook(search.rules), _wanted(search), timed=asked.timed)
+        report = detect(segments, rulebook, _wanted(search), timed=asked.timed)
+        if not asked.quotes:
+            report = silenced(report)
         told: list[Finding | Missing] = [*report.findings, *report.missing]
+        if search.so_far:
+            told = [one for one in report.findings if not _needs_the_end(rulebook.rules[one.rule_id])]
         counts = Counter((one.category, one.severity) for one in told)
         return Found(
-            document=msgspec.Raw(msgspec.json.encode(document(report, segments, asked.redact))),
+            document=msgspec.Raw(
+                msgspec.json.encode(document(report, segments, asked.redact if asked.quotes else "none"))
+            ),
             counts=tuple((str(category), str(severity), n) for (category, severity), n in counts.items()),
+            sightings=tuple(_sighting(one, Severity(asked.alert_severity)) for one in told),
         )
+
+
+def _needs_the_end(rule: Rule) -> bool:
+    return rule.where is not None and rule.where.last_seconds is not None
+
+
+def _sighting(one: Finding | Missing, least: Severity) -> Sighting:
+    place = (one.char_start, one.char_end) if isinstance(one, Finding) else (-1, -1)
+    return Sighting(
+        rule=one.rule_id,
+        begin=place[0],
+        past=place[1],
+        loud=_SEVERITIES.index(one.severity) >= _SEVERITIES.index(least),
+        finding=msgspec.Raw(msgspec.json.encode(one)),
+    )
 
 
 def _wanted(search: Search) -> Wanted:

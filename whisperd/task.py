@@ -145,6 +145,9 @@ class Detection(Struct, frozen=True, kw_only=True, omit_defaults=True):
     min_severity: str = "info"
     redact: Literal["none", "tag", "mask"] = "none"
     timed: bool = True  # whether the times of the segments mean anything
+    quotes: bool = True  # whether findings may say what was said
+    alert_url: str | None = None  # is told of each finding that is so severe, once
+    alert_severity: str = "high"
 
 
 class NewTask(Struct, frozen=True, kw_only=True):

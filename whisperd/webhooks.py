@@ -14,7 +14,7 @@ import msgspec
 from msgspec.structs import replace
 
 from whisperd import config
-from whisperd.delivery import Delivery, Reply
+from whisperd.delivery import ALERT, Delivery, Reply
 from whisperd.outbound import Outbound, OutboundError, UrlRefused
 from whisperd.shown import timestamp
 from whisperd.signing import kept_secret, of_tenant, signed
@@ -61,10 +61,11 @@ class Webhooks:
 
 def message(delivery: Delivery, view: View) -> bytes:
     """The body: what happened, when, and the task as it was then."""
+    data = view(delivery.task)
     event = {
         "type": delivery.event,
         "timestamp": timestamp(delivery.created_at),
-        "data": view(delivery.task),
+        "data": {"task": data, "findings": delivery.findings} if delivery.event == ALERT else data,
     }
     return msgspec.json.encode(event)
 

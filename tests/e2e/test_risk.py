@@ -82,3 +82,40 @@ def test_rules_that_would_hang_it_are_killed_and_cost_nothing_else(new_daemon, j
     assert (hung["status"], hung["error"]["code"]) == ("failed", "rules_too_slow")
     assert transcription["status"] == "completed"
     assert daemon.troubles() == []
+
+
+PACK = """name = "acme"
+version = 1
+title = "ACME"
+[[rule]]
+id = "acme.cancel"
+title = "Cancels"
+category = "custom"
+severity = "medium"
+score = 0.5
+match = {match}
+"""
+
+
+def test_packs_are_read_anew_and_a_broken_one_stays_as_it_was(new_daemon):
+    daemon = new_daemon()
+    pack = daemon.data / "rules" / "acme.toml"
+    pack.parent.mkdir(parents=True)
+    pack.write_text(PACK.format(match='"cancel"'))
+    daemon.start()
+    pack.write_text(PACK.format(match='{ any = ["cancel"] }'))
+    daemon.process.send_signal(signal.SIGHUP)
+    pack.write_text(PACK.format(match="3"))
+    daemon.process.send_signal(signal.SIGHUP)
+    health = daemon.until(lambda: (check := daemon.health()["checks"]["rules"])["status"] != "ok" and check)
+    task = daemon.finished(detect(daemon, text="I cancel.", packs=["acme"]))
+
+    assert "acme.toml:10: rule[0].match" in health["message"]
+    assert str(pack.parent) not in health["message"]
+    assert "acme.toml:10: rule[0].match" in daemon.said()
+    assert [f["rule_id"] for f in daemon.get(f"/tasks/{task['task_id']}/result")["findings"]] == [
+        "acme.cancel"
+    ]
+    pack.write_text(PACK.format(match='"cancel"'))
+    daemon.process.send_signal(signal.SIGHUP)
+    daemon.until(lambda: daemon.health()["checks"]["rules"]["status"] == "ok")

@@ -42,6 +42,7 @@ def test_all_is_well(with_idle_server):
                     "keys",
                 )
             },
+            "rules": {"status": "ok", "message": None},
             "redis": {"status": "ok", "message": "not configured"},
         }
         for path in ("/health/live", "/health/ready"):

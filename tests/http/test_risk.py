@@ -7,10 +7,14 @@ import pytest
 
 from tests.http.test_tenants import Tenant
 from tests.http_server import SOUND, the_error
+from whisperd.delivery import DeliveryQuery
 from whisperd.risk.rules import MOST_BYTES
+from whisperd.routes.view import task_view
 from whisperd.task import Problem, State
+from whisperd.webhooks import message
 
 DETECT = "/tasks/risk-detection"
+PATIENCE = 50.0  # seconds: where rules are asked for, a process has to start, on a busy machine
 FRAUD = "Please install AnyDesk so I can fix your computer."
 SHOUT = {
     "id": "mine.shout",
@@ -22,8 +26,11 @@ SHOUT = {
 }
 
 
+CARD = {**SHOUT, "id": "mine.card", "match": "my card"}  # which has the number beside it
+
+
 async def detect(server, **fields):
-    answer = await server.client.post(DETECT, json=fields)
+    answer = await server.client.post(DETECT, json=fields, timeout=PATIENCE)
     assert answer.status_code == 202, answer.text
     assert answer.headers["location"] == f"/tasks/{answer.json()['task_id']}"
     return answer.json()
@@ -132,6 +139,7 @@ def test_audio_makes_two_tasks_and_the_answer_is_the_one_that_looks(with_server)
                 DETECT,
                 files={"file": ("a.wav", SOUND, "audio/wav")},
                 data={"packs": "", "rules": json.dumps([SHOUT]), "callback_url": "http://127.0.0.1/"},
+                timeout=PATIENCE,
             )
             task = answer.json()
             transcription = await server.task(task["transcript_task_id"])
@@ -201,6 +209,39 @@ def test_without_a_transcript_there_is_nothing_to_look_through(with_server, end)
             task = await over(server, (await server.services.detections.first(transcription)).id)
 
         assert (task["status"], task["error"]["code"]) == ("failed", "no_transcript")
+
+    with_server(body)
+
+
+def test_what_looks_through_a_redacted_transcript_quotes_none_of_it(with_server):
+    """It was submitted with `redact`: another look, and its alert, would have shown the number."""
+
+    async def body(server):
+        async with server.detecting():
+            answer = await server.client.post(
+                DETECT,
+                files={"file": ("a.wav", SOUND, "audio/wav")},
+                data={"redact": "tag"},
+                timeout=PATIENCE,
+            )
+            transcription = answer.json()["transcript_task_id"]
+            await server.plan(1)
+            await server.finish("My card is 4111 1111 1111 1111.")
+            wanted = {
+                "alert_url": "http://127.0.0.1/",
+                "alert_severity": "info",
+                "rules": [CARD],
+                "packs": [],
+            }
+            task = await detect(server, task_id=transcription, **wanted)
+            (again,) = (await rescan(server))["task_ids"]
+            results = [await found(server, task_id) for task_id in (task["task_id"], again)]
+        alerts = await server.outbox.find(DeliveryQuery())
+
+        assert all(result["findings"] for result in results)
+        assert "4111" not in json.dumps(results)
+        assert [delivery.event for delivery in alerts] == ["risk.alert"]
+        assert "4111" not in alerts[0].snapshot
 
     with_server(body)
 
@@ -415,6 +456,151 @@ def test_an_idempotency_key_makes_one_task(with_server):
     with_server(body)
 
 
+# --- while a call runs ---
+
+
+async def alerted(server):
+    """The alerts, once there is one."""
+    sql = "select snapshot from outbox where event = 'risk.alert' order by seq"
+    with server.events.subscribe(wants=lambda event: event.kind == "finding") as subscription:
+        while not (rows := await server.db.read(lambda conn: conn.execute(sql).fetchall())):
+            await subscription.next(50)
+    return [json.loads(row["snapshot"])["findings"] for row in rows]
+
+
+def place(finding):
+    """What stays of it while the call goes on; more words come around it."""
+    return finding["rule_id"], finding["text"], finding["start"]
+
+
+def test_an_alert_goes_out_while_the_call_still_runs_and_only_once(with_server):
+    async def body(server):
+        async with server.detecting(), server.websocket() as socket:
+            task = await server.submit(risk="true", alert_url="http://127.0.0.1/")
+            await socket.send(json.dumps({"subscribe": [task["task_id"]]}))
+            await server.plan(2)
+            await server.finish(FRAUD)
+            ((finding,),) = await alerted(server)
+            assert (await server.task(task["task_id"]))["status"] == "processing"
+            message = {"type": ""}
+            while message["type"] != "risk.finding":
+                message = json.loads(await socket.recv())
+            await server.finish("Nothing.")
+            detection = await server.services.detections.first(task["task_id"])
+            result = await found(server, detection.id)
+
+            assert finding["rule_id"] == "fraud.remote-access"
+            assert place(message["finding"]) == place(finding)
+            assert (message["task_id"], message["transcript_task_id"]) == (detection.id, task["task_id"])
+            assert place(finding) in map(place, result["findings"])
+            told = [place(one) for some in await alerted(server) for one in some]
+            assert told.count(place(finding)) == 1
+
+    with_server(body)
+
+
+def test_an_alert_says_what_was_found_and_in_which_task(with_server):
+    async def body(server):
+        async with server.detecting():
+            task = await detect(
+                server, text=FRAUD, alert_url="http://127.0.0.1/", callback_url="http://127.0.0.1/"
+            )
+            await found(server, task["task_id"])
+        alert, end = sorted(
+            await server.outbox.find(DeliveryQuery()), key=lambda delivery: delivery.event, reverse=False
+        )
+        said = json.loads(message(alert, task_view))
+
+        assert (alert.event, end.event) == ("risk.alert", "task.completed")
+        assert said["type"] == "risk.alert"
+        assert said["data"]["task"]["task_id"] == task["task_id"]
+        assert [one["rule_id"] for one in said["data"]["findings"]] == ["fraud.remote-access"]
+        assert json.loads(message(end, task_view))["data"]["task_id"] == task["task_id"]
+
+    with_server(body)
+
+
+def test_nothing_is_alerted_below_the_severity(with_server):
+    async def body(server):
+        async with server.detecting():
+            wanted = {"alert_url": "http://127.0.0.1/", "alert_severity": "critical"}
+            await found(server, (await detect(server, text=FRAUD, **wanted))["task_id"])
+
+        assert await server.outbox.find(DeliveryQuery()) == []
+
+    with_server(body)
+
+
+def test_who_follows_a_task_is_told_of_its_findings_before_its_end(with_server):
+    async def body(server):
+        async with server.detecting():
+            task_id = (await detect(server, text=FRAUD))["task_id"]
+            await found(server, task_id)
+        async with server.events_of(task_id) as frames:
+            seen = [(event, data) async for _, event, data in frames]
+
+        assert [event for event, _ in seen] == ["progress", "risk.finding", "task"]
+        assert seen[1][1]["rule_id"] == "fraud.remote-access"
+
+    with_server(body)
+
+
+# --- what is there already ---
+
+
+async def rescan(server, **fields):
+    answer = await server.client.post("/risk/rescan", json=fields, timeout=PATIENCE)
+    assert answer.status_code == 202, answer.text
+    return answer.json()
+
+
+def test_what_is_there_already_is_looked_through_page_by_page(with_server):
+    async def body(server):
+        ids = [(await server.completed("Ask not."))["task_id"] for _ in range(3)]
+        await server.submit()  # it has no transcript
+        wanted = {"packs": [], "rules": [SHOUT], "limit": 2}
+        first = await rescan(server, **wanted)
+        rest = await rescan(server, **wanted, cursor=first["next_cursor"])
+        async with server.detecting():
+            results = [await found(server, task_id) for task_id in first["task_ids"] + rest["task_ids"]]
+
+        assert [result["transcript_task_id"] for result in results] == ids[::-1]
+        assert [rules_of(result) for result in results] == [["mine.shout"]] * 3
+        assert rest["next_cursor"] is None
+        assert {(await server.task(result["task_id"]))["priority"] for result in results} == {-10}
+
+    with_server(body)
+
+
+def test_a_tenant_looks_through_its_own(with_server):
+    async def body(server):
+        acme, other = Tenant(server, "acme"), Tenant(server, "other")
+        task_id = (await acme.submit())["task_id"]
+        await server.plan(1)
+        await server.finish("Ask not.")
+
+        for fields in ({}, {"tenant": "acme"}):
+            assert (await other.ask("POST", "/risk/rescan", json=fields)).json()["task_ids"] == []
+        (found,) = (await acme.ask("POST", "/risk/rescan", json={})).json()["task_ids"]
+        assert (await acme.get(f"/tasks/{found}"))["transcript_task_id"] == task_id
+
+    with_server(body)
+
+
+def test_a_queue_that_is_full_takes_as_many_as_fit(with_server):
+    async def body(server):
+        for _ in range(3):
+            await server.completed("Ask not.")
+        first = await rescan(server)
+        refused = await server.client.post("/risk/rescan", json={})
+
+        assert len(first["task_ids"]) == 2
+        assert first["next_cursor"] is not None
+        assert the_error(refused)[:2] == (503, "queue_full")
+
+    with_server(body, max_queued=2)
+
+
 # --- refusals ---
 
 BAD = [
@@ -438,6 +624,8 @@ BAD = [
     ({"text": "a", "redact": "yes"}, "invalid_field", "redact"),
     ({"text": "a", "risk": True}, "invalid_field", "risk"),
     ({"text": "a", "callback_url": "ftp://x"}, "invalid_field", "callback_url"),
+    ({"text": "a", "alert_url": "ftp://x"}, "invalid_field", "alert_url"),
+    ({"text": "a", "alert_severity": "bad"}, "invalid_field", "alert_severity"),
     ({"text": "a", "nosuch": 1}, "unknown_field", "nosuch"),
     ({"segments": []}, "invalid_field", "segments"),
     ({"segments": [{"start": 1, "end": 0, "text": "a"}]}, "invalid_field", "segments"),
@@ -452,7 +640,7 @@ BAD = [
 @pytest.mark.parametrize(("sent", "code", "param"), BAD, ids=lambda value: str(value)[:40])
 def test_what_makes_no_sense_is_refused_and_leaves_nothing(with_idle_server, sent, code, param):
     async def body(server):
-        answer = await server.client.post(DETECT, json=sent)
+        answer = await server.client.post(DETECT, json=sent, timeout=PATIENCE)
 
         assert the_error(answer) == (422, code, param), answer.text
 
@@ -466,7 +654,7 @@ def test_what_makes_no_sense_is_refused_and_leaves_nothing(with_idle_server, sen
 def test_a_form_that_makes_no_sense_leaves_no_audio(with_idle_server, fields, param):
     async def body(server):
         files = {"file": ("a.wav", SOUND, "audio/wav")}
-        answer = await server.client.post(DETECT, files=files, data=fields)
+        answer = await server.client.post(DETECT, files=files, data=fields, timeout=PATIENCE)
 
         assert the_error(answer) == (422, "invalid_field", param), answer.text
 
@@ -475,11 +663,31 @@ def test_a_form_that_makes_no_sense_leaves_no_audio(with_idle_server, fields, pa
 
 def test_a_transcription_with_packs_that_are_not_there_is_refused(with_idle_server):
     async def body(server):
-        for fields, param in (({"risk": "nosuch"}, "packs"), ({"risk": "true", "detect_only": "1"}, "risk")):
+        for fields, param in (
+            ({"risk": "nosuch"}, "packs"),
+            ({"risk": "true", "detect_only": "1"}, "risk"),
+            ({"alert_url": "http://127.0.0.1/"}, "alert_url"),
+        ):
             answer = await server.post(**fields)
             assert the_error(answer) == (422, "invalid_field", param), answer.text
 
     with_idle_server(body)
+
+
+def test_a_rescan_that_makes_no_sense_makes_no_task(with_server):
+    async def body(server):
+        await server.completed("Ask not.")
+        for fields, param in (
+            ({"packs": ["nosuch"]}, "packs"),
+            ({"rules": [{}]}, "rules"),
+            ({"limit": 501}, "limit"),
+            ({"alert_url": "ftp://x"}, "alert_url"),
+        ):
+            answer = await server.client.post("/risk/rescan", json=fields, timeout=PATIENCE)
+            assert the_error(answer) == (422, "invalid_field", param), answer.text
+        assert (await server.get("/tasks", kind="risk_detection")).json()["tasks"] == []
+
+    with_server(body)
 
 
 def test_the_body_may_have_three_mebibytes(with_idle_server):
@@ -499,7 +707,7 @@ def test_rules_of_half_a_mebibyte_are_taken(with_server):
         assert MOST_BYTES * 0.6 < len(json.dumps(rules)) < MOST_BYTES
         async with server.detecting():
             sent = {"text": "Ask not.", "packs": [], "rules": rules}
-            answer = await server.client.post(DETECT, json=sent, timeout=50)
+            answer = await server.client.post(DETECT, json=sent, timeout=PATIENCE)
             assert rules_of(await found(server, answer.json()["task_id"])) == ["mine.shout"]
 
     with_server(body)

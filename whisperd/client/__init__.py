@@ -66,7 +66,7 @@ from whisperd.client.results import (
     Word,
     Worker,
 )
-from whisperd.client.risk import Finding, Findings, Missing, Risk, RiskOptions
+from whisperd.client.risk import Finding, Findings, Missing, Rescan, Risk, RiskOptions
 from whisperd.client.sync_client import Client
 
 if TYPE_CHECKING:
@@ -105,6 +105,7 @@ __all__ = [
     "Quantiles",
     "QueueFull",
     "RateLimited",
+    "Rescan",
     "Risk",
     "RiskOptions",
     "Segment",

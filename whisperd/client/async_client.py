@@ -34,7 +34,7 @@ from whisperd.client.results import (
     Usage,
     Worker,
 )
-from whisperd.client.risk import Findings, RiskOptions
+from whisperd.client.risk import Findings, Rescan, RiskOptions
 from whisperd.client.sound import OnSent, Reading, Sound, Source
 from whisperd.client.stream import SILENCE_SECONDS, Following
 
@@ -134,6 +134,12 @@ class AsyncClient:
         sound = None if audio is None else Sound(audio, None, None)
         wanted = {**what, **options}
         return await self._run(self._calls.submit(sound, wanted, idempotency_key, "/tasks/risk-detection"))
+
+    async def rescan_risk(
+        self, *, limit: int = 100, cursor: str | None = None, **options: Unpack[RiskOptions]
+    ) -> Rescan:
+        """Looks through up to `limit` transcripts that are there, the newest first: a task for each."""
+        return await self._run(self._calls.rescan(limit, cursor, options))
 
     async def findings(self, task_id: str, *, redacted: bool | None = None) -> Findings:
         """What a risk detection found; of a transcription, its newest. Raises NotFound without one.

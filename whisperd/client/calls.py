@@ -47,7 +47,7 @@ from whisperd.client.results import (
     Usage,
     Worker,
 )
-from whisperd.client.risk import Findings
+from whisperd.client.risk import Findings, Rescan
 from whisperd.client.sound import Sound
 
 DEFAULT_URL = "http://127.0.0.1:8002"
@@ -89,6 +89,8 @@ class SubmitOptions(TypedDict, total=False):
     result_url: str | None  # s3://bucket/key: where the transcript is written to
     metadata: dict[str, Any] | None
     risk: bool | Sequence[str] | None
+    alert_url: str | None  # is told of severe findings, while a call runs, too
+    alert_severity: Literal["info", "low", "medium", "high", "critical"] | None
 
 
 class Request(NamedTuple):
@@ -173,6 +175,11 @@ class Calls:
 
     def findings(self, task_id: str, redacted: bool | None) -> Flow[Findings]:
         return self._read(Request("GET", f"{_path(task_id)}/risk", _as_asked(redacted)), Findings)
+
+    def rescan(self, limit: int, cursor: str | None, options: Mapping[str, Any]) -> Flow[Rescan]:
+        given = {name: value for name, value in options.items() if value is not None}
+        body = {"limit": limit, **given, **({"cursor": cursor} if cursor else {})}
+        return self._read(Request("POST", "/risk/rescan", body=body, repeatable=False), Rescan)
 
     def task(self, task_id: str) -> Flow[Task]:
         return self._read(Request("GET", _path(task_id)), Task)

@@ -17,6 +17,8 @@ class RiskOptions(TypedDict, total=False):
     min_score: float | None
     min_severity: Literal["info", "low", "medium", "high", "critical"] | None
     redact: Literal["none", "tag", "mask"] | None
+    alert_url: str | None
+    alert_severity: Literal["info", "low", "medium", "high", "critical"] | None
     priority: int | None
     plan: Literal["FREE", "PRO", "PAYG"] | None
     tenant: str | None
@@ -64,6 +66,13 @@ class Missing(Struct, frozen=True, kw_only=True):
     severity: str
     score: float
     window: dict[str, float]
+
+
+class Rescan(Struct, frozen=True, kw_only=True):
+    """The tasks that look; with `next_cursor` older transcripts are looked through, if there are any."""
+
+    task_ids: tuple[str, ...]
+    next_cursor: str | None = None
 
 
 class Findings(Struct, frozen=True, kw_only=True):

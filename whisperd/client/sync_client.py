@@ -30,7 +30,7 @@ from whisperd.client.results import (
     Usage,
     Worker,
 )
-from whisperd.client.risk import Findings, RiskOptions
+from whisperd.client.risk import Findings, Rescan, RiskOptions
 from whisperd.client.sound import OnSent, Sound, Source
 from whisperd.client.stream import SILENCE_SECONDS, Following
 
@@ -146,6 +146,12 @@ class Client:
         sound = None if audio is None else Sound(audio, None, None)
         wanted = {**what, **options}
         return self._run(self._calls.submit(sound, wanted, idempotency_key, "/tasks/risk-detection"))
+
+    def rescan_risk(
+        self, *, limit: int = 100, cursor: str | None = None, **options: Unpack[RiskOptions]
+    ) -> Rescan:
+        """Looks through up to `limit` transcripts that are there, the newest first: a task for each."""
+        return self._run(self._calls.rescan(limit, cursor, options))
 
     def findings(self, task_id: str, *, redacted: bool | None = None) -> Findings:
         """What a risk detection found; of a transcription, its newest. Raises NotFound without one.

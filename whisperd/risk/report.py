@@ -22,6 +22,11 @@ def document(report: Report, segments: Sequence[Segment], way: Redact) -> Docume
     return Document(**asdict(report), redacted_text=text)
 
 
+def silenced(report: Report) -> Report:
+    """Without a word of what was said."""
+    return replace(report, findings=tuple(replace(one, text=MASK, context="") for one in report.findings))
+
+
 def unquoted(document: Document) -> Document:
     """Without what rules want out, where redaction was not asked for when it was written.
 

@@ -123,14 +123,14 @@ def _query(request: Request, wanted: Bulk) -> ListQuery | None:
         kind=which.kind,
         tenant=own or which.tenant,
         text=which.q,
-        created_after=_seconds(which.created_after),
-        created_before=_seconds(which.created_before),
+        created_after=seconds(which.created_after),
+        created_before=seconds(which.created_before),
         before=int(wanted.cursor) if wanted.cursor else None,
         limit=PAGE,
     )
 
 
-def _seconds(moment: datetime | None) -> float | None:
+def seconds(moment: datetime | None) -> float | None:
     return None if moment is None else moment.timestamp()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from msgspec.structs import replace
 from ulid import ULID
 
 from whisperd.risk_protocol import Check, NoMemory, Wrong
@@ -9,7 +10,7 @@ from whisperd.routes import Services
 from whisperd.routes.errors import Refusal
 from whisperd.rulebooks import RiskMissing, need_libraries
 from whisperd.searcher import TOO_LONG, SearchFailed
-from whisperd.task import Detection, Kind, NewTask
+from whisperd.task import Detection, Kind, NewTask, Task
 
 RULES = "rules"  # where other tasks name their model
 CHECK_SECONDS = 30.0
@@ -31,6 +32,11 @@ def after(new: NewTask, asked: Detection, rules: str | None = None) -> NewTask:
         transcript=new.id,
         rules=rules,
     )
+
+
+def looking_through(asked: Detection, transcription: Task) -> Detection:
+    """What shows nothing that its transcript does not show: other rules would not know what to redact."""
+    return asked if transcription.redact is None else replace(asked, quotes=False)
 
 
 async def check_detection(here: Services, new: NewTask | None) -> None:

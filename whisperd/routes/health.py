@@ -101,6 +101,7 @@ async def checks(here: Services) -> Mapping[str, Check]:
         "loop": _loop(here),
         "backup": _backup(here),
         "recovery": _recovery(here),
+        "rules": _rules(here),
         "keys": Check("down", here.keys.trouble) if here.keys.trouble else OK,
         "redis": _redis(here),
     }
@@ -242,6 +243,16 @@ def _backup(here: Services) -> Check:
         return OK
     told = f"the last backup is {age / 60:.0f} min old" if current_at else "there is no backup"
     return Check("degraded", f"{told}: `whisperd backup` takes one, or says what hinders it")
+
+
+def _rules(here: Services) -> Check:
+    """Of risk detection: it goes on by the packs that can be read."""
+    problems = here.searcher.books.problems
+    if not problems:
+        return OK
+    more = f", and {len(problems) - 1} more" if len(problems) > 1 else ""
+    told = f"a rule pack is broken, and stays as it was or out: {problems[0]}{more}; `whisperd rules lint`"
+    return Check("degraded", told)
 
 
 def _redis(here: Services) -> Check:

@@ -19,11 +19,13 @@ from starlette.responses import Response, StreamingResponse
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from whisperd.events import Event, Subscription
+from whisperd.risk.detection import Finding, Missing
 from whisperd.routes import Services, caller, services, task_of
 from whisperd.routes.call import Answer, Call, Header, Socket
+from whisperd.routes.findings import found
 from whisperd.routes.status import current_stats
 from whisperd.routes.view import progress_view, segment_view, shown, task_view
-from whisperd.task import FINAL, START, Mark, Segment, State, StorageBusy, StorageFailed, Task
+from whisperd.task import FINAL, START, Kind, Mark, Segment, State, StorageBusy, StorageFailed, Task
 
 PING_SECONDS = 15.0  # between comments that keep an idle stream open
 STATS_SECONDS = 2.0  # between two statistics on a WebSocket or a stream of everything
@@ -37,7 +39,7 @@ async def events(request: Request) -> Response:
     """What happens to the task, as Server-Sent Events.
 
     `task`, then `segment`s in the transcript's order and `progress`, then the final `task`. There are no
-    `segment`s of a task that was submitted with `redact`.
+    `segment`s of a task that was submitted with `redact`. Of risk detection: `risk.finding`s before that.
 
     The id of every frame is the place in the transcript: "12.3" is after the third segment of chunk 12. That
     of the final `task` has its state behind it; who comes back with it is told that there is no more (204).
@@ -77,6 +79,8 @@ async def _frames(here: Services, task: Task, mark: Mark) -> AsyncIterator[str]:
                 mark = place
                 yield _frame("segment", mark, segment_view(task, segment))
             yield _frame("progress", mark, progress_view(task))
+            for finding in await _findings(here, task):
+                yield _frame("risk.finding", mark, finding)
             if task.state in FINAL:
                 yield _frame("task", f"{mark}.{task.state}", await shown(here, task))
                 return
@@ -89,6 +93,17 @@ async def _frames(here: Services, task: Task, mark: Mark) -> AsyncIterator[str]:
 async def _said(here: Services, task: Task, mark: Mark) -> Sequence[tuple[Mark, Segment]]:
     """Nothing of what is to be redacted: by its first half a number is not known to be one."""
     return [] if task.redact else await here.queue.segments(task.id, mark)
+
+
+async def _findings(here: Services, task: Task) -> Sequence[Finding | Missing]:
+    """Of risk detection, once it is completed."""
+    if task.kind is not Kind.RISK_DETECTION or task.state is not State.COMPLETED:
+        return []
+    kept = await here.detections.kept(task.id)
+    if kept is None:  # it was removed just now
+        return []
+    document = await asyncio.to_thread(found, kept)
+    return [*document.findings, *document.missing]
 
 
 async def _until_news(subscription: Subscription) -> AsyncIterator[str]:
@@ -146,7 +161,8 @@ async def websocket(socket: WebSocket) -> None:
     wanted: set[str] = set()
 
     def wants(event: Event) -> bool:
-        return tenant in (None, event.task.tenant) and (not wanted or event.task.id in wanted)
+        named = not wanted or event.task.id in wanted or event.task.transcript in wanted
+        return tenant in (None, event.task.tenant) and named
 
     with here.events.subscribe(wants=wants) as subscription:
         async with asyncio.TaskGroup() as group:
@@ -205,6 +221,9 @@ def _texts(event: Event) -> list[str]:
             return [_encode("task", {"task": task_view(event.task)})]
         case "progress":
             return [_encode("progress", progress_view(event.task))]
+        case "finding":
+            about = {"task_id": event.task.id, "transcript_task_id": event.task.transcript}
+            return [_encode("risk.finding", {**about, "finding": finding}) for finding in event.findings]
         case "segment":
             said = () if event.task.redact else event.segments
             views = [segment_view(event.task, segment) for segment in said]
@@ -230,7 +249,8 @@ async def _stats_text(connection: HTTPConnection) -> str:
 
 
 def _encode(kind: str, view: Struct | dict[str, Any]) -> str:
-    return msgspec.json.encode({"type": kind, **to_builtins(view)}).decode()
+    fields = view if isinstance(view, dict) else to_builtins(view)
+    return msgspec.json.encode({"type": kind, **fields}).decode()
 
 
 _LAST_EVENT = Header(

@@ -21,7 +21,7 @@ from whisperd.risk.rules import MOST_BYTES, MOST_RULES, Category, Severity
 from whisperd.routes import Json, Services, caller, services, submission, visible_task
 from whisperd.routes.admission import admit
 from whisperd.routes.call import Answer, Call, Form
-from whisperd.routes.detection import RULES, check_detection, check_possible
+from whisperd.routes.detection import RULES, check_detection, check_possible, looking_through
 from whisperd.routes.errors import Refusal
 from whisperd.routes.reading import json_object
 from whisperd.routes.result import MOST_SEGMENTS, Line, check_lines
@@ -80,6 +80,8 @@ class RiskSubmission(Submission, frozen=True, kw_only=True):
             min_severity=self.min_severity,
             redact=self.redact,
             timed=self.text is None,
+            alert_url=self.alert_url,
+            alert_severity=self.alert_severity,
         )
 
     def rules_json(self) -> str | None:
@@ -141,7 +143,8 @@ async def _of_what_was_sent(request: Request, here: Services, wanted: RiskSubmis
     if wanted.sent != 1:
         raise _one_of_these()
     transcription = None if wanted.task_id is None else await _transcription(request, wanted.task_id)
-    said, who = _said(wanted), caller(request)
+    said, who, asked = _said(wanted), caller(request), wanted.detection()
+    submission.checked_callback(wanted.alert_url, here.config, "alert_url")
     new = NewTask(
         id=str(ULID()),
         kind=Kind.RISK_DETECTION,
@@ -155,7 +158,7 @@ async def _of_what_was_sent(request: Request, here: Services, wanted: RiskSubmis
         metadata=wanted.metadata,
         idempotency_key=request.headers.get("idempotency-key"),
         body_sha256=hashlib.sha256(msgspec.json.encode(wanted)).hexdigest(),
-        detection=wanted.detection(),
+        detection=asked if transcription is None else looking_through(asked, transcription),
         transcript=wanted.task_id,
         said=said,
         rules=wanted.rules_json(),

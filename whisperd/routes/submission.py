@@ -20,6 +20,7 @@ from whisperd import sniff
 from whisperd.buckets import place_of
 from whisperd.config import Config
 from whisperd.outbound import Outbound, UrlRefused
+from whisperd.risk.rules import Severity
 from whisperd.routes import Caller, caller, services
 from whisperd.routes.detection import after
 from whisperd.routes.errors import Refusal
@@ -80,6 +81,10 @@ class Submission(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     callback_url: Annotated[str, _is("What is told when the task is over.", "uri")] | None = None
     result_url: Annotated[str, _is("Where its transcript goes, s3://bucket/key.", "uri")] | None = None
     metadata: Annotated[dict[str, Any], _is("Yours, shown with the task: at most 16 KiB.")] = {}
+    alert_url: (
+        Annotated[str, _is("What is told of severe findings, while a call runs, too.", "uri")] | None
+    ) = None
+    alert_severity: Annotated[Severity, _is("Of the findings that it is told of, at least.")] = Severity.HIGH
     risk: Annotated[bool | list[PackName], _is("Look for risk in the transcript; by these packs only.")] = (
         False
     )
@@ -92,8 +97,12 @@ class Submission(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         """What to look for in the transcript. Raises Refusal."""
         if self.detect_only and self.risk:
             raise Refusal(422, "invalid_field", "detect_only makes no transcript to look through", "risk")
+        if self.alert_url is not None and not self.risk:
+            raise Refusal(422, "invalid_field", "there are no findings without risk", "alert_url")
+        if not self.risk:
+            return None
         packs = tuple(self.risk) if isinstance(self.risk, list) else None
-        return Detection(packs=packs) if self.risk else None
+        return Detection(packs=packs, alert_url=self.alert_url, alert_severity=self.alert_severity)
 
     def rules_json(self) -> str | None:
         """Rules that were sent along. Raises Refusal."""
@@ -218,6 +227,7 @@ def new_task(
 ) -> NewTask:
     """Raises Refusal for what the caller may not do."""
     checked_callback(submission.callback_url, config)
+    checked_callback(submission.alert_url, config, "alert_url")
     _check_result(submission.result_url, config)
     options = submission.options()
     content = (audio.sha256, msgspec.structs.replace(submission, audio_path=None, audio_url=None))
@@ -247,13 +257,13 @@ def new_task(
     )
 
 
-def checked_callback(url: str | None, config: Config) -> str | None:
+def checked_callback(url: str | None, config: Config, param: str = "callback_url") -> str | None:
     """The URL. Refuses what would never be called: where a name leads to is looked at when it is."""
     try:
         if url is not None:
             Outbound(config.outbound).check(url)
     except UrlRefused as error:
-        raise Refusal(422, "invalid_field", str(error), "callback_url") from None
+        raise Refusal(422, "invalid_field", str(error), param) from None
     return url
 
 

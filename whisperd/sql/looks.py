@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from whisperd.look import Kept, Look, Said
-from whisperd.sql import edits, questions, timeline
+from whisperd.look import Kept, Look, Outcome, Said, Sighting
+from whisperd.sql import edits, outbox, questions, timeline
 from whisperd.sql.detections import is_ready
 from whisperd.sql.line import adjust, end, move
 from whisperd.sql.rows import to_task
@@ -27,6 +27,9 @@ from whisperd.task import (
 )
 from whisperd.timeline import Moment
 
+OF_AN_ALERT = 100  # findings
+MOST_HEARING = 10  # that alert of one call
+
 
 def is_waiting(conn: sqlite3.Connection) -> bool:
     return _first(conn) is not None
@@ -38,15 +41,16 @@ def claim(conn: sqlite3.Connection, now: float) -> Look | None:
     if seq is None:
         return None
     task = move(conn, seq, "state = 'processing', started_at = coalesce(started_at, :now)", {"now": now})
-    row = conn.execute(
-        """
-        update detection set claims = claims + 1 where task = ?
-        returning claims, asked, (select source from rules where sha256 = detection.rules) as rules
-        """,
-        (seq,),
-    ).fetchone()
+    claim = f"update detection set claims = claims + 1 where task = ? returning {_ASKED}"
+    return _look(task, conn.execute(claim, (seq,)).fetchone())
+
+
+_ASKED = "claims, asked, (select source from rules where sha256 = detection.rules) as source"
+
+
+def _look(task: Task, row: sqlite3.Row) -> Look:
     asked = msgspec.json.decode(row["asked"], type=Detection)
-    return Look(task=task, claims=row["claims"], asked=asked, rules=row["rules"])
+    return Look(task=task, claims=row["claims"], asked=asked, rules=row["source"])
 
 
 def _first(conn: sqlite3.Connection) -> int | None:
@@ -82,14 +86,69 @@ def said(conn: sqlite3.Connection, look: Look) -> Said | None:
 
 
 def finish(
-    conn: sqlite3.Connection, look: Look, report: str, edit: str | None, seconds: float, now: float
-) -> Sequence[Task]:
-    """Write down what was found. `seconds`: that it took."""
+    conn: sqlite3.Connection, look: Look, outcome: Outcome, seconds: float, now: float
+) -> tuple[Sequence[Task], Sequence[Sighting]]:
+    """Write down what was found. `seconds`: that it took. Returns what nobody was told of before, too."""
     _own(conn, look)
     found = "update detection set report = ?, edit = ? where task = ?"
-    conn.execute(found, (report, edit, look.task.seq))
+    conn.execute(found, (outcome.report, outcome.edit, look.task.seq))
+    news = _news(conn, look, outcome.sightings)
+    _alert(conn, look, news, now)
     _spent(conn, look.task.seq, seconds)
-    return end(conn, look.task.seq, State.COMPLETED, None, now)
+    return end(conn, look.task.seq, State.COMPLETED, None, now), news
+
+
+def tell(
+    conn: sqlite3.Connection, look: Look, sightings: Sequence[Sighting], now: float
+) -> Sequence[Sighting]:
+    """Alert of what is found while the call goes on, each once; returns what is news."""
+    waits = "select 1 from task where seq = ? and state = 'queued'"
+    if conn.execute(waits, (look.task.seq,)).fetchone() is None:
+        return []
+    news = _news(conn, look, sightings)
+    rows = [(look.task.seq, one.rule, one.begin, one.past) for one in news]
+    conn.executemany("insert or ignore into told values (?, ?, ?, ?)", rows)
+    _alert(conn, look, news, now)
+    return news
+
+
+def hearing(conn: sqlite3.Connection, transcription_id: str) -> Sequence[Look]:
+    """What waits for this transcript, and is to alert before it is whole.
+
+    Not what redacts: by its first half a number is not known to be one, and findings quote what is near.
+    """
+    rows = conn.execute(
+        f"""
+        select task.*, {_ASKED} from task indexed by task_transcript join detection on detection.task = seq
+        where transcript = ? and state = 'queued' and ready = 0
+          and json_extract(asked, '$.alert_url') is not null
+          and json_extract(asked, '$.redact') is null
+        order by seq limit {MOST_HEARING}
+        """,
+        (transcription_id,),
+    ).fetchall()
+    return [_look(to_task(row), row) for row in rows]
+
+
+def heard(conn: sqlite3.Connection, transcription_id: str) -> Sequence[Segment]:
+    """What is certain of a transcript so far, by time."""
+    settled = questions.settled(conn, transcription_id)
+    marked = questions.segments(conn, transcription_id, START)
+    return sorted((one for _, one in marked if one.start < settled), key=lambda segment: segment.start)
+
+
+def _news(conn: sqlite3.Connection, look: Look, sightings: Sequence[Sighting]) -> Sequence[Sighting]:
+    known: dict[str, list[tuple[int, int]]] = {}
+    for row in conn.execute("select rule, begin, past from told where task = ?", (look.task.seq,)):
+        known.setdefault(row["rule"], []).append((row["begin"], row["past"]))
+    return [one for one in sightings if not any(one.is_at(*place) for place in known.get(one.rule, ()))]
+
+
+def _alert(conn: sqlite3.Connection, look: Look, news: Sequence[Sighting], now: float) -> None:
+    loud = [one.finding for one in news if one.loud]
+    if look.asked.alert_url is not None:
+        for first in range(0, len(loud), OF_AN_ALERT):
+            outbox.alert(conn, look.task, look.asked.alert_url, loud[first : first + OF_AN_ALERT], now)
 
 
 def fail(
@@ -144,7 +203,7 @@ def again(conn: sqlite3.Connection, task: Task) -> Task:
 def first(conn: sqlite3.Connection, transcription_id: str) -> Task:
     """The first that was to look through this transcript: the one queued with it. Raises TaskNotFound."""
     row = conn.execute(
-        "select * from task where transcript = ? order by seq limit 1", (transcription_id,)
+        "select * from task where seq = (select min(seq) from task where transcript = ?)", (transcription_id,)
     ).fetchone()
     if row is None:
         raise TaskNotFound(f"nothing looks through task {transcription_id}")

@@ -14,7 +14,9 @@ from secrets import token_hex
 from typing import Any
 from urllib.parse import urlsplit
 
-from whisperd.delivery import GONE, Delivery, DeliveryNotFound, DeliveryQuery, DeliveryState
+from msgspec import Raw, to_builtins
+
+from whisperd.delivery import ALERT, GONE, Delivery, DeliveryNotFound, DeliveryQuery, DeliveryState
 from whisperd.sql.rows import to_json
 from whisperd.task import State, Task
 
@@ -31,22 +33,36 @@ def tell(conn: sqlite3.Connection, task: Task) -> None:
         notes.append(("result", task.result_url))
     snapshot = to_json(task) if notes else ""
     for kind, url in notes:
-        conn.execute(_INSERT, _columns(task, kind, url, snapshot))
+        conn.execute(_INSERT, _columns(task, kind, url, snapshot) | _end_of(task))
+
+
+def alert(conn: sqlite3.Connection, task: Task, url: str, findings: Sequence[Raw], now: float) -> None:
+    """Tell an address of findings, unless it wants to be told nothing more."""
+    if conn.execute("select 1 from gone where url = ?", (url,)).fetchone():
+        return
+    snapshot = to_json({**to_builtins(task), "findings": findings})
+    when = {"event": ALERT, "now": now, "expires_at": now + LIFE_SECONDS}
+    conn.execute(_INSERT, _columns(task, "webhook", url, snapshot) | when)
+
+
+def _end_of(task: Task) -> dict[str, Any]:
+    assert task.finished_at is not None
+    return {
+        "event": f"task.{task.state}",
+        "now": task.finished_at,
+        "expires_at": task.finished_at + LIFE_SECONDS,
+    }
 
 
 def _columns(task: Task, kind: str, url: str, snapshot: str) -> dict[str, Any]:
-    assert task.finished_at is not None
     return {
         "id": f"msg_{token_hex(12)}",
         "kind": kind,
-        "event": f"task.{task.state}",
         "task": task.id,
         "tenant": task.tenant,
         "url": url,
         "place": _place(url),
         "snapshot": snapshot,
-        "now": task.finished_at,
-        "expires_at": task.finished_at + LIFE_SECONDS,
     }
 
 
