@@ -130,9 +130,9 @@ ALLOWED = {
         *("outbound", "s3", "buckets", "sources", "turns"),
     },
     # HTTP
-    "metrics": {"task", "backup", "counts", "gpu", "worker_pool"},
+    "metrics": {"task", "job", "backup", "counts", "gpu", "worker_pool"},
     "routes": {
-        *("task", "config", "events", "spool", "sniff", "transcript", "worker_pool", "metrics"),
+        *("task", "job", "config", "events", "spool", "sniff", "transcript", "worker_pool", "metrics"),
         *("archive", "backup", "arrival", "shown", "attendance", "keys", "outbox", "delivery"),
         *("outbound", "buckets", "sources", "outlook", "forecast", "turns", "pace", "sessions"),
         *("history", "timeline", "usage", "minutes", "redacting", "muting", "drain"),
@@ -154,7 +154,7 @@ ALLOWED = {
         *("counts",),
     },
     "upkeep": {"task", "engine", "gpu", "minutes", "archive", "housekeeping", "machine"},
-    "sharing": {"task", "config", "machine", "redis_queue", "sources", "worker_pool"},
+    "sharing": {"task", "job", "config", "machine", "redis_queue", "sources", "worker_pool"},
     "connections": {"config", "counts", "routes", "http"},
     "listening": {"config", "routes", "http", "connections"},
     "daemon": {

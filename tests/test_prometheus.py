@@ -12,6 +12,7 @@ from whisperd import metrics
 from whisperd.backup import Backup
 from whisperd.counts import Counts
 from whisperd.gpu import GpuMemory
+from whisperd.job import Depth, Share
 from whisperd.task import Depths, State, Stats
 from whisperd.worker_pool import WorkerInfo
 
@@ -63,6 +64,8 @@ def shown():
         workers=[worker],
         deaths={},
         paused=False,
+        draining=False,
+        share=Share(None, {"transcription": Depth(1, 0, 1, True), "gpu": Depth(2, 0, 0, False)}, 1, 0, 0),
         last_backup=Backup(path=Path("b"), taken_at=90.0, bytes=1),
         backed_up_until=90.0,
         backups={"ok": 1},
@@ -112,7 +115,7 @@ def test_every_metric_is_on_the_dashboard_or_says_what_the_dashboard_says_otherw
     process = {family.name for family in families(shown) if family.name.startswith("whisperd_process_")}
 
     missing = {family.name for family in families(shown)} - on_it - process
-    assert missing == {"whisperd_database_up", "whisperd_paused", "whisperd_recovered"}
+    assert missing == {"whisperd_database_up", "whisperd_draining", "whisperd_paused", "whisperd_recovered"}
 
 
 def test_the_metrics_are_as_prometheus_wants_them(shown):

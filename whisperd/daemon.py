@@ -243,6 +243,7 @@ class Daemon:
         if self._shared is not None:
             works["bridge"] = self._shared.bridge.run()
             works["recall"] = self._shared.recall.run()
+            works["census"] = self._shared.census.run()
             if parts.config.redis.answers:
                 works["follower"] = self._shared.follower.run()
         return works | ({"offsite": parts.offsite.run()} if parts.offsite else {})
@@ -423,6 +424,7 @@ def _services(
         database_trouble=lambda: parts.db.broken,
         pulse_trouble=pulse_trouble,
         queue_trouble=lambda: shared.link.trouble if shared else None,
+        share=lambda: shared.share() if shared else None,
         drain=Drain(parts.queue, shared.bridge if shared else None),
         copies=lambda: parts.offsite.state() if parts.offsite else None,
         backups=parts.backups,

@@ -14,10 +14,39 @@ class Job(Struct, frozen=True, kw_only=True):
     """A job that this host holds, or held when it ended: the proof of that is its token."""
 
     id: str  # in the shared queue
+    queue: str = ""  # in which it is; "": the one of those that no route fits
     token: str
     begun: int  # how often it had been begun by then, this time included
     hash: str = ""  # all that Redis had of it then, as a JSON object; "": not known
     server: str = ""  # the Redis that gave it out; "": not known
+
+    @property
+    def key(self) -> str:
+        """Two queues may have jobs of one id."""
+        return f"{self.queue}/{self.id}"
+
+
+class Depth(NamedTuple):
+    """How many jobs a shared queue has."""
+
+    waiting: int
+    delayed: int
+    active: int
+    is_served: bool  # somebody takes from it, as far as can be seen
+
+
+class Share(NamedTuple):
+    """A host's part in the queues that it shares with others, at one moment."""
+
+    trouble: str | None  # why they cannot be asked
+    depths: Mapping[str, Depth]  # by queue, as it was some seconds ago
+    held: int  # jobs that it is at work on, or owes the end of
+    owed: int  # of them
+    lost: int  # to another host, since the start
+
+    def unserved(self) -> Mapping[str, int]:
+        """How many jobs wait where nobody takes them, by queue."""
+        return {name: d.waiting for name, d in self.depths.items() if d.waiting and not d.is_served}
 
 
 class OwedJob(NamedTuple):

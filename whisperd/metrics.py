@@ -20,6 +20,7 @@ from whisperd import __version__
 from whisperd.backup import Backup
 from whisperd.counts import Counts, priority_class
 from whisperd.gpu import GpuMemory
+from whisperd.job import Share
 from whisperd.task import Depths, Stats
 from whisperd.worker_pool import WorkerInfo
 
@@ -45,6 +46,8 @@ class Reading:
     workers: Sequence[WorkerInfo]
     deaths: Mapping[str, int]  # of worker processes, by cause, since the start
     paused: bool
+    draining: bool  # the host is emptied
+    share: Share | None  # in the queues of several hosts
     last_backup: Backup | None
     backed_up_until: float | None  # Unix seconds, UTC: what was accepted before is in it
     backups: Mapping[str, int]  # attempts since the start, by result
@@ -86,6 +89,8 @@ class _Read(Collector):
         if reading.depths is not None:
             yield from _queue(reading.depths)
         yield from _workers(reading)
+        if reading.share is not None:
+            yield from _shared(reading.share)
         yield from _backups(reading)
         yield from _resources(reading)
 
@@ -126,6 +131,26 @@ def _workers(reading: Reading) -> Iterator[Family]:
     memory = {str(worker.id): worker.rss_bytes for worker in reading.workers if worker.rss_bytes is not None}
     yield _gauges("worker_memory_bytes", "Resident memory of each worker.", "worker", memory)
     yield _gauge("paused", "1 while nothing is handed out to the workers.", reading.paused)
+    yield _gauge("draining", "1 while this host is emptied: `whisperd drain`.", reading.draining)
+
+
+def _shared(share: Share) -> Iterator[Family]:
+    yield _gauge("redis_up", "1 while the queue that hosts share, on Redis, can be asked.", not share.trouble)
+    about = "Jobs of each queue that hosts share, by where they are, as it was some seconds ago."
+    family = GaugeMetricFamily("whisperd_redis_jobs", about, labels=["queue", "state"])
+    for queue, depth in share.depths.items():
+        for state in ("waiting", "delayed", "active"):
+            family.add_metric([queue, state], getattr(depth, state))
+    yield family
+    about = "Jobs that wait in a queue from which no host takes, by queue."
+    unserved = {**dict.fromkeys(share.depths, 0), **share.unserved()}
+    yield _gauges("redis_unserved_jobs", about, "queue", unserved)
+    yield _gauge("redis_held_jobs", "Jobs that this host is at work on, or owes the end of.", share.held)
+    yield _gauge("redis_owed_jobs", "Jobs that are over here, which Redis is still to be told.", share.owed)
+    about = (
+        "Jobs that another host had meanwhile, since the start: this one gave no sign of life for too long."
+    )
+    yield CounterMetricFamily("whisperd_redis_lost_jobs", about, share.lost)
 
 
 def _backups(reading: Reading) -> Iterator[Family]:

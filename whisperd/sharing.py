@@ -11,9 +11,12 @@ from typing import cast
 import structlog
 
 from whisperd.config import Config
+from whisperd.job import Share
 from whisperd.machine import Machine
 from whisperd.redis_queue.board import Board
+from whisperd.redis_queue.boards import Boards
 from whisperd.redis_queue.bridge import Bridge
+from whisperd.redis_queue.census import Census
 from whisperd.redis_queue.checkpoints import Checkpoints
 from whisperd.redis_queue.follower import Follower
 from whisperd.redis_queue.intake import Intake
@@ -36,7 +39,18 @@ class Sharing:
     bridge: Bridge
     follower: Follower
     recall: Recall
+    census: Census
     queue: TaskQueue  # as the outside sees it
+
+    def share(self) -> Share:
+        bridge = self.bridge
+        return Share(
+            trouble=self.link.trouble,
+            depths=self.census.depths,
+            held=len(bridge.held()),
+            owed=bridge.owed,
+            lost=bridge.lost,
+        )
 
 
 def check_role(config: Config) -> None:
@@ -66,7 +80,8 @@ async def sharing(parts: Machine, sources: Sources) -> AsyncIterator[Sharing | N
         except RedisAway:
             log.warning("the shared queue is waited for")
         keep = config.retention
-        board = Board(link, config.redis, (keep.job_hours, keep.failed_job_hours))
+        hours = (keep.job_hours, keep.failed_job_hours)
+        board = Boards(config.redis, lambda queue: Board(link, config.redis, hours, queue))
         own = Own(parts.queue, Ledger(parts.db), parts.events, parts.spool)
         common = Common(board, storage, Checkpoints(storage, own.ledger, own.events))
         intake = Intake(own, storage, sources, parts.models.multilingual, config)
@@ -76,7 +91,7 @@ async def sharing(parts: Machine, sources: Sources) -> AsyncIterator[Sharing | N
         queue = SharedQueue(own, common, bridge.holds, config.queue.idempotency_hours * 3600)
         follower = Follower(board, own.ledger, own.events, bridge.holds)
         recall = Recall(own, common, bridge.held, config.redis.lock_seconds)
-        yield Sharing(link, bridge, follower, recall, cast(TaskQueue, queue))
+        yield Sharing(link, bridge, follower, recall, Census(board), cast(TaskQueue, queue))
     finally:
         await link.close()
 

@@ -9,6 +9,10 @@ from msgspec import Meta, Struct
 from whisperd.config.declaring import NotEmpty, key
 
 _URL = r"^(rediss?://([^@/?#\s]*@)?[^@/?#\s]+(/[0-9]*)?)?$"
+_Queue = Annotated[
+    str, Meta(pattern=r"^[^:\s]+$", title="a name without colons and blanks")  # BullMQ's rule, and ours
+]
+_TAGS = r"^(model|tenant):\S+( (model|tenant):\S+)*$"
 _STORAGE = r"^(s3://[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9](/[^?#\s]*)?|/.*)?$"
 
 
@@ -38,7 +42,18 @@ class Redis(Struct, frozen=True, kw_only=True):
     )
     cert_file: Annotated[str, key("Of this client, where the server asks for one, with its")] = ""
     key_file: Annotated[str, key("key.")] = ""
-    queue: Annotated[NotEmpty, key("The name of the queue.")] = "transcription"
+    queue: Annotated[_Queue, key("The name of the queue.")] = "transcription"
+    take_from: Annotated[
+        tuple[_Queue, ...],
+        key("The queues that this host takes tasks from: the first of them that has one. []: from queue."),
+    ] = ()
+    routes: Annotated[
+        dict[Annotated[str, Meta(pattern=_TAGS)], _Queue],
+        key(
+            "Into which other queue a task goes, by the first entry that fits: "
+            '{ "model:large-v3" = "gpu", "tenant:acme model:base" = "acme" }'
+        ),
+    ] = {}
     prefix: Annotated[NotEmpty, key("What the names of its keys in Redis begin with.")] = "bull"
     storage: Annotated[
         str,
@@ -59,6 +74,10 @@ class Redis(Struct, frozen=True, kw_only=True):
     @property
     def takes_tasks(self) -> bool:
         return self.role != "api"
+
+    @property
+    def takes_from(self) -> tuple[str, ...]:
+        return self.take_from or (self.queue,)
 
     @property
     def answers(self) -> bool:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import msgspec
 
 from whisperd.config import Redis as Settings
-from whisperd.job import Job
+from whisperd.job import Depth, Job
 from whisperd.redis_queue.link import ANSWER_SECONDS, Link
 from whisperd.task import QueueAway
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from bullmq import Job as BullJob
     from bullmq import Queue
 
+SERVED_SECONDS = 30
 WAIT_SECONDS = 5.0  # for a job, before a look whether one was missed
 LOOK_AT = 100  # jobs, with one question
 MOST_LOOKED_AT = 2000  # for a page of a list
@@ -126,7 +127,7 @@ class News(NamedTuple):
 class Board:
     """Every verb raises QueueAway, and may then have been done or not."""
 
-    def __init__(self, link: Link, settings: Settings, keep_hours: tuple[float, float]) -> None:
+    def __init__(self, link: Link, settings: Settings, keep_hours: tuple[float, float], queue: str) -> None:
         """`keep_hours`: of what was completed, and of what failed."""
         from bullmq import Queue
 
@@ -138,7 +139,7 @@ class Board:
         self._holder = token_hex(8)  # in the tokens of this host
         self._next_at = 0.0  # Unix seconds: when the next delayed job is due, if there is one
         self._queue: Queue = Queue(
-            settings.queue,
+            queue,
             {"connection": link.client, "prefix": settings.prefix, "lockDuration": self._lock_ms},
         )
         self._name_seconds = max(3600, round(max(keep_hours) * 3600))
@@ -190,12 +191,13 @@ class Board:
         )
         return Taken(held, job.data if isinstance(job.data, dict) else {}, job.priority, refusal)
 
-    async def wait(self) -> None:
-        """Until there may be a job; not for long."""
-        until_due = self._next_at - time() if self._next_at else WAIT_SECONDS
-        seconds = min(WAIT_SECONDS, max(0.01, until_due))  # 0 would be for ever
+    async def wait(self, *others: Board) -> None:
+        """Until there may be a job, here or there; not for long."""
+        boards = (self, *others)
+        due = [board._next_at - time() for board in boards if board._next_at]
+        seconds = min(WAIT_SECONDS, max(0.01, min(due, default=WAIT_SECONDS)))  # 0 would be for ever
         async with self._link.asking(WAIT_SECONDS + ANSWER_SECONDS) as client:
-            await client.bzpopmin(self._key("marker"), seconds)
+            await client.bzpopmin([board._key("marker") for board in boards], seconds)
 
     async def beat(self, held: Job) -> Verdict:
         """Keep the job. cancelled: somebody wants it stopped; gone: Redis does not know it any more."""
@@ -260,7 +262,24 @@ class Board:
             await self._note(held.id, int(fields.get("timestamp", 0)))
         return bool(done)
 
+    async def serve(self) -> None:
+        """Say that somebody takes from this queue; it holds for SERVED_SECONDS."""
+        async with self._link.asking() as client:
+            await client.set(self._key("whisperd:served"), self._holder, ex=SERVED_SECONDS)
+
     # --- who submits and looks ---
+
+    async def depth(self) -> Depth:
+        """One with work under way is served: by Node, if not by us."""
+        async with self._link.asking() as client:
+            pipe = client.pipeline(transaction=False)
+            for name in ("wait", "paused", "active"):
+                pipe.llen(self._key(name))
+            for name in ("prioritized", "delayed"):
+                pipe.zcard(self._key(name))
+            pipe.exists(self._key("whisperd:served"))
+            wait, paused, active, prioritized, delayed, served = await pipe.execute()
+        return Depth(wait + paused + prioritized, delayed, active, bool(served or active))
 
     async def add(self, job_id: str, name: str, data: Mapping[str, Any], **options: Any) -> None:
         """With the id of one that is there already nothing is added."""

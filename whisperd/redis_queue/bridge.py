@@ -18,7 +18,7 @@ import structlog
 from whisperd.job import Job
 from whisperd.outbound import AnswerTooLarge, OutboundError, UrlRefused
 from whisperd.redis_queue import formats
-from whisperd.redis_queue.board import LostJob, Taken
+from whisperd.redis_queue.board import SERVED_SECONDS, LostJob, Taken
 from whisperd.redis_queue.hints import heard
 from whisperd.redis_queue.intake import Intake
 from whisperd.redis_queue.parts import Common, Own
@@ -57,11 +57,13 @@ class Bridge:
         self._slots = slots
         self._sweep_seconds = sweep_seconds
         self._reports = Reports(common.board, common.storage, own.queue)
-        self._held: dict[str, Job] = {}  # by their ids: those whose audio is still to come, too
+        self._held: dict[str, Job] = {}  # by their keys: those whose audio is still to come, too
         self._tasks: dict[str, str] = {}  # the tasks of those that have one
         self._progress: dict[str, float] = {}  # as it was told last
         self._over = asyncio.Event()  # there may be more to tell
         self._room = asyncio.Event()  # one more may be held
+        self.owed = 0  # jobs whose end was still to be told, at the last look
+        self.lost = 0  # jobs, to other hosts, since the start
         self._draining = False
         self._leaves_at: float | None = None  # monotonic: by then nothing is held; None: jobs are taken
 
@@ -82,7 +84,7 @@ class Bridge:
         return task_id in self._tasks.values()
 
     def held(self) -> Mapping[str, Job]:
-        """By their ids: the jobs that this host is at work on, or owes the end of."""
+        """By their keys: the jobs that this host is at work on, or owes the end of."""
         return self._held
 
     async def run(self) -> None:
@@ -94,6 +96,7 @@ class Bridge:
             group.create_task(self._listen(), name="jobs-listen")
             group.create_task(self._report(), name="jobs-report")
             group.create_task(self._sweep(), name="jobs-sweep")
+            group.create_task(self._serve(), name="jobs-serve")
             group.create_task(self._checkpoints.run(self._tasks.values), name="jobs-checkpoints")
             group.create_task(self._hand_back(), name="jobs-hand-back")
             while not self._draining:
@@ -102,15 +105,15 @@ class Bridge:
                     group.create_task(self._begin(taken), name=f"job {taken.job.id}")
 
     def _hold(self, job: Job, task_id: str | None = None) -> None:
-        self._held[job.id] = job
+        self._held[job.key] = job
         if task_id is not None:
-            self._tasks[job.id] = task_id
+            self._tasks[job.key] = task_id
 
     def _let_go(self, job: Job) -> None:
         """Unless it was taken anew."""
-        if self._held.get(job.id) == job:
+        if self._held.get(job.key) == job:
             for known in (self._held, self._tasks, self._progress):
-                known.pop(job.id, None)
+                known.pop(job.key, None)
             self._room.set()
 
     # --- taking ---
@@ -144,7 +147,7 @@ class Bridge:
         try:
             asked = formats.read(taken.data)
             if asked.task_id != taken.job.id:
-                await self._board.name(taken.job.id, asked.task_id)
+                await self._board.name(taken.job, asked.task_id)
             if (result := await self._storage.result(asked.task_id)) is not None:  # another host was faster
                 await self._reports.tell_result(taken.job, asked.task_id, result)
                 self._checkpoints.completed(asked.task_id)
@@ -195,7 +198,7 @@ class Bridge:
             await asyncio.sleep(BEAT_SECONDS)
 
     async def _beat(self, job: Job) -> None:
-        verdict, task_id = await self._board.beat(job), self._tasks.get(job.id)
+        verdict, task_id = await self._board.beat(job), self._tasks.get(job.key)
         if task_id is None:
             return
         if verdict == "lost":
@@ -210,6 +213,7 @@ class Bridge:
         """Stop it, unless it is over: then it is told, maybe in vain."""
         if await self._own.queue.drop(task_id, job):
             log.warning("a job was lost to another host, and is stopped here", job=job.id, task_id=task_id)
+            self.lost += 1
             self._own.spool.discard([task_id])
             self._let_go(job)
         else:
@@ -218,15 +222,23 @@ class Bridge:
     async def _tell_progress(self, job: Job, task_id: str) -> None:
         with suppress(TaskNotFound):
             percent = round((await self._own.queue.get(task_id)).progress * 100, 1)
-            if percent > self._progress.get(job.id, 0.0):
+            if percent > self._progress.get(job.key, 0.0):
                 await self._board.progress(job, percent)
-                self._progress[job.id] = percent
+                self._progress[job.key] = percent
 
     async def _sweep(self) -> None:
         while True:
             with suppress(QueueAway):
                 await self._board.sweep()
             await asyncio.sleep(self._sweep_seconds)
+
+    async def _serve(self) -> None:
+        """Whoever submits can see whether somebody will do it."""
+        while True:
+            if self._leaves_at is None and self._slots():
+                with suppress(QueueAway):
+                    await self._board.serve()
+            await asyncio.sleep(SERVED_SECONDS / 3)
 
     # --- handing back ---
 
@@ -262,7 +274,9 @@ class Bridge:
     async def _report(self) -> None:
         while True:
             with suppress(StorageFull, StorageBusy, StorageFailed):
-                for job, task in await self._own.ledger.owed():
+                owed = await self._own.ledger.owed()
+                self.owed = len(owed)
+                for job, task in owed:
                     await self._tell(job, task)
             await heard(self._over)
 
@@ -273,6 +287,7 @@ class Bridge:
                 self._checkpoints.completed(task.id)
         except LostJob:
             log.warning("what became of a job is not wanted any more", job=job.id, task_id=task.id)
+            self.lost += 1
         except (QueueAway, S3Error) as error:
             log.debug("the end of a job is told later", job=job.id, task_id=task.id, reason=str(error))
             return

@@ -13,6 +13,7 @@ from contextlib import suppress
 from whisperd.events import Event, Events
 from whisperd.redis_queue import formats
 from whisperd.redis_queue.board import Board
+from whisperd.redis_queue.boards import Boards
 from whisperd.redis_queue.ledger import Ledger
 from whisperd.task import QueueAway, StorageBusy, StorageFailed, StorageFull
 
@@ -20,21 +21,26 @@ AWAY_SECONDS = 1.0
 
 
 class Follower:
-    def __init__(self, board: Board, ledger: Ledger, events: Events, holds: Callable[[str], bool]) -> None:
+    def __init__(self, boards: Boards, ledger: Ledger, events: Events, holds: Callable[[str], bool]) -> None:
         """`holds`: whether this host runs a task, and so tells of it itself."""
-        self._board = board
+        self._boards = boards.each()
         self._ledger = ledger
         self._events = events
         self._holds = holds
 
     async def run(self) -> None:
         """For ever."""
+        async with asyncio.TaskGroup() as group:
+            for name, board in self._boards.items():
+                group.create_task(self._follow(board), name=f"follow {name}")
+
+    async def _follow(self, board: Board) -> None:
         place = "$"
         while True:
             try:
-                place, changed, ended = await self._board.news(place)
+                place, changed, ended = await board.news(place)
                 for job_id in changed:
-                    await self._tell(job_id)
+                    await self._tell(board, job_id)
                 if ended:
                     await self._forget(ended)
             except QueueAway:
@@ -45,7 +51,7 @@ class Follower:
         with suppress(StorageFull, StorageBusy, StorageFailed):
             await self._ledger.over(ended)
 
-    async def _tell(self, job_id: str) -> None:
-        seen = await self._board.look(job_id)
+    async def _tell(self, board: Board, job_id: str) -> None:
+        seen = await board.look(job_id)
         if seen is not None and not self._holds((task := formats.shown(seen)).id):
             self._events.publish(Event("task", task))

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from whisperd.events import Events
 from whisperd.queue import SqliteQueue
-from whisperd.redis_queue.board import Board
+from whisperd.redis_queue.boards import Boards
 from whisperd.redis_queue.checkpoints import Checkpoints
 from whisperd.redis_queue.ledger import Ledger
 from whisperd.redis_queue.storage import Storage
@@ -21,6 +21,6 @@ class Own(NamedTuple):
 
 
 class Common(NamedTuple):
-    board: Board
+    board: Boards
     storage: Storage
     checkpoints: Checkpoints

@@ -15,7 +15,8 @@ import msgspec
 
 from whisperd.job import Job
 from whisperd.redis_queue import formats
-from whisperd.redis_queue.board import CANCELLED, Board
+from whisperd.redis_queue.board import CANCELLED
+from whisperd.redis_queue.boards import Boards
 from whisperd.redis_queue.storage import Storage
 from whisperd.task import State, Task, TaskQueue
 from whisperd.transcript import Transcript, render
@@ -27,7 +28,7 @@ _FINAL = frozenset({"unsupported_media", "no_audio", "audio_too_long", "timeout"
 class Reports:
     """Raises QueueAway and S3Error: then it is to be said again."""
 
-    def __init__(self, board: Board, storage: Storage, queue: TaskQueue) -> None:
+    def __init__(self, board: Boards, storage: Storage, queue: TaskQueue) -> None:
         self._board = board
         self._storage = storage
         self._queue = queue
@@ -46,7 +47,7 @@ class Reports:
 
     async def tell_result(self, job: Job, task_id: str, content: bytes) -> None:
         """The job is completed by this transcript. Raises LostJob."""
-        seen = await self._board.look(job.id)
+        seen = await self._board.held(job)
         if seen is None:
             return  # Redis has forgotten the job: the transcript is found all the same
         transcript = await asyncio.to_thread(msgspec.json.decode, content, type=Transcript)

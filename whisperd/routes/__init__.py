@@ -26,6 +26,7 @@ from whisperd.detections import Detections
 from whisperd.drain import Drain
 from whisperd.events import Events
 from whisperd.history import History
+from whisperd.job import Share
 from whisperd.keys import KeyRing
 from whisperd.lag import Lag
 from whisperd.minutes import Minutes
@@ -127,6 +128,7 @@ class Services:
     backup_results: Counter[str] = field(default_factory=Counter)  # since the start: "ok", "failed"
     pulse_trouble: Callable[[], str | None] = lambda: None  # why the last look at database and pool failed
     queue_trouble: Callable[[], str | None] = lambda: None  # why the queue that hosts share cannot be asked
+    share: Callable[[], Share | None] = lambda: None  # in the queues of several hosts; None: there are none
     copies: Callable[[], Copies | None] = lambda: None  # of backups elsewhere; None: nobody wants any
     counts: Counts = field(default_factory=Counts)
     lag: Lag = field(default_factory=Lag)

@@ -259,8 +259,13 @@ def _redis(here: Services) -> Check:
     """Nothing is accepted without it, and what runs is told later: others in front of it can do no better."""
     if not here.config.redis.url:
         return Check("ok", "not configured")
-    trouble = here.queue_trouble()
-    return Check("degraded", f"{trouble}; what runs goes on: see docs/redis.md") if trouble else OK
+    if trouble := here.queue_trouble():
+        return Check("degraded", f"{trouble}; what runs goes on: see docs/redis.md")
+    share = here.share()
+    if share is None or not (unserved := share.unserved()):
+        return OK
+    told = ", ".join(f"{waiting} in {queue}" for queue, waiting in unserved.items())
+    return Check("degraded", f"tasks wait where no host takes them ({told}): see redis.take_from")
 
 
 def _recovery(here: Services) -> Check:

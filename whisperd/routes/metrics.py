@@ -39,6 +39,8 @@ async def read(here: Services) -> Reading:
         workers=here.pool.workers(),
         deaths=here.pool.deaths,
         paused=here.pool.paused,
+        draining=here.drain.begun,
+        share=here.share(),
         last_backup=here.backups.last,
         backed_up_until=here.backups.current_at,
         backups=here.backup_results,

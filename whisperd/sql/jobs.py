@@ -35,8 +35,8 @@ def take(
         moved = moves.retry(conn, new.id, None, roomy, now)
     else:
         moved = [to_task(row)]
-    row = (new.id, job.id, job.token, job.begun, job.hash, job.server)
-    conn.execute("insert or replace into job values (?, ?, ?, ?, ?, ?)", row)
+    row = (new.id, job.id, job.token, job.begun, job.hash, job.server, job.queue)
+    conn.execute("insert or replace into job values (?, ?, ?, ?, ?, ?, ?)", row)
     return moved
 
 
@@ -50,7 +50,8 @@ def owed(conn: sqlite3.Connection) -> Sequence[OwedJob]:
     states = ", ".join(f"'{state}'" for state in sorted(FINAL))
     rows = conn.execute(
         f"""
-        select task.*, job.id as job_id, token, begun, hash, server from job join task on task.id = job.task
+        select task.*, job.id as job_id, token, begun, hash, server, queue
+        from job join task on task.id = job.task
         where state in ({states})
         """
     )
@@ -83,4 +84,11 @@ def drop(conn: sqlite3.Connection, task_id: str, job: Job, now: float) -> Sequen
 
 
 def _job(row: sqlite3.Row, job_id: str) -> Job:
-    return Job(id=job_id, token=row["token"], begun=row["begun"], hash=row["hash"], server=row["server"])
+    return Job(
+        id=job_id,
+        queue=row["queue"],
+        token=row["token"],
+        begun=row["begun"],
+        hash=row["hash"],
+        server=row["server"],
+    )

@@ -1,0 +1,163 @@
+"""The queues that hosts share, as one board: which task goes into which, and from which this host takes.
+
+Each is a queue of BullMQ like any other, so that Node's workers and dashboards see it. A host takes from
+those that its settings name, in their order; a task is looked for in all that it knows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from msgspec.structs import replace
+
+from whisperd.config import Redis as Settings
+from whisperd.job import Depth, Job
+from whisperd.redis_queue.board import Board, Listed, LostJob, Seen, Standing, Taken, Verdict
+
+
+class Boards:
+    """Every verb is one of Board's, said to the queue that it is about."""
+
+    def __init__(self, settings: Settings, make: Callable[[str], Board]) -> None:
+        """`make`: the board of a queue."""
+        self._make = make
+        self._routes = settings.routes
+        self._boards: dict[str, Board] = {}
+        self._base = self._board(settings.queue)
+        self._takes = {name: self._board(name) for name in settings.takes_from}
+        for name in settings.routes.values():
+            self._board(name)
+
+    def _board(self, name: str) -> Board:
+        """Also one that the settings do not name any more, for what was taken from it before."""
+        if name not in self._boards:
+            self._boards[name] = self._make(name)
+        return self._boards[name]
+
+    def _of(self, held: Job) -> Board:
+        return self._board(held.queue) if held.queue else self._base
+
+    def each(self) -> Mapping[str, Board]:
+        return self._boards
+
+    # --- the Redis of all of them ---
+
+    @property
+    def trouble(self) -> str | None:
+        return self._base.trouble
+
+    @property
+    def well_since(self) -> float:
+        return self._base.well_since
+
+    @property
+    def server(self) -> str:
+        return self._base.server
+
+    async def identify(self) -> str:
+        return await self._base.identify()
+
+    async def own_key(self, key: str, value: str, seconds: float, *, anew: bool = False) -> str | None:
+        return await self._base.own_key(key, value, seconds, anew=anew)
+
+    # --- who works ---
+
+    async def take(self) -> Taken | None:
+        """From the first queue that has one."""
+        for name, board in self._takes.items():
+            if taken := await board.take():
+                queue = "" if board is self._base else name
+                return taken._replace(job=replace(taken.job, queue=queue))
+        return None
+
+    async def wait(self) -> None:
+        first, *others = self._takes.values()
+        await first.wait(*others)
+
+    async def beat(self, held: Job) -> Verdict:
+        return await self._of(held).beat(held)
+
+    async def progress(self, held: Job, percent: float) -> None:
+        await self._of(held).progress(held, percent)
+
+    async def complete(self, held: Job, value: Mapping[str, Any]) -> None:
+        await self._of(held).complete(held, value)
+
+    async def fail(self, held: Job, why: str, *, final: bool) -> None:
+        await self._of(held).fail(held, why, final=final)
+
+    async def hand_back(self, held: Job, seconds: float) -> None:
+        await self._of(held).hand_back(held, seconds)
+
+    async def put_back(self, held: Job) -> bool:
+        return await self._of(held).put_back(held)
+
+    async def held(self, held: Job) -> Seen | None:
+        return await self._of(held).look(held.id)
+
+    async def name(self, held: Job, task_id: str) -> None:
+        await self._of(held).name(held.id, task_id)
+
+    async def sweep(self) -> None:
+        for board in self._takes.values():
+            await board.sweep()
+
+    async def serve(self) -> None:
+        """Say that this host takes from its queues."""
+        for board in self._takes.values():
+            await board.serve()
+
+    # --- who submits and looks ---
+
+    async def add(self, job_id: str, name: str, data: Mapping[str, Any], **options: Any) -> None:
+        await self._board(self.queue_for(data)).add(job_id, name, data, **options)
+
+    def queue_for(self, data: Mapping[str, Any]) -> str:
+        """Of the first route all of whose tags the job has; that of all others."""
+        has = {f"model:{data.get('model')}", f"tenant:{data.get('tenant', 'default')}"}
+        fitting = (queue for tags, queue in self._routes.items() if has.issuperset(tags.split()))
+        return next(fitting, next(iter(self._boards)))
+
+    async def standing(self, ids: Sequence[str]) -> Sequence[Standing]:
+        found = [await board.standing(ids) for board in self._boards.values()]
+        return [next((one for one in each if one != "gone"), "gone") for each in zip(*found, strict=True)]
+
+    async def look(self, name: str) -> Seen | None:
+        for board in self._boards.values():
+            if seen := await board.look(name):
+                return seen
+        return None
+
+    async def page(self, before: int | None, limit: int, fits: Callable[[Seen], bool]) -> list[Listed]:
+        found = [
+            listed for board in self._boards.values() for listed in await board.page(before, limit, fits)
+        ]
+        return sorted(found, key=lambda listed: -listed.at)[:limit]
+
+    async def change(self, name: str, fields: Mapping[str, Any], priority: int) -> None:
+        await self._first(lambda board: board.change(name, fields, priority))
+
+    async def retry(self, name: str) -> None:
+        await self._first(lambda board: board.retry(name))
+
+    async def _first(self, verb: Callable[[Board], Any]) -> None:
+        """Of the queue that has the job. Raises LostJob: none has, or it is in another state."""
+        for board in self._boards.values():
+            try:
+                await verb(board)
+            except LostJob as error:
+                lost = error
+            else:
+                return
+        raise lost
+
+    async def cancel(self, name: str) -> str:
+        for board in self._boards.values():
+            if (verdict := await board.cancel(name)) != "gone":
+                return verdict
+        return "gone"
+
+    async def depths(self) -> Mapping[str, Depth]:
+        """How much there is to do in each, by name."""
+        return {name: await board.depth() for name, board in self._boards.items()}
