@@ -68,6 +68,7 @@ def main() -> None:
     parser.add_argument("--ct2-model", help="the same weights as a CTranslate2 folder", type=Path)
     parser.add_argument("--whisper-cpp", metavar="FOLDER", type=Path)
     parser.add_argument("--engines", nargs="+", default=["ctranslate2", "whisper.cpp"], help="of ours")
+    parser.add_argument("--no-cli", action="store_true", help="without whisper-cli, the slowest")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -103,7 +104,8 @@ def peers(given: argparse.Namespace, warm: Path) -> list[Starts]:
         ct2 = str(given.ct2_model or given.model)
         found += [faster_whisper(given.faster_whisper, ct2, threads, batch, warm) for batch in (0, 8)]
     if given.whisper_cpp:
-        found.append(whisper_cli(given.whisper_cpp, path, threads))
+        if not given.no_cli:
+            found.append(whisper_cli(given.whisper_cpp, path, threads))
         found.append(whisper_server(given.whisper_cpp, path, threads, warm))
     return found
 
