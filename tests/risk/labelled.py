@@ -8,7 +8,7 @@ from whisperd.risk.detection import detect
 from whisperd.task import Segment
 
 FOLDER = Path(__file__).parents[1] / "data" / "risk"
-PARTS = ("tuned", "held_out", "unseen", "blind")
+PARTS = ("tuned", "held_out", "unseen", "blind", "apart")
 
 
 class Utterance(NamedTuple):
