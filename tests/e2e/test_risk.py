@@ -103,8 +103,7 @@ def test_packs_are_read_anew_and_a_broken_one_stays_as_it_was(new_daemon):
     pack.parent.mkdir(parents=True)
     pack.write_text(PACK.format(match='"cancel"'))
     daemon.start()
-    pack.write_text(PACK.format(match='{ any = ["cancel"] }'))
-    daemon.process.send_signal(signal.SIGHUP)
+    daemon.finished(detect(daemon, text="I cancel.", packs=["acme"]))  # it is in force
     pack.write_text(PACK.format(match="3"))
     daemon.process.send_signal(signal.SIGHUP)
     health = daemon.until(lambda: (check := daemon.health()["checks"]["rules"])["status"] != "ok" and check)
