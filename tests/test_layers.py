@@ -162,7 +162,7 @@ ALLOWED = {
         *("archive", "arrival", "housekeeping", "listening", "machine", "upkeep", "deliveries", "webhooks"),
         *("keys", "sessions", "minutes", "outbound", "s3", "buckets", "sources", "results"),
         *("lag", "tracing"),
-        *("sharing", "redis_queue", "drain"),
+        *("sharing", "redis_queue", "drain", "redacting"),
         *("detector", "rulebooks", "searcher"),
     },
     "embedded": {"task", "config", "transcript", "worker_pool", "machine"},

@@ -36,6 +36,7 @@ from whisperd.machine import Machine, machine
 from whisperd.minutes import Minutes
 from whisperd.notify import Notifier
 from whisperd.outbound import Outbound
+from whisperd.redacting import Redacting
 from whisperd.redis_queue.link import RedisMissing, RedisUnusable
 from whisperd.reload import changes, merged
 from whisperd.results import Results
@@ -409,7 +410,7 @@ def _services(
         events=parts.events,
         history=parts.history,
         detections=parts.detections,
-        redacting=parts.redacting,
+        redacting=Redacting(shared.queue, parts.detections) if shared else parts.redacting,
         muting=parts.muting,
         searcher=parts.searcher,
         outbox=parts.outbox,
