@@ -1,4 +1,4 @@
-"""whisperd, with its probe of the loop's lag looking fifty times as often, and writing what it sees.
+"""whisperd, with its probe of the loop's lag looking a hundred times as often, and writing what it sees.
 
     python -m benchmarks.probed serve …
 

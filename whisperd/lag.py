@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from time import monotonic
 
-EACH = 0.5  # seconds between two looks
+EACH = 1.0  # seconds between two looks
 REMEMBERED = 60.0  # seconds
 
 
