@@ -12,6 +12,7 @@ from whisperd.db import Database
 from whisperd.events import Events
 from whisperd.queue import SqliteQueue
 from whisperd.redis_queue.board import Board, LostJob
+from whisperd.redis_queue.boards import Boards
 from whisperd.redis_queue.checkpoints import Checkpoints
 from whisperd.redis_queue.follower import Follower
 from whisperd.redis_queue.ledger import Ledger
@@ -32,15 +33,17 @@ class Host:
     def __init__(self, folder, db, settings):
         events = Events()
         self.link = Link(settings.redis)
-        self.board = Board(self.link, settings.redis, (1, 1))
+        theirs = settings.redis
+        self.boards = Boards(theirs, lambda name: Board(self.link, theirs, (1, 1), name))
+        self.board = self.boards.each()[theirs.queue]
         self.storage = Storage(settings)
         own = Own(SqliteQueue(db, events), Ledger(db), events, Spool(folder / "spool", max_bytes=10**6))
-        common = Common(self.board, self.storage, Checkpoints(self.storage, own.ledger, events))
+        common = Common(self.boards, self.storage, Checkpoints(self.storage, own.ledger, events))
         self.ledger, self.spool = own.ledger, own.spool
         self.queue = SharedQueue(own, common, lambda task_id: False, 3600)
         self.held = {}
         self.recall = Recall(own, common, lambda: self.held, LOCK_SECONDS)
-        self.follower = Follower(self.board, own.ledger, events, lambda task_id: False)
+        self.follower = Follower(self.boards, own.ledger, events, lambda task_id: False)
 
     async def submits(self, **fields):
         new = a_task(**fields)
