@@ -7,7 +7,7 @@ import pytest
 
 from whisperd import attendance
 from whisperd.attendance import Attendance
-from whisperd.task import Audio, NewTask, Options, StorageBusy, TaskNotFound, WrongState
+from whisperd.task import Audio, NewTask, Options, QueueAway, StorageBusy, TaskNotFound, WrongState
 
 GRACE = 30.0
 
@@ -197,10 +197,11 @@ def test_a_task_that_ended_meanwhile_is_let_go(with_watch, error):
     with_watch(body)
 
 
-def test_a_cancel_that_cannot_be_written_is_tried_again(with_watch):
+@pytest.mark.parametrize("trouble", [StorageBusy("the database is locked"), QueueAway("Redis is away")])
+def test_a_cancel_that_cannot_be_written_is_tried_again(with_watch, trouble):
     async def body(watch):
         watch.attendance.submitted(a_task("one"), GRACE)
-        watch.trouble = StorageBusy("the database is locked")
+        watch.trouble = trouble
         await watch.pass_by(GRACE)
         watch.trouble = None
         await watch.pass_by(attendance.AGAIN_SECONDS)

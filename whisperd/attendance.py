@@ -19,11 +19,20 @@ from weakref import WeakValueDictionary
 import structlog
 from msgspec import Struct
 
-from whisperd.task import NewTask, StorageBusy, StorageFailed, StorageFull, Task, TaskNotFound, WrongState
+from whisperd.task import (
+    NewTask,
+    QueueAway,
+    StorageBusy,
+    StorageFailed,
+    StorageFull,
+    Task,
+    TaskNotFound,
+    WrongState,
+)
 
 log = structlog.get_logger(__name__)
 REMEMBERED = 10_000  # requests whose task is known
-AGAIN_SECONDS = 1.0  # until the next try to cancel, while the storage is in trouble
+AGAIN_SECONDS = 1.0  # until the next try to cancel, while the storage or the shared queue is in trouble
 
 Cancel: TypeAlias = Callable[[str], Awaitable[Task]]
 
@@ -129,7 +138,7 @@ class Attendance:
             log.info("cancelled: its client has gone", task_id=task_id)
         except (WrongState, TaskNotFound):  # it was over
             pass
-        except (StorageFull, StorageBusy, StorageFailed):
+        except (StorageFull, StorageBusy, StorageFailed, QueueAway):
             self._tasks[task_id] = task
             self._leave(task, AGAIN_SECONDS)
 
