@@ -37,9 +37,10 @@ class Host:
         self.boards = Boards(theirs, lambda name: Board(self.link, theirs, (1, 1), name))
         self.board = self.boards.each()[theirs.queue]
         self.storage = Storage(settings)
-        own = Own(SqliteQueue(db, events), Ledger(db), events, Spool(folder / "spool", max_bytes=10**6))
-        common = Common(self.boards, self.storage, Checkpoints(self.storage, own.ledger, events))
-        self.ledger, self.spool = own.ledger, own.spool
+        self.local = SqliteQueue(db, events)
+        own = Own(self.local, Ledger(db), events, Spool(folder / "spool", max_bytes=10**6))
+        common = self.common = Common(self.boards, self.storage, Checkpoints(self.storage, own.ledger, events))
+        self.own, self.ledger, self.spool = own, own.ledger, own.spool
         self.queue = SharedQueue(own, common, lambda task_id: False, 3600)
         self.held = {}
         self.recall = Recall(own, common, lambda: self.held, LOCK_SECONDS)
@@ -142,6 +143,21 @@ def test_what_waits_is_added_again_with_its_priority_and_its_age(body, redis):
     body(test)
 
 
+def test_what_the_last_start_was_at_work_on_is_put_back_by_the_first_look_of_the_next(body, redis):
+    async def test(host):
+        task_id = await host.submits()
+        job = await host.takes()
+        await host.local.take(a_task(id=task_id), job)
+        host.held.clear()  # as it is until the bridge has read what is written
+        await comes_back_empty(redis, host)
+
+        await host.recall.look()
+
+        assert await host.board.beat(job) == "held"
+
+    body(test)
+
+
 def test_what_is_at_work_is_not_added_a_second_time_by_who_submitted_it(body, redis, tmp_path):
     async def test(host):
         async with a_host(tmp_path / "worker", redis) as worker:
@@ -206,6 +222,25 @@ def test_what_the_same_redis_does_not_know_was_removed_and_stays_so(body, redis)
 
         assert await host.board.look(task_id) is None
         assert await host.remembers() == []
+
+    body(test)
+
+
+def test_a_redis_that_loses_its_data_during_a_look_is_looked_at_again(body, redis):
+    async def test(host):
+        task_id = await host.submits()
+        host.link.server = ""
+        looking = asyncio.create_task(Recall(host.own, host.common, lambda: {}, 5.0).look())
+        async with asyncio.timeout(30):
+            while not host.link.server:  # noqa: ASYNC110 - it signals nothing
+                await asyncio.sleep(0.01)
+        await comes_back_empty(redis, host)
+
+        with pytest.raises(QueueAway):
+            await looking
+        assert await host.remembers() == [task_id]
+        await host.recall.look()
+        assert (await host.queue.get(task_id)).state is State.QUEUED
 
     body(test)
 

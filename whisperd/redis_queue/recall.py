@@ -10,7 +10,7 @@ are added again.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from math import inf
 
@@ -18,6 +18,8 @@ import structlog
 
 from whisperd.job import Job, Submitted
 from whisperd.redis_queue import formats
+from whisperd.redis_queue.board import Standing
+from whisperd.redis_queue.link import RedisAway
 from whisperd.redis_queue.parts import Common, Own
 from whisperd.s3 import S3Error
 from whisperd.task import QueueAway, StorageBusy, StorageFailed, StorageFull
@@ -49,18 +51,26 @@ class Recall:
 
     async def look(self) -> None:
         """Raises QueueAway, S3Error, StorageFull, …: then it is to be done again."""
-        server = await self._board.identify()
-        for job in list(self._held().values()):
+        server, since = await self._board.identify(), self._board.well_since
+        for job in await self._at_work():
             if job.server != server and await self._board.put_back(job):
                 log.warning("Redis has lost a job, which was put back", job=job.id)
         await asyncio.sleep(self._lock_seconds)
         last = ""
         while some := await self._ledger.submissions(last, AT_ONCE):
-            await self._compare(some, server)
+            standing = await self._board.standing([job.id for job in some])
+            # After asking, never before: what another Redis does not know was not removed.
+            if (await self._board.identify(), self._board.well_since) != (server, since):
+                raise RedisAway("Redis has come back anew")
+            await self._compare(some, standing, server)
             last = some[-1].id
 
-    async def _compare(self, some: Sequence[Submitted], server: str) -> None:
-        standing = await self._board.standing([job.id for job in some])
+    async def _at_work(self) -> Collection[Job]:
+        """With those of the last start, which at this one the bridge may not have read yet."""
+        jobs = (*(await self._ledger.held()).values(), *self._held().values())
+        return {job.key: job for job in jobs}.values()
+
+    async def _compare(self, some: Sequence[Submitted], standing: Sequence[Standing], server: str) -> None:
         over: list[str] = []
         for job, state in zip(some, standing, strict=True):
             if state == "over" or (state == "gone" and not await self._wanted(job, server)):
