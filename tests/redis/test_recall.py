@@ -279,6 +279,21 @@ def test_a_number_at_work_is_not_given_to_the_next_job(body, redis):
     body(test)
 
 
+def test_an_id_that_only_looks_like_a_number_is_not_counted_up_to(body, redis):
+    async def test(host):
+        await host.board.add("1e3", "transcribe", {"n": 1}, priority=1)
+        job = await host.takes()
+        await comes_back_empty(redis, host)
+        await host.recall.look()
+
+        await host.board.add(None, "transcribe", {"n": 2}, priority=1)
+
+        assert job.id == "1e3"
+        assert (await host.board.take()).job.id == "1"
+
+    body(test)
+
+
 def test_after_a_crash_of_redis_all_is_there_that_it_had_acknowledged(body, redis):
     async def test(host):
         ids = [await host.submits() for _ in range(20)]

@@ -32,6 +32,7 @@ LOOK_AT = 100  # jobs, with one question
 MOST_LOOKED_AT = 2000  # for a page of a list
 _NEWS = frozenset({"added", "active", "progress", "completed", "failed", "delayed", "waiting"})
 _ENDS = frozenset({"completed", "failed", "removed"})
+_A_MS = 0x1000  # of the scores of delayed jobs, in BullMQ
 CANCELLED = "cancelled"  # why a job failed that was cancelled, and the field of one that is to be
 
 _BACKOFFS = (None, "fixed", "exponential")
@@ -61,8 +62,10 @@ if redis.call('exists', job) == 1 then return 0 end
 redis.call('hset', job, unpack(ARGV, 4))
 redis.call('lpush', active, id)
 redis.call('set', lock, ARGV[2], 'px', ARGV[3])
-local number = tonumber(id)
-if number and number > tonumber(redis.call('get', counter) or '0') then redis.call('set', counter, id) end
+local counted = #id < 16 and string.match(id, '^%d+$')
+if counted and tonumber(id) > tonumber(redis.call('get', counter) or '0') then
+  redis.call('set', counter, id)
+end
 return 1
 """
 # Ends a job that nobody works on; one that is worked on is marked, for its holder to see at its next beat.
@@ -270,16 +273,17 @@ class Board:
     # --- who submits and looks ---
 
     async def depth(self) -> Depth:
-        """One with work under way is served: by Node, if not by us."""
+        """One with work under way is served, by Node if not by us. What is due waits till somebody takes."""
         async with self._link.asking() as client:
             pipe = client.pipeline(transaction=False)
             for name in ("wait", "paused", "active"):
                 pipe.llen(self._key(name))
             for name in ("prioritized", "delayed"):
                 pipe.zcard(self._key(name))
+            pipe.zcount(self._key("delayed"), 0, (round(time() * 1000) + 1) * _A_MS - 1)
             pipe.exists(self._key("whisperd:served"))
-            wait, paused, active, prioritized, delayed, served = await pipe.execute()
-        return Depth(wait + paused + prioritized, delayed, active, bool(served or active))
+            wait, paused, active, prioritized, delayed, due, served = await pipe.execute()
+        return Depth(wait + paused + prioritized + due, delayed - due, active, bool(served or active))
 
     async def add(self, job_id: str, name: str, data: Mapping[str, Any], **options: Any) -> None:
         """With the id of one that is there already nothing is added."""

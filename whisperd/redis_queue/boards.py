@@ -39,7 +39,8 @@ class Boards:
         return self._board(held.queue) if held.queue else self._base
 
     def each(self) -> Mapping[str, Board]:
-        return self._boards
+        """As they are now: while one is asked another may come."""
+        return dict(self._boards)
 
     # --- the Redis of all of them ---
 
@@ -100,7 +101,8 @@ class Boards:
         await self._of(held).name(held.id, task_id)
 
     async def sweep(self) -> None:
-        for board in self._takes.values():
+        """Of all: the only host that took from one may be what has died."""
+        for board in self.each().values():
             await board.sweep()
 
     async def serve(self) -> None:
@@ -120,19 +122,17 @@ class Boards:
         return next(fitting, next(iter(self._boards)))
 
     async def standing(self, ids: Sequence[str]) -> Sequence[Standing]:
-        found = [await board.standing(ids) for board in self._boards.values()]
+        found = [await board.standing(ids) for board in self.each().values()]
         return [next((one for one in each if one != "gone"), "gone") for each in zip(*found, strict=True)]
 
     async def look(self, name: str) -> Seen | None:
-        for board in self._boards.values():
+        for board in self.each().values():
             if seen := await board.look(name):
                 return seen
         return None
 
     async def page(self, before: int | None, limit: int, fits: Callable[[Seen], bool]) -> list[Listed]:
-        found = [
-            listed for board in self._boards.values() for listed in await board.page(before, limit, fits)
-        ]
+        found = [listed for board in self.each().values() for listed in await board.page(before, limit, fits)]
         return sorted(found, key=lambda listed: -listed.at)[:limit]
 
     async def change(self, name: str, fields: Mapping[str, Any], priority: int) -> None:
@@ -143,7 +143,7 @@ class Boards:
 
     async def _first(self, verb: Callable[[Board], Any]) -> None:
         """Of the queue that has the job. Raises LostJob: none has, or it is in another state."""
-        for board in self._boards.values():
+        for board in self.each().values():
             try:
                 await verb(board)
             except LostJob as error:
@@ -153,11 +153,11 @@ class Boards:
         raise lost
 
     async def cancel(self, name: str) -> str:
-        for board in self._boards.values():
+        for board in self.each().values():
             if (verdict := await board.cancel(name)) != "gone":
                 return verdict
         return "gone"
 
     async def depths(self) -> Mapping[str, Depth]:
         """How much there is to do in each, by name."""
-        return {name: await board.depth() for name, board in self._boards.items()}
+        return {name: await board.depth() for name, board in self.each().items()}

@@ -1,0 +1,84 @@
+"""Several queues of one Redis, as hosts with and without a part in them see them; without daemons."""
+
+import asyncio
+import contextlib
+
+import pytest
+
+from whisperd.config import Redis as Settings
+from whisperd.job import Depth, Job
+from whisperd.redis_queue.board import Board
+from whisperd.redis_queue.boards import Boards
+from whisperd.redis_queue.link import Link
+
+LOCK_SECONDS = 2.0
+
+
+@contextlib.asynccontextmanager
+async def some_boards(redis, **settings):
+    settings = Settings(
+        url=redis.url,
+        routes={"tenant:acme": "acme"},
+        lock_seconds=LOCK_SECONDS,
+        stalled_seconds=0.5,
+        **settings,
+    )
+    link = Link(settings)
+    try:
+        yield Boards(settings, lambda queue: Board(link, settings, (1, 1), queue))
+    finally:
+        await link.close()
+
+
+@pytest.fixture
+def body(redis):
+    """Runs an async test with the boards of a host that takes nothing from the queue acme."""
+
+    def run(test):
+        async def main():
+            async with some_boards(redis) as boards, asyncio.timeout(60):
+                await test(boards)
+
+        asyncio.run(main())
+
+    return run
+
+
+async def until_acme_has(boards, depth, meanwhile=lambda: asyncio.sleep(0)):
+    while (await boards.depths())["acme"] != depth:
+        await meanwhile()
+        await asyncio.sleep(0.05)
+
+
+def test_what_the_only_host_of_a_queue_left_waits_again_unserved(body, redis):
+    async def test(boards):
+        await boards.add("one", "transcription", {"tenant": "acme"}, priority=1)
+        async with some_boards(redis, take_from=("acme",)) as dying:
+            assert (await dying.take()).job.id == "one"
+        assert (await boards.depths())["acme"] == Depth(0, 0, 1, is_served=True)
+
+        await until_acme_has(boards, Depth(1, 0, 0, is_served=False), boards.sweep)
+
+    body(test)
+
+
+def test_what_is_due_waits_and_what_is_not_yet_is_delayed(body):
+    async def test(boards):
+        await boards.add("later", "transcription", {"tenant": "acme"}, priority=1, delay=3_600_000)
+        await boards.add("soon", "transcription", {"tenant": "acme"}, priority=1, delay=1)
+
+        await until_acme_has(boards, Depth(1, 1, 0, is_served=False))
+
+    body(test)
+
+
+def test_a_queue_may_come_while_all_are_asked(body):
+    async def test(boards):
+        before = Job(id="1", queue="of-earlier-settings", token="ours:1", begun=1)
+
+        seen, verdict = await asyncio.gather(boards.look("1"), boards.beat(before))
+
+        assert (seen, verdict) == (None, "gone")
+        assert "of-earlier-settings" in boards.each()
+
+    body(test)
