@@ -3,9 +3,11 @@
 import asyncio
 import contextlib
 
+import msgspec
 import pytest
 
 from tests.conftest import a_task
+from tests.test_queue import a_plan
 from whisperd import config
 from whisperd.config import Config
 from whisperd.db import Database
@@ -22,7 +24,8 @@ from whisperd.redis_queue.recall import Recall
 from whisperd.redis_queue.shared_queue import SharedQueue
 from whisperd.redis_queue.storage import Storage
 from whisperd.spool import Spool
-from whisperd.task import QueueAway, State, TaskNotFound
+from whisperd.task import QueueAway, Segment, State, TaskNotFound
+from whisperd.transcript import Transcript
 
 LOCK_SECONDS = 2.0
 
@@ -41,7 +44,8 @@ class Host:
         own = Own(self.local, Ledger(db), events, Spool(folder / "spool", max_bytes=10**6))
         common = self.common = Common(self.boards, self.storage, Checkpoints(self.storage, own.ledger, events))
         self.own, self.ledger, self.spool = own, own.ledger, own.spool
-        self.queue = SharedQueue(own, common, lambda task_id: False, 3600)
+        self.holds = set()  # tasks
+        self.queue = SharedQueue(own, common, lambda task_id: task_id in self.holds, 3600)
         self.held = {}
         self.recall = Recall(own, common, lambda: self.held, LOCK_SECONDS)
         self.follower = Follower(self.boards, own.ledger, events, lambda task_id: False)
@@ -260,6 +264,55 @@ def test_what_ended_need_not_be_remembered(body, redis):
         await host.recall.look()
 
         assert await host.remembers() == ids[2:]
+
+    body(test)
+
+
+def test_what_is_retried_is_remembered_again(body, redis):
+    async def test(host):
+        task_id = await host.submits(priority=3)
+        await host.queue.cancel(task_id)
+        await host.recall.look()
+        assert await host.remembers() == []
+
+        await host.queue.retry(task_id)
+        before = await host.queue.get(task_id)
+        await comes_back_empty(redis, host)
+        await host.recall.look()
+
+        assert await host.queue.get(task_id) == before
+
+    body(test)
+
+
+def test_of_a_task_that_another_host_completed_no_old_try_is_shown(body):
+    async def test(host):
+        task_id = await host.submits()
+        await host.local.take(a_task(id=task_id), await host.takes())
+        await host.local.plan(await host.local.claim(), a_plan())
+        await host.local.finish(await host.local.claim(), [Segment(start=0, end=1, text="an old try")])
+        assert await host.queue.segments(task_id) == []
+
+        host.holds = {task_id}
+        (_, shown), *_ = await host.queue.segments(task_id)
+        assert shown.text == "an old try"
+
+        host.holds = set()
+        task = await host.local.get(task_id)
+        transcript = Transcript(task=task, segments=(Segment(start=0, end=2, text="the transcript"),))
+        await host.storage.keep_result(task_id, msgspec.json.encode(transcript))
+        assert [said.text for _, said in await host.queue.segments(task_id)] == ["the transcript"]
+
+    body(test)
+
+
+def test_what_was_here_before_the_queue_was_shared_is_shown_while_it_runs(body):
+    async def test(host):
+        task, _ = await host.local.submit(a_task())
+        await host.local.plan(await host.local.claim(), a_plan())
+        await host.local.finish(await host.local.claim(), [Segment(start=0, end=1, text="so far")])
+
+        assert [said.text for _, said in await host.queue.segments(task.id)] == ["so far"]
 
     body(test)
 

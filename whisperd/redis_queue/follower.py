@@ -42,14 +42,16 @@ class Follower:
                 for job_id in changed:
                     await self._tell(board, job_id)
                 if ended:
-                    await self._forget(ended)
+                    await self._forget(board, ended)
             except QueueAway:
                 await asyncio.sleep(AWAY_SECONDS)
 
-    async def _forget(self, ended: Sequence[str]) -> None:
+    async def _forget(self, board: Board, ended: Sequence[str]) -> None:
         """They need not be added again, whatever Redis loses. What cannot be written is found by `recall`."""
+        standing = zip(ended, await board.standing(ended), strict=True)
+        over = [job_id for job_id, state in standing if state != "open"]  # which was retried since
         with suppress(StorageFull, StorageBusy, StorageFailed):
-            await self._ledger.over(ended)
+            await self._ledger.over(over)
 
     async def _tell(self, board: Board, job_id: str) -> None:
         seen = await board.look(job_id)

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from whisperd.job import Submitted
 from whisperd.redis_queue.board import Seen
 from whisperd.shown import timestamp
 from whisperd.task import FINAL, Audio, Kind, NewTask, Options, Problem, State, Task
@@ -152,6 +153,14 @@ def to_options(new: NewTask) -> dict[str, Any]:
     delay = {"delay": max(0, round((new.run_at - time()) * 1000))} if new.run_at else {}
     added = {"timestamp": round(time() * 1000)}  # a job that is added again is as old, and due, as it was
     return {"priority": to_bullmq(new.priority), "attempts": 1, **added, **delay}
+
+
+def submitted_again(seen: Seen, server: str) -> Submitted | None:
+    """A submission over HTTP that is retried, as its host remembered it until it was over; None: no such."""
+    if not isinstance(_read_or_none(seen.data), OurJob):
+        return None
+    options = {"priority": seen.priority, "attempts": 1, "timestamp": seen.added_at}
+    return Submitted(id=seen.id, data=dict(seen.data), options=options, server=server)
 
 
 def our_value(url: str, sha256: str, task: Task, words: int) -> dict[str, Any]:

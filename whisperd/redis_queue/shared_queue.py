@@ -80,11 +80,14 @@ class SharedQueue:
     async def _add(self, new: NewTask, url: str) -> None:
         data, options = formats.to_job(new, url), formats.to_options(new)
         await self._board.add(new.id, formats.NAME, data, **options)
-        job = Submitted(id=new.id, data=data, options=options, server=self._board.server)
+        await self._remember(Submitted(id=new.id, data=data, options=options, server=self._board.server))
+
+    async def _remember(self, job: Submitted) -> None:
+        """Until it is over, so that it can be told to a Redis that has lost it."""
         try:
             await self._ledger.submitted(job)
         except (StorageFull, StorageBusy, StorageFailed) as error:  # it is accepted all the same
-            log.warning("a job is not remembered here", job=new.id, reason=str(error))
+            log.warning("a job is not remembered here", job=job.id, reason=str(error))
 
     async def get(self, task_id: str) -> Task:
         local = await self._here(task_id)
@@ -106,17 +109,24 @@ class SharedQueue:
         return [formats.shown(seen, at) for at, seen in page if seen is not None]
 
     async def segments(self, task_id: str, after: Mark = START) -> Sequence[tuple[Mark, Segment]]:
-        if await self._here(task_id) is not None:
+        local = await self._here(task_id)
+        if local is not None and (local.state is State.COMPLETED or self._holds(task_id)):
             return await self._local.segments(task_id, after)
         try:
             content = await self._storage.result(task_id)
         except S3Error as error:
             raise RedisAway(str(error)) from error
         if content is None:
-            return []
+            return await self._unwritten(local, after)
         transcript = await asyncio.to_thread(msgspec.json.decode, content, type=Transcript)
         marked = [(Mark(1, n), segment) for n, segment in enumerate(transcript.segments, 1)]
         return [(mark, segment) for mark, segment in marked if mark > after]
+
+    async def _unwritten(self, local: Task | None, after: Mark) -> Sequence[tuple[Mark, Segment]]:
+        """What is here of a task from before the queue was shared; of others it may be of an old try."""
+        if local is None or await self._board.look(local.id) is not None:
+            return []
+        return await self._local.segments(local.id, after)
 
     async def change(self, task_id: str, change: Change) -> Task:
         """Of a task that waits for some host, the priority only."""
@@ -159,6 +169,9 @@ class SharedQueue:
             await self._board.retry(task_id)
         except LostJob:
             return await self._local.retry(task_id, plan)
+        seen = await self._board.look(task_id)
+        if seen is not None and (job := formats.submitted_again(seen, self._board.server)):
+            await self._remember(job)
         return await self.get(task_id)
 
     async def _first_of_key(self, new: NewTask) -> Task | None:
