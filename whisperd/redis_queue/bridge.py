@@ -154,7 +154,9 @@ class Bridge:
                 self._let_go(taken.job)
                 return
             new = await self._intake.task_of(asked, taken.priority)
-            known = await self._checkpoints.find(new.id) if taken.job.begun > 1 else None
+            # Not by how often it was begun: a Redis that has lost it, and was told again, counts anew.
+            is_here = await self._own.queue.states([new.id])
+            known = None if is_here else await self._checkpoints.find(new.id)
             await self._own.queue.take(new, taken.job, known)
             self._hold(taken.job, new.id)
             self._over.set()  # it may be over already: the copy of a twin
