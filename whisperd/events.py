@@ -20,10 +20,11 @@ BACKLOG = 256  # events a subscriber may be behind
 class Event(Struct, frozen=True):
     """`task`: its state changed. `progress`: it went on. `segment`: chunk `number` brought these.
 
-    `finding`: risk detection found these.
+    `finding`: risk detection found these. `left`: another host has the task, which was as it is told; who
+    waits for it asks the queue.
     """
 
-    kind: Literal["task", "progress", "segment", "finding"]
+    kind: Literal["task", "progress", "segment", "finding", "left"]
     task: Task
     number: int = 0
     segments: Sequence[Segment] = ()

@@ -119,7 +119,7 @@ class SqliteQueue:
 
     async def drop(self, task_id: str, job: Job) -> bool:
         """Another host has the job: forget its task. False: it is over, or its job was taken anew."""
-        dropped = await self._db.write(jobs.drop, task_id, job, self._now(), then=self.told_all)
+        dropped = await self._db.write(jobs.drop, task_id, job, self._now(), then=self._told_of_drop)
         return bool(dropped)
 
     async def limits(self, tenant: str, plan: str | None = None) -> Limits:
@@ -455,6 +455,12 @@ class SqliteQueue:
         """Tell whoever listens, after the commit, of tasks that have moved."""
         for task in tasks:
             self._told(task)
+
+    def _told_of_drop(self, dropped: Sequence[Task]) -> None:
+        for task in dropped[:1]:  # not counted: it is no end
+            self._ready.set()
+            self._events.publish(Event("left", task))
+        self.told_all(dropped[1:])
 
     def _told_of_claim(self, taken: tuple[Chunk | float, Sequence[Task]]) -> None:
         found, completed = taken

@@ -198,7 +198,7 @@ class WorkerPool:
             self._slots.remove(slot)
 
     async def _watch(self) -> None:
-        """Stop the work on a task that was cancelled. A hint missed here is found by the next beat.
+        """Stop the work on a task that was cancelled, or left: a hint missed here is found by the next beat.
 
         And let nothing that may be claimed now wait for a canary: that one is aborted, and takes its second
         at most where the hint was missed.
@@ -206,7 +206,7 @@ class WorkerPool:
         while not self._events.closed:
             with self._events.subscribe() as subscription:
                 async for event in subscription:
-                    if event.task.state in FINAL:
+                    if event.task.state in FINAL or event.kind == "left":
                         self._abort(event.task)
                     if event.kind == "task":  # it came, is planned, is over and makes room for its tenant's
                         self._make_way()

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import hashlib
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -10,22 +12,29 @@ from tests.conftest import a_task
 from tests.test_queue import a_plan
 from whisperd import config
 from whisperd.config import Config
+from whisperd.counts import Counts
 from whisperd.db import Database
 from whisperd.events import Events
+from whisperd.history import History
+from whisperd.job import Finished
 from whisperd.queue import SqliteQueue
 from whisperd.redis_queue.board import Board, LostJob
 from whisperd.redis_queue.boards import Boards
+from whisperd.redis_queue.bridge import Bridge
 from whisperd.redis_queue.checkpoints import Checkpoints
 from whisperd.redis_queue.follower import Follower
+from whisperd.redis_queue.intake import Intake
 from whisperd.redis_queue.ledger import Ledger
 from whisperd.redis_queue.link import Link
 from whisperd.redis_queue.parts import Common, Own
 from whisperd.redis_queue.recall import Recall
 from whisperd.redis_queue.shared_queue import SharedQueue
 from whisperd.redis_queue.storage import Storage
+from whisperd.routes.interactive import finished
 from whisperd.spool import Spool
-from whisperd.task import QueueAway, Segment, State, TaskNotFound
+from whisperd.task import PLAN, Audio, QueueAway, Segment, State, TaskNotFound
 from whisperd.transcript import Transcript
+from whisperd.usage import UsageQuery
 
 LOCK_SECONDS = 2.0
 
@@ -34,15 +43,18 @@ class Host:
     """All of a host that knows of the shared queue, but for what works by itself."""
 
     def __init__(self, folder, db, settings):
-        events = Events()
+        self.config, events = settings, Events()
         self.link = Link(settings.redis)
         theirs = settings.redis
         self.boards = Boards(theirs, lambda name: Board(self.link, theirs, (1, 1), name))
         self.board = self.boards.each()[theirs.queue]
         self.storage = Storage(settings)
-        self.local = SqliteQueue(db, events)
+        self.counts, self.history = Counts(), History(db)
+        self.local = SqliteQueue(db, events, counts=self.counts)
         own = Own(self.local, Ledger(db), events, Spool(folder / "spool", max_bytes=10**6))
-        common = self.common = Common(self.boards, self.storage, Checkpoints(self.storage, own.ledger, events))
+        common = self.common = Common(
+            self.boards, self.storage, Checkpoints(self.storage, own.ledger, events)
+        )
         self.own, self.ledger, self.spool = own, own.ledger, own.spool
         self.holds = set()  # tasks
         self.queue = SharedQueue(own, common, lambda task_id: task_id in self.holds, 3600)
@@ -61,6 +73,25 @@ class Host:
         taken = await self.board.take()
         self.held[taken.job.id] = taken.job
         return taken.job
+
+    async def works_until(self, condition):
+        """What `condition` returns, once it is there; so long this host takes jobs, and has no workers."""
+
+        async def is_there(model):
+            return True
+
+        intake = Intake(self.own, self.storage, None, is_there, self.config)
+        bridge = Bridge(self.own, self.common, intake, lambda: 1, 0.5)
+        working = asyncio.create_task(bridge.run())
+        try:
+            async with asyncio.timeout(30):
+                while True:
+                    with contextlib.suppress(TaskNotFound):
+                        return await condition()
+                    await asyncio.sleep(0.02)
+        finally:
+            working.cancel()
+            await asyncio.wait([working])
 
     async def remembers(self):
         return [job.id for job in await self.ledger.submissions("", 100)]
@@ -234,7 +265,7 @@ def test_a_redis_that_loses_its_data_during_a_look_is_looked_at_again(body, redi
     async def test(host):
         task_id = await host.submits()
         host.link.server = ""
-        looking = asyncio.create_task(Recall(host.own, host.common, lambda: {}, 5.0).look())
+        looking = asyncio.create_task(Recall(host.own, host.common, dict, 5.0).look())
         async with asyncio.timeout(30):
             while not host.link.server:  # noqa: ASYNC110 - it signals nothing
                 await asyncio.sleep(0.01)
@@ -253,7 +284,9 @@ def test_what_ended_need_not_be_remembered(body, redis):
     async def test(host):
         ids = [await host.submits() for _ in range(3)]
         following = asyncio.create_task(host.follower.run())
-        await host.board.wait()  # it listens from then on: there is a job, so this ends at once
+        async with asyncio.timeout(30):
+            while "cmd=xread" not in redis.cli("client", "list"):  # noqa: ASYNC110 - it signals nothing
+                await asyncio.sleep(0.02)
         await host.board.cancel(ids[0])
         async with asyncio.timeout(30):
             while await host.remembers() != ids[1:]:  # noqa: ASYNC110 - it signals nothing
@@ -302,6 +335,64 @@ def test_of_a_task_that_another_host_completed_no_old_try_is_shown(body):
         transcript = Transcript(task=task, segments=(Segment(start=0, end=2, text="the transcript"),))
         await host.storage.keep_result(task_id, msgspec.json.encode(transcript))
         assert [said.text for _, said in await host.queue.segments(task_id)] == ["the transcript"]
+
+    body(test)
+
+
+def test_who_waits_for_a_task_that_another_host_has_done_hears_of_that_end(body):
+    async def test(host):
+        task_id = await host.submits()
+        job = await host.takes()
+        await host.local.take(a_task(id=task_id), job)
+        host.holds = {task_id}
+        here = SimpleNamespace(events=host.own.events, queue=host.queue)
+        waiting = asyncio.create_task(finished(here, task_id, None))
+        await asyncio.sleep(0)
+        assert (await host.queue.get(task_id)).state is State.QUEUED
+        await host.board.complete(job, {"words": 1})
+
+        assert await host.local.drop(task_id, job)
+
+        assert (await waiting).state is State.COMPLETED
+
+    body(test)
+
+
+def test_a_task_that_went_to_another_host_is_no_end_and_no_cancel_here(body):
+    async def test(host):
+        task_id = await host.submits()
+        job = await host.takes()
+        with host.own.events.subscribe(task_id) as heard:
+            await host.local.take(a_task(id=task_id), job)
+            await host.local.claim()
+            await host.local.drop(task_id, job)
+
+            told = [await heard.next(10) for _ in range(3)]
+        assert [(event.kind, event.task.state) for event in told] == [
+            ("task", State.QUEUED),
+            ("task", State.PROCESSING),
+            ("left", State.PROCESSING),
+        ]
+        ended = host.counts.registry.get_sample_value("whisperd_tasks_ended_total", {"state": "cancelled"})
+        (usage,) = await host.history.usage(UsageQuery(first="2000-01-01", last="2999-12-31", by=()))
+        assert (ended, usage.cancelled) == (0, 0)
+
+    body(test)
+
+
+def test_what_others_have_finished_of_a_job_is_not_heard_again_though_it_counts_as_new(body, tmp_path):
+    async def test(host):
+        a_sound = Audio(name="a.wav", size=7, sha256=hashlib.sha256(b"a sound").hexdigest())
+        task_id = await host.submits(audio=a_sound)
+        kept = tmp_path / "shared" / "checkpoints" / task_id / "f"
+        kept.mkdir(parents=True)
+        done = Finished(segments=(Segment(start=0, end=1, text="from another host"),))
+        (kept / str(PLAN)).write_bytes(msgspec.json.encode(a_plan().cuts))
+        (kept / "1").write_bytes(msgspec.json.encode(done))
+
+        task = await host.works_until(lambda: host.local.get(task_id))
+
+        assert task.progress == 0.5
 
     body(test)
 

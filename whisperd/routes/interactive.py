@@ -86,7 +86,7 @@ async def finished(here: Services, task_id: str, seconds: float | None) -> Task:
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):  # for all news together, however often they come
                 while task.state not in FINAL and (event := await subscription.next(seconds)) is not None:
-                    task = event.task
+                    task = await here.queue.get(task_id) if event.kind == "left" else event.task
         return task
 
 

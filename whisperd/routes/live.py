@@ -224,6 +224,8 @@ def _texts(event: Event) -> list[str]:
         case "finding":
             about = {"task_id": event.task.id, "transcript_task_id": event.task.transcript}
             return [_encode("risk.finding", {**about, "finding": finding}) for finding in event.findings]
+        case "left":  # whoever has it tells of it
+            return []
         case "segment":
             said = () if event.task.redact else event.segments
             views = [segment_view(event.task, segment) for segment in said]

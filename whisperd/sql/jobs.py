@@ -12,7 +12,7 @@ from math import inf
 from msgspec.structs import replace
 
 from whisperd.job import Checkpoint, Job, OwedJob
-from whisperd.sql import checkpoints, line, moves
+from whisperd.sql import checkpoints, line, moves, usage
 from whisperd.sql.rows import to_task
 from whisperd.task import FINAL, NO_LIMITS, NewTask, Rules, State, Task
 
@@ -64,23 +64,25 @@ def told(conn: sqlite3.Connection, job: Job) -> None:
 
 
 def drop(conn: sqlite3.Connection, task_id: str, job: Job, now: float) -> Sequence[Task]:
-    """Another host has the job: nothing of its task stays here, and nobody is told of an end.
+    """Another host has the job: of its task stays here what it cost, and nobody is told of an end.
 
-    Returns it, as cancelled, and the tasks that went on without it; nothing if it was over already, or if
-    this host has taken the job anew meanwhile.
+    Returns it, as it was, and the tasks that went on without it; nothing if it was over already, or if this
+    host has taken the job anew meanwhile.
     """
     row = conn.execute(
         """
-        select seq from task join job on job.task = task.id
+        select task.* from task join job on job.task = task.id
         where task.id = ? and token = ? and state in ('queued', 'processing')
         """,
         (task_id, job.token),
     ).fetchone()
     if row is None:
         return []
-    ended = line.end(conn, row["seq"], State.CANCELLED, None, now, tells=False)
+    _, *others = line.end(conn, row["seq"], State.CANCELLED, None, now, tells=False)
+    if row["compute_seconds"]:
+        usage.add(conn, row["tenant"], row["model"], row["compute_seconds"], now)
     conn.execute("delete from task where seq = ?", (row["seq"],))
-    return ended
+    return [to_task(row), *others]
 
 
 def _job(row: sqlite3.Row, job_id: str) -> Job:

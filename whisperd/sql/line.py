@@ -103,7 +103,7 @@ def end(
     """The task is over; returns it, and those that are completed with it.
 
     Whoever holds a chunk of it has lost it; finished chunks stay, also for a retry. `tells`: who is to hear
-    of ends hears of this one.
+    of ends hears of this one, and it counts.
     """
     conn.execute(
         "update chunk set state = 'waiting', beat_at = null where task = ? and state = 'running'", (seq,)
@@ -117,7 +117,7 @@ def end(
     task = move(conn, seq, change, {"state": state, "now": now, "code": code, "message": message})
     if tells:
         outbox.tell(conn, task)
-    usage.count(conn, seq)
+        usage.count(conn, seq)
     if task.kind is Kind.TRANSCRIPTION:
         detections.let_go(conn, task)
     if state is State.COMPLETED:
