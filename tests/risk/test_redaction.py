@@ -2,6 +2,7 @@ import pytest
 from msgspec.structs import replace
 
 from tests.risk.heard import heard, report, rule, with_words
+from whisperd.risk.detection import Wanted
 from whisperd.risk.redaction import MARGIN, redacted, silent
 from whisperd.task import SAMPLE_RATE
 
@@ -67,6 +68,37 @@ def test_places_that_overlap_are_hidden_once():
     (hidden,) = redacted(segments, report(segments, *rules).places, "tag")
 
     assert hidden.text == "so [ALL]"
+
+
+BIRTH = rule(
+    """redact = "BIRTH"
+match.near.within_words = 16
+match.near.words = [
+  { any = ["born on", "date of birth"] },
+  { any = ["march", "april"] },
+  { regex = '19\\d\\d' },
+]""",
+    id="birth",
+)
+
+
+def test_of_places_that_overlap_all_are_out_though_one_is_a_finding():
+    segments = heard("I was born on March 3rd, 1980 and my wife's date of birth is April 4th, 1990. Yes.")
+
+    told = report(segments, BIRTH, wanted=Wanted(redact="tag"))
+
+    assert redacted(segments, told.places, "tag")[0].text == "I was [BIRTH]. Yes."
+    assert [finding.text for finding in told.findings] == ["[BIRTH]"]
+    assert told.findings[0].context == "I was [BIRTH] Yes."
+
+
+def test_half_a_number_is_not_quoted_where_the_other_half_hardly_sounds_like_speech():
+    doubted = replace(heard("1111 1111")[0], no_speech_prob=0.9)
+    segments = [*heard("my card is 4111 1111"), doubted]
+
+    told = report(segments, CARD, 'match = "my card"', wanted=Wanted(redact="tag"))
+
+    assert [finding.context for finding in told.findings] == ["my card is [CARD]"]
 
 
 def test_words_that_are_not_in_the_text_are_not_shown_either():

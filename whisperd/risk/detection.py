@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterator, Sequence
-from itertools import accumulate
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import accumulate, groupby
 from typing import Any, Literal, NamedTuple
 
 from msgspec import Struct
 
-from whisperd.risk.matching import MOST_PLACES, Budget, Search, TooMuch, apart
+from whisperd.risk.matching import MOST_PLACES, Budget, Search, TooMuch, apart, covered
 from whisperd.risk.phrases import Phrase
+from whisperd.risk.reading import ReadPack
 from whisperd.risk.rulebook import Rulebook
 from whisperd.risk.rules import Category, Rule, Severity, Where
 from whisperd.risk.words import Span, Spoken, Stream, believed, streams
@@ -100,33 +101,21 @@ def detect(
     With `timed` off the times of segments mean nothing: rules for a part of the call are passed over.
     Rules that cost too much leave what was found before them, and a line in `rules_errors`.
     """
-    call = _Call(segments, rulebook, timed)
     packs = [each for name, each in rulebook.packs.items() if not wanted.packs or name in wanted.packs]
     rules = [rule for each in packs for rule in each.pack.rule if _is_wanted(rule, wanted)]
+    call = _Call(segments, rulebook, timed)
     hits, missing, errors = _search(call, rules, wanted)
-    hits.sort(key=lambda hit: (hit.stream.begins(hit.span) if timed else 0, hit.span, hit.rule.id))
-    call.hide(hits, wanted.redact)
-    findings = tuple(call.finding(number, hit) for number, hit in enumerate(hits, 1))
-    unsaid, more_errors = _unsaid(segments, rulebook, rules, wanted, timed)
-    return Report(
-        packs=tuple(
-            {"name": each.pack.name, "version": each.pack.version, "sha256": each.sha256} for each in packs
-        ),
-        risk=_risk([*findings, *missing]),
-        summary=_summary([*findings, *missing]),
-        findings=findings,
-        missing=tuple(missing),
-        rules_errors=(*errors, *more_errors),
-        places=tuple(
-            dict.fromkeys(place for hit in (*hits, *unsaid) if hit.rule.redact for place in _places(hit))
-        ),
-    )
+    out, doubts = _redactions([call, *_unsaid(segments, rulebook, timed)], rules)
+    call.hide(out, wanted.redact)  # all of it, before anything is quoted
+    findings = [call.finding(number, hit) for number, hit in enumerate(hits, 1)]
+    places = {place for one in out for place in _places(one)}
+    return _report(packs, findings, missing, [*errors, *doubts], places)
 
 
 def _search(
-    call: _Call, rules: Sequence[Rule], wanted: Wanted
+    call: _Call, rules: Iterable[Rule], wanted: Wanted
 ) -> tuple[list[_Hit], list[Missing], list[str]]:
-    """Places and absences, and why there may be more of them."""
+    """Places in order and absences, and why there may be more of them."""
     hits: list[_Hit] = []
     missing: list[Missing] = []
     errors: list[str] = []
@@ -140,20 +129,56 @@ def _search(
             missing += call.missing(rule) if not found else ()
         else:
             hits += found[:MOST_PLACES]
-            if rule.redact and len(found) >= MOST_PLACES:
-                errors.append(f"{rule.id}: there may be more than {MOST_PLACES} places")
-    return hits, missing, errors
+    return sorted(hits, key=call.order), missing, errors
 
 
-def _unsaid(
-    segments: Sequence[Segment], rulebook: Rulebook, rules: Sequence[Rule], wanted: Wanted, timed: bool
-) -> tuple[list[_Hit], list[str]]:
-    """What is to be redacted where some text was passed over: it is no finding, and is read all the same."""
-    if len(list(believed(segments))) == len(segments):
-        return [], []
-    every = _Call(segments, rulebook, timed, doubted=True)
-    hits, _, errors = _search(every, [rule for rule in rules if rule.redact and not rule.negate], wanted)
-    return hits, errors
+def _redactions(calls: Iterable[_Call], rules: Iterable[Rule]) -> tuple[list[_Out], list[str]]:
+    """What is to be redacted, and why there may be more of it."""
+    out: list[_Out] = []
+    for call in calls:
+        for rule in rules:
+            try:
+                out += call.out(rule)
+            except TooMuch as error:
+                return out, [f"{rule.id}: {error}"]
+    return out, []
+
+
+def _unsaid(segments: Sequence[Segment], rulebook: Rulebook, timed: bool) -> Iterator[_Call]:
+    """All of it, where some text was passed over: what is no finding is read all the same."""
+    if len(list(believed(segments))) < len(segments):
+        yield _Call(segments, rulebook, timed, doubted=True)
+
+
+def _report(
+    packs: Iterable[ReadPack],
+    findings: Sequence[Finding],
+    missing: Sequence[Missing],
+    errors: Sequence[str],
+    places: Iterable[Place],
+) -> Report:
+    found: list[Finding | Missing] = [*findings, *missing]
+    return Report(
+        packs=tuple(
+            {"name": each.pack.name, "version": each.pack.version, "sha256": each.sha256} for each in packs
+        ),
+        risk=_risk(found),
+        summary=_summary(found),
+        findings=tuple(findings),
+        missing=tuple(missing),
+        rules_errors=tuple(errors),
+        places=tuple(sorted(places)),
+    )
+
+
+class _Out(NamedTuple):
+    """Words that a rule wants out, and what may stand in their place."""
+
+    tag: str
+    said: Sequence[Spoken]
+
+
+_At = tuple[int, int]  # a word: its segment, and where it begins there
 
 
 class _Hit(NamedTuple):
@@ -179,7 +204,7 @@ class _Call:
         self._timed = timed
         self._duration = max((segment.end for segment in segments), default=0.0)
         self._clocked: dict[tuple[Search, str], Sequence[float]] = {}
-        self._hidden: dict[tuple[int, int], str] = {}  # a word's segment and place in it: what stands there
+        self._hidden: dict[_At, tuple[_At, str]] = {}  # the first word of its stretch, and what stands there
         self._offsets = list(accumulate((len(s.text) + 1 for s in segments), initial=0))
 
     def hits(self, rule: Rule) -> list[_Hit]:
@@ -190,6 +215,24 @@ class _Call:
                 if self._is_within(rule.where, search.stream, span):
                     found.append(self._hit(rule, search, span))
         return found
+
+    def out(self, rule: Rule) -> list[_Out]:
+        """All that it wants redacted, of places that overlap each. Raises TooMuch where there may be more."""
+        if rule.redact is None or rule.negate:
+            return []
+        out: list[_Out] = []
+        for search in self._heard(rule):
+            stream = search.stream
+            spans = [span for span in search.rule(rule.id) if self._is_within(rule.where, stream, span)]
+            search.spend(sum(past - begin for begin, past in spans))
+            out += [_Out(rule.redact, stream.said(span)) for span in covered(spans)]
+        if len(out) > MOST_PLACES:
+            raise TooMuch(f"there are more than {MOST_PLACES} places")
+        return out
+
+    def order(self, hit: _Hit) -> tuple[float, Span, str]:
+        """By time."""
+        return (hit.stream.begins(hit.span) if self._timed else 0.0, hit.span, hit.rule.id)
 
     def missing(self, rule: Rule) -> Iterator[Missing]:
         """Absence of what was found nowhere; of no meaning where the rule has nowhere to look."""
@@ -205,14 +248,14 @@ class _Call:
             window={"start": round(begin, 2), "end": round(past, 2)},
         )
 
-    def hide(self, hits: Sequence[_Hit], way: Redact) -> None:
-        """From now on no finding shows the words of these, as far as their rules want them out."""
-        for hit in hits if way != "none" else ():
-            if hit.rule.redact:
-                first, *rest = hit.stream.said(hit.span)
-                self._hidden.setdefault((first.segment, first.begin), stand_in(hit.rule.redact, way))
-                for word in rest:
-                    self._hidden.setdefault((word.segment, word.begin), "")
+    def hide(self, out: Iterable[_Out], way: Redact) -> None:
+        """From now on no finding shows these words."""
+        if way == "none":
+            return
+        hidden = [(stand_in(tag, way), [(word.segment, word.begin) for word in said]) for tag, said in out]
+        for shown, words in sorted(hidden, key=lambda pair: pair[1]):
+            stretch = self._hidden.get(words[0], (words[0], shown))  # the one before, where they overlap
+            self._hidden.update(dict.fromkeys(words, stretch))
 
     def finding(self, number: int, hit: _Hit) -> Finding:
         rule, stream, span = hit.rule, hit.stream, hit.span
@@ -241,9 +284,12 @@ class _Call:
         )
 
     def _written(self, words: Sequence[Spoken]) -> str:
-        return " ".join(
-            filter(None, (self._hidden.get((word.segment, word.begin), word.text) for word in words))
-        )
+        if not self._hidden:
+            return " ".join([word.text for word in words])
+        shown: list[str] = []
+        for hidden, these in groupby(words, lambda word: self._hidden.get((word.segment, word.begin))):
+            shown += [hidden[1]] if hidden else [word.text for word in these]
+        return " ".join(shown)
 
     def _heard(self, rule: Rule) -> list[Search]:
         """The streams in which it looks; none where it looks by what is not known."""
@@ -350,15 +396,15 @@ def _worst(found: Sequence[Finding | Missing]) -> Severity:
     return max((one.severity for one in found), key=_SEVERITIES.index)
 
 
-def _places(hit: _Hit) -> Iterator[Place]:
-    """The finding's characters in each segment that it touches, without the punctuation around it."""
-    said = hit.stream.said(hit.span)
+def _places(out: _Out) -> Iterator[Place]:
+    """The characters in each segment that it touches, without the punctuation around it."""
+    tag, said = out
     begin, past = _trimmed(said)
     for segment in dict.fromkeys(word.segment for word in said):
         inside = [word for word in said if word.segment == segment]
         first = begin if segment == said[0].segment else inside[0].begin
         last = past if segment == said[-1].segment else inside[-1].past
-        yield Place(segment, first, last, str(hit.rule.redact))
+        yield Place(segment, first, last, tag)
 
 
 def _trimmed(said: Sequence[Spoken]) -> tuple[int, int]:

@@ -107,6 +107,17 @@ def apart(spans: Iterable[Span]) -> list[Span]:
     return kept
 
 
+def covered(spans: Iterable[Span]) -> list[Span]:
+    """The stretches that places cover, in order: those that overlap are one."""
+    stretches: list[Span] = []
+    for begin, past in sorted(spans):
+        if stretches and begin < stretches[-1][1]:
+            stretches[-1] = (stretches[-1][0], max(past, stretches[-1][1]))
+        else:
+            stretches.append((begin, past))
+    return stretches
+
+
 def _list(phrases: tuple[str, ...]) -> Finder:
     find = finder(Match(any=phrases))
     return lambda search: search.once(find)
