@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate, groupby
 from typing import Any, Literal, NamedTuple
 
 from msgspec import Struct
 
-from whisperd.risk.matching import MOST_PLACES, Budget, Search, TooMuch, apart, covered
-from whisperd.risk.phrases import Phrase
+from whisperd.risk.call import Call, Hit, Out
+from whisperd.risk.matching import MOST_PLACES, TooMuch
 from whisperd.risk.reading import ReadPack
 from whisperd.risk.rulebook import Rulebook
-from whisperd.risk.rules import Category, Rule, Severity, Where
-from whisperd.risk.words import Span, Spoken, Stream, believed, streams
+from whisperd.risk.rules import Category, Rule, Severity
+from whisperd.risk.words import Spoken, believed
 from whisperd.task import Segment
 
 WORDS_AROUND = 8  # of a finding's context, on each side
-WORDS_A_SECOND = 2.5  # of speech whose times are not known
 MASK = "****"
-DOUBT = 0.4  # what a score loses where the model is not sure of the words at all
 
 Redact = Literal["none", "tag", "mask"]
 
@@ -103,20 +100,18 @@ def detect(
     """
     packs = [each for name, each in rulebook.packs.items() if not wanted.packs or name in wanted.packs]
     rules = [rule for each in packs for rule in each.pack.rule if _is_wanted(rule, wanted)]
-    call = _Call(segments, rulebook, timed)
+    call = Call(segments, rulebook, timed)
     hits, missing, errors = _search(call, rules, wanted)
     out, doubts = _redactions([call, *_unsaid(segments, rulebook, timed)], rules)
-    call.hide(out, wanted.redact)  # all of it, before anything is quoted
-    findings = [call.finding(number, hit) for number, hit in enumerate(hits, 1)]
+    quotes = _Quotes(segments, out, wanted.redact, timed)
+    findings = [quotes.finding(number, hit) for number, hit in enumerate(hits, 1)]
     places = {place for one in out for place in _places(one)}
     return _report(packs, findings, missing, [*errors, *doubts], places)
 
 
-def _search(
-    call: _Call, rules: Iterable[Rule], wanted: Wanted
-) -> tuple[list[_Hit], list[Missing], list[str]]:
+def _search(call: Call, rules: Iterable[Rule], wanted: Wanted) -> tuple[list[Hit], list[Missing], list[str]]:
     """Places in order and absences, and why there may be more of them."""
-    hits: list[_Hit] = []
+    hits: list[Hit] = []
     missing: list[Missing] = []
     errors: list[str] = []
     for rule in rules:
@@ -126,15 +121,30 @@ def _search(
             errors.append(f"{rule.id}: {error}")
             break
         if rule.negate:
-            missing += call.missing(rule) if not found else ()
+            missing += _missing(call, rule) if not found else ()
         else:
             hits += found[:MOST_PLACES]
     return sorted(hits, key=call.order), missing, errors
 
 
-def _redactions(calls: Iterable[_Call], rules: Iterable[Rule]) -> tuple[list[_Out], list[str]]:
+def _missing(call: Call, rule: Rule) -> Iterator[Missing]:
+    """Absence of what was found nowhere; of no meaning where the rule has nowhere to look."""
+    if not call.hears(rule):
+        return
+    begin, past = call.window(rule.where)
+    yield Missing(
+        rule_id=rule.id,
+        title=rule.title,
+        category=rule.category,
+        severity=rule.severity,
+        score=rule.score,
+        window={"start": round(begin, 2), "end": round(past, 2)},
+    )
+
+
+def _redactions(calls: Iterable[Call], rules: Iterable[Rule]) -> tuple[list[Out], list[str]]:
     """What is to be redacted, and why there may be more of it."""
-    out: list[_Out] = []
+    out: list[Out] = []
     for call in calls:
         for rule in rules:
             try:
@@ -144,10 +154,10 @@ def _redactions(calls: Iterable[_Call], rules: Iterable[Rule]) -> tuple[list[_Ou
     return out, []
 
 
-def _unsaid(segments: Sequence[Segment], rulebook: Rulebook, timed: bool) -> Iterator[_Call]:
+def _unsaid(segments: Sequence[Segment], rulebook: Rulebook, timed: bool) -> Iterator[Call]:
     """All of it, where some text was passed over: what is no finding is read all the same."""
     if len(list(believed(segments))) < len(segments):
-        yield _Call(segments, rulebook, timed, doubted=True)
+        yield Call(segments, rulebook, timed, doubted=True)
 
 
 def _report(
@@ -171,93 +181,21 @@ def _report(
     )
 
 
-class _Out(NamedTuple):
-    """Words that a rule wants out, and what may stand in their place."""
-
-    tag: str
-    said: Sequence[Spoken]
-
-
 _At = tuple[int, int]  # a word: its segment, and where it begins there
 
 
-class _Hit(NamedTuple):
-    rule: Rule
-    stream: Stream
-    span: Span
-    score: float
-    why: dict[str, Any]
-    confidence: float | None
+class _Quotes:
+    """What findings say of a transcript, with something else in place of what is to be out."""
 
-
-class _Call:
-    """A transcript that is looked through by one rule after the other."""
-
-    def __init__(
-        self, segments: Sequence[Segment], rulebook: Rulebook, timed: bool, *, doubted: bool = False
-    ) -> None:
-        """`doubted`: what no one said is looked through, too."""
-        budget = Budget()
-        heard = streams(segments, doubted=doubted)
-        self._searches = [Search(stream, rulebook.finders, budget) for stream in heard]
-        self._rulebook = rulebook
+    def __init__(self, segments: Sequence[Segment], out: Iterable[Out], way: Redact, timed: bool) -> None:
         self._timed = timed
-        self._duration = max((segment.end for segment in segments), default=0.0)
-        self._clocked: dict[tuple[Search, str], Sequence[float]] = {}
-        self._hidden: dict[_At, tuple[_At, str]] = {}  # the first word of its stretch, and what stands there
-        self._offsets = list(accumulate((len(s.text) + 1 for s in segments), initial=0))
+        self._offsets = list(accumulate((len(segment.text) + 1 for segment in segments), initial=0))
+        # Of a word that is hidden: the first one of its stretch, and what stands there.
+        self._hidden: dict[_At, tuple[_At, str]] = {}
+        if way != "none":
+            self._hide(out, way)
 
-    def hits(self, rule: Rule) -> list[_Hit]:
-        found = []
-        for search in self._heard(rule):
-            for span in apart(search.rule(rule.id)):
-                search.spend(span[1] - span[0])  # words that are gone over, at least once
-                if self._is_within(rule.where, search.stream, span):
-                    found.append(self._hit(rule, search, span))
-        return found
-
-    def out(self, rule: Rule) -> list[_Out]:
-        """All that it wants redacted, of places that overlap each. Raises TooMuch where there may be more."""
-        if rule.redact is None or rule.negate:
-            return []
-        out: list[_Out] = []
-        for search in self._heard(rule):
-            stream = search.stream
-            spans = [span for span in search.rule(rule.id) if self._is_within(rule.where, stream, span)]
-            search.spend(sum(past - begin for begin, past in spans))
-            out += [_Out(rule.redact, stream.said(span)) for span in covered(spans)]
-        if len(out) > MOST_PLACES:
-            raise TooMuch(f"there are more than {MOST_PLACES} places")
-        return out
-
-    def order(self, hit: _Hit) -> tuple[float, Span, str]:
-        """By time."""
-        return (hit.stream.begins(hit.span) if self._timed else 0.0, hit.span, hit.rule.id)
-
-    def missing(self, rule: Rule) -> Iterator[Missing]:
-        """Absence of what was found nowhere; of no meaning where the rule has nowhere to look."""
-        if not self._heard(rule):
-            return
-        begin, past = self._window(rule.where)
-        yield Missing(
-            rule_id=rule.id,
-            title=rule.title,
-            category=rule.category,
-            severity=rule.severity,
-            score=rule.score,
-            window={"start": round(begin, 2), "end": round(past, 2)},
-        )
-
-    def hide(self, out: Iterable[_Out], way: Redact) -> None:
-        """From now on no finding shows these words."""
-        if way == "none":
-            return
-        hidden = [(stand_in(tag, way), [(word.segment, word.begin) for word in said]) for tag, said in out]
-        for shown, words in sorted(hidden, key=lambda pair: pair[1]):
-            stretch = self._hidden.get(words[0], (words[0], shown))  # the one before, where they overlap
-            self._hidden.update(dict.fromkeys(words, stretch))
-
-    def finding(self, number: int, hit: _Hit) -> Finding:
+    def finding(self, number: int, hit: Hit) -> Finding:
         rule, stream, span = hit.rule, hit.stream, hit.span
         said = stream.said(span)
         begin, past = _trimmed(said)
@@ -283,6 +221,12 @@ class _Call:
             why=hit.why,
         )
 
+    def _hide(self, out: Iterable[Out], way: Redact) -> None:
+        hidden = [(stand_in(tag, way), [(word.segment, word.begin) for word in said]) for tag, said in out]
+        for shown, words in sorted(hidden, key=lambda pair: pair[1]):
+            stretch = self._hidden.get(words[0], (words[0], shown))  # the one before, where they overlap
+            self._hidden.update(dict.fromkeys(words, stretch))
+
     def _written(self, words: Sequence[Spoken]) -> str:
         if not self._hidden:
             return " ".join([word.text for word in words])
@@ -290,71 +234,6 @@ class _Call:
         for hidden, these in groupby(words, lambda word: self._hidden.get((word.segment, word.begin))):
             shown += [hidden[1]] if hidden else [word.text for word in these]
         return " ".join(shown)
-
-    def _heard(self, rule: Rule) -> list[Search]:
-        """The streams in which it looks; none where it looks by what is not known."""
-        where = rule.where or Where()
-        if not self._timed and (where.first_seconds or where.last_seconds):
-            return []
-        speakers = {where.speaker, None if where.channel is None else chr(ord("A") + where.channel)} - {None}
-        return [search for search in self._searches if speakers <= {search.stream.speaker}]
-
-    def _window(self, where: Where | None) -> tuple[float, float]:
-        begin, past = 0.0, self._duration
-        if where and where.first_seconds:
-            past = min(past, where.first_seconds)
-        if where and where.last_seconds:
-            begin = max(begin, self._duration - where.last_seconds)
-        return begin, past
-
-    def _is_within(self, where: Where | None, stream: Stream, span: Span) -> bool:
-        if where is None or not (where.first_seconds or where.last_seconds):
-            return True
-        begin, past = self._window(where)
-        return begin <= stream.begins(span) <= past
-
-    def _hit(self, rule: Rule, search: Search, span: Span) -> _Hit:
-        heard = [word.probability for word in search.stream.said(span) if word.probability is not None]
-        confidence = min(heard) if heard else None
-        penalty = 0.0 if confidence is None else round(DOUBT * (1 - confidence), 3)
-        context = list(self._context(rule, search, span))
-        boost = rule.context.boost if rule.context and context else 0.0
-        score = round(min(1.0, max(0.0, rule.score + boost - penalty)), 3)
-        why = {"base": rule.score, "context": context, "asr_penalty": -penalty if penalty else 0.0}
-        return _Hit(rule, search.stream, span, score, why, confidence)
-
-    def _context(self, rule: Rule, search: Search, span: Span) -> Iterator[str]:
-        """The words that make it more likely, by whoever they are said, with their time: "bank@58.1s"."""
-        if rule.context is None:
-            return
-        within = rule.context.within_seconds
-        for phrase in self._rulebook.contexts[rule.id]:
-            for other in self._searches if self._timed else [search]:
-                near = self._nearest(other, phrase, search.stream, span, within)
-                if near is not None:
-                    yield f"{phrase.text}@{near:.1f}s" if self._timed else phrase.text
-                    break
-
-    def _nearest(
-        self, other: Search, phrase: Phrase, stream: Stream, span: Span, within: float
-    ) -> float | None:
-        """When the nearest place of a phrase begins; None when it is too far. Not in the finding itself."""
-        place, spans = self._clock(stream)(span), other.phrase(phrase)
-        times = self._times(other, phrase)
-        near = range(bisect_left(times, place - within), bisect_right(times, place + within))
-        other.spend(len(near))
-        apart = [n for n in near if other.stream is not stream or not _overlap(spans[n], span)]
-        return min((times[n] for n in apart), key=lambda time: abs(time - place), default=None)
-
-    def _times(self, search: Search, phrase: Phrase) -> Sequence[float]:
-        key = (search, phrase.text)
-        if key not in self._clocked:
-            clock = self._clock(search.stream)
-            self._clocked[key] = [clock(span) for span in search.phrase(phrase)]
-        return self._clocked[key]
-
-    def _clock(self, stream: Stream) -> Callable[[Span], float]:
-        return stream.begins if self._timed else lambda span: span[0] / WORDS_A_SECOND
 
 
 def stand_in(tag: str, way: Redact) -> str:
@@ -365,10 +244,6 @@ def stand_in(tag: str, way: Redact) -> str:
 def _is_wanted(rule: Rule, wanted: Wanted) -> bool:
     fits = not wanted.categories or rule.category in wanted.categories
     return fits and _SEVERITIES.index(rule.severity) >= _SEVERITIES.index(wanted.min_severity)
-
-
-def _overlap(one: Span, other: Span) -> bool:
-    return one[0] < other[1] and other[0] < one[1]
 
 
 def _risk(found: Sequence[Finding | Missing]) -> dict[str, Any]:
@@ -396,7 +271,7 @@ def _worst(found: Sequence[Finding | Missing]) -> Severity:
     return max((one.severity for one in found), key=_SEVERITIES.index)
 
 
-def _places(out: _Out) -> Iterator[Place]:
+def _places(out: Out) -> Iterator[Place]:
     """The characters in each segment that it touches, without the punctuation around it."""
     tag, said = out
     begin, past = _trimmed(said)
