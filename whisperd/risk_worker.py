@@ -11,6 +11,7 @@ import resource
 import signal
 import sys
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
@@ -86,12 +87,17 @@ class Worker:
         return InForce(sources=dict(books.sources), problems=tuple(map(str, named)))
 
     def _check(self, check: Check) -> Wrong | Right:
-        there = self._books.rulebook.packs
-        for name in check.packs:
-            if name not in there:
-                return Wrong("packs", f"there is no pack {name}; there are {', '.join(there)}")
+        if wrong := self._absent(check.packs):
+            return wrong
         self._rulebook(check.rules)
         return Right()
+
+    def _absent(self, packs: Iterable[str]) -> Wrong | None:
+        there = self._books.rulebook.packs
+        for name in packs:
+            if name not in there:
+                return Wrong("packs", f"there is no pack {name}; there are {', '.join(there)}")
+        return None
 
     def _rulebook(self, rules: str | None) -> Rulebook:
         """All packs, since a rule may name one of another pack, and the rules that were sent."""
@@ -100,8 +106,10 @@ class Worker:
         packs = {**self._books.rulebook.packs, REQUEST: read_rules(rules.encode())}
         return Rulebook(list(packs.values()))
 
-    def _search(self, search: Search) -> Found:
+    def _search(self, search: Search) -> Found | Wrong:
         asked, rulebook = search.asked, self._rulebook(search.rules)
+        if wrong := self._absent(asked.packs or ()):  # gone since it was submitted: it would find nothing
+            return wrong
         segments = msgspec.json.decode(search.segments, type=list[Segment])
         report = detect(segments, rulebook, _wanted(search), timed=asked.timed)
         if not asked.quotes:

@@ -1,0 +1,43 @@
+"""What the process that searches answers, asked in this one."""
+
+import msgspec
+import pytest
+
+from tests.risk.heard import HEAD, heard, rule
+from whisperd.risk_protocol import Found, Search, Wrong
+from whisperd.risk_worker import Worker
+from whisperd.rulebooks import Rulebooks
+from whisperd.task import Detection
+
+CARD = rule('match.pii = "card"\nredact = "CARD"', id="mine.card")
+
+
+@pytest.fixture
+def books(tmp_path):
+    """With a pack "mine"; it is gone once its file is, and the files were read anew."""
+    (tmp_path / "mine.toml").write_text(HEAD + CARD)
+    books = Rulebooks(tmp_path)
+    assert books.reload() == []
+    return books
+
+
+def searched(books, *texts, so_far=False, rules=None, **asked):
+    search = Search(
+        segments=msgspec.Raw(msgspec.json.encode(heard(*texts))),
+        asked=Detection(**asked),
+        rules=rules,
+        so_far=so_far,
+    )
+    return Worker(books).answer(msgspec.json.encode(search))
+
+
+def test_a_pack_that_is_gone_by_then_is_an_error_and_not_nothing_to_hide(books, tmp_path):
+    said = "my card is 4111 1111 1111 1111"
+    there = searched(books, said, packs=("mine",))
+    (tmp_path / "mine.toml").unlink()
+    books.reload()
+    gone = searched(books, said, packs=("mine",))
+
+    assert isinstance(there, Found)
+    assert isinstance(gone, Wrong)
+    assert (gone.field, gone.message.split(";")[0]) == ("packs", "there is no pack mine")
