@@ -18,9 +18,9 @@ import msgspec
 
 from whisperd.leash import limit, tie
 from whisperd.look import Sighting
-from whisperd.risk.detection import Finding, Missing, Wanted, detect
+from whisperd.risk.detection import Finding, Missing, Wanted, detect, silenced
 from whisperd.risk.reading import REQUEST, BadRules, read_rules
-from whisperd.risk.report import document, silenced
+from whisperd.risk.report import document
 from whisperd.risk.rulebook import Rulebook
 from whisperd.risk.rules import Rule, Severity
 from whisperd.risk_protocol import (

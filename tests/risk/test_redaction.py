@@ -4,6 +4,7 @@ from msgspec.structs import replace
 from tests.risk.heard import heard, report, rule, with_words
 from whisperd.risk.detection import Wanted
 from whisperd.risk.redaction import MARGIN, redacted, silent
+from whisperd.risk.report import document, unquoted
 from whisperd.task import SAMPLE_RATE
 
 CARD = rule('match.pii = "card"\nredact = "CARD"', id="card")
@@ -141,6 +142,25 @@ def test_more_places_than_are_told_are_an_error_since_some_are_not_redacted():
     found = report(heard("a@example.com " * 1200), EMAIL)
 
     assert [error.split(":")[0] for error in found.rules_errors] == ["email"]
+
+
+@pytest.mark.parametrize("way", ["tag", "mask"])
+def test_where_not_all_is_redacted_nothing_is_shown(way):
+    segments = heard("my card is 4111 1111 1111 1111 " + "a@example.com " * 1001)
+    found = report(segments, CARD, EMAIL, wanted=Wanted(redact=way))
+    told = document(found, segments, way)
+
+    assert len(told.rules_errors) == 1
+    assert told.redacted_text is None
+    assert {(finding.text, finding.context) for finding in told.findings} == {("****", "")}
+
+
+def test_where_not_all_is_known_to_be_redacted_nothing_is_quoted_to_who_may_not_read_it():
+    segments = heard("hello there", "a@example.com " * 1001)
+    told = document(report(segments, EMAIL, 'match = "hello there"'), segments, "none")
+
+    assert told.findings[0].text == "hello there"
+    assert {(finding.text, finding.context) for finding in unquoted(told).findings} == {("****", "")}
 
 
 # --- what is muted ---

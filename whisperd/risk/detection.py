@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate, groupby
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from whisperd.risk.call import Call, Hit, Out
 from whisperd.risk.matching import MOST_PLACES, TooMuch
@@ -90,13 +91,17 @@ class Report(Struct, frozen=True, kw_only=True):
     places: tuple[Place, ...] = ()  # what the rules want redacted; for `redaction`, and nobody else
 
 
+AnyReport = TypeVar("AnyReport", bound=Report)
+
+
 def detect(
     segments: Sequence[Segment], rulebook: Rulebook, wanted: Wanted = EVERYTHING, *, timed: bool = True
 ) -> Report:
     """What the rules find in segments, which come in order of time. The same for the same input, always.
 
     With `timed` off the times of segments mean nothing: rules for a part of the call are passed over.
-    Rules that cost too much leave what was found before them, and a line in `rules_errors`.
+    Rules that cost too much leave what was found before them, and a line in `rules_errors`. To redact that is
+    not enough: then findings quote nothing.
     """
     packs = [each for name, each in rulebook.packs.items() if not wanted.packs or name in wanted.packs]
     rules = [rule for each in packs for rule in each.pack.rule if _is_wanted(rule, wanted)]
@@ -106,7 +111,13 @@ def detect(
     quotes = _Quotes(segments, out, wanted.redact, timed)
     findings = [quotes.finding(number, hit) for number, hit in enumerate(hits, 1)]
     places = {place for one in out for place in _places(one)}
-    return _report(packs, findings, missing, [*errors, *doubts], places)
+    report = _report(packs, findings, missing, [*errors, *doubts], places)
+    return silenced(report) if report.rules_errors and wanted.redact != "none" else report
+
+
+def silenced(report: AnyReport) -> AnyReport:
+    """Without a word of what was said."""
+    return replace(report, findings=tuple(replace(one, text=MASK, context="") for one in report.findings))
 
 
 def _search(call: Call, rules: Iterable[Rule], wanted: Wanted) -> tuple[list[Hit], list[Missing], list[str]]:
