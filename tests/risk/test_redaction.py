@@ -71,6 +71,18 @@ def test_places_that_overlap_are_hidden_once():
     assert hidden.text == "so [ALL]"
 
 
+@pytest.mark.parametrize(
+    "asked", [{"min_severity": "critical"}, {"min_score": 0.9}, {"categories": frozenset(["fraud"])}]
+)
+def test_who_asks_for_few_findings_has_all_redacted(asked):
+    segments = heard("it's 4111 1111 1111 1111, or mail a@example.com.")
+
+    told = report(segments, CARD, EMAIL, wanted=Wanted(redact="tag", **asked))
+
+    assert told.findings == ()
+    assert redacted(segments, told.places, "tag")[0].text == "it's [CARD], or mail [EMAIL]."
+
+
 BIRTH = rule(
     """redact = "BIRTH"
 match.near.within_words = 16

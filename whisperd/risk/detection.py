@@ -28,7 +28,10 @@ _AROUND_A_WORD = ".,;:!?\"'\u2026\u201c\u201d"
 
 
 class Wanted(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Which findings are asked for, and whether they may say what was said."""
+    """Which findings are asked for, and whether they may say what was said.
+
+    What is redacted depends on the packs alone: who wants to know of the worst has no less to hide.
+    """
 
     packs: frozenset[str] = frozenset()  # none: all
     categories: frozenset[Category] = frozenset()  # none: all
@@ -104,9 +107,10 @@ def detect(
     not enough: then findings quote nothing.
     """
     packs = [each for name, each in rulebook.packs.items() if not wanted.packs or name in wanted.packs]
-    rules = [rule for each in packs for rule in each.pack.rule if _is_wanted(rule, wanted)]
+    rules = [rule for each in packs for rule in each.pack.rule]
     call = Call(segments, rulebook, timed)
-    hits, missing, errors = _search(call, rules, wanted)
+    asked = [rule for rule in rules if _is_wanted(rule, wanted)]
+    hits, missing, errors = _search(call, asked, wanted.min_score)
     out, doubts = _redactions([call, *_unsaid(segments, rulebook, timed)], rules)
     quotes = _Quotes(segments, out, wanted.redact, timed)
     findings = [quotes.finding(number, hit) for number, hit in enumerate(hits, 1)]
@@ -120,14 +124,14 @@ def silenced(report: AnyReport) -> AnyReport:
     return replace(report, findings=tuple(replace(one, text=MASK, context="") for one in report.findings))
 
 
-def _search(call: Call, rules: Iterable[Rule], wanted: Wanted) -> tuple[list[Hit], list[Missing], list[str]]:
+def _search(call: Call, rules: Iterable[Rule], least: float) -> tuple[list[Hit], list[Missing], list[str]]:
     """Places in order and absences, and why there may be more of them."""
     hits: list[Hit] = []
     missing: list[Missing] = []
     errors: list[str] = []
     for rule in rules:
         try:
-            found = [hit for hit in call.hits(rule) if hit.score >= wanted.min_score]
+            found = [hit for hit in call.hits(rule) if hit.score >= least]
         except TooMuch as error:
             errors.append(f"{rule.id}: {error}")
             break
@@ -154,7 +158,7 @@ def _missing(call: Call, rule: Rule) -> Iterator[Missing]:
 
 
 def _redactions(calls: Iterable[Call], rules: Iterable[Rule]) -> tuple[list[Out], list[str]]:
-    """What is to be redacted, and why there may be more of it."""
+    """What is to be redacted, whatever findings are asked for, and why there may be more of it."""
     out: list[Out] = []
     for call in calls:
         for rule in rules:
