@@ -156,6 +156,29 @@ def test_more_places_than_are_told_are_an_error_since_some_are_not_redacted():
     assert [error.split(":")[0] for error in found.rules_errors] == ["email"]
 
 
+DIGIT = '{ regex = "[0-9]" }'
+
+
+@pytest.mark.parametrize(
+    "match",
+    [
+        DIGIT,
+        f'{{ any = ["never", {DIGIT}] }}',
+        f'{{ near = {{ words = ["card", {DIGIT}], within_words = 5 }} }}',
+        f"{{ count = {{ of = {DIGIT}, min = 2, within_words = 9 }} }}",
+        '{ rule = "digit" }',
+    ],
+)
+def test_a_regex_that_is_met_too_often_is_an_error_of_each_rule_that_has_it(match):
+    rules = [rule(f"match = {DIGIT}", id="digit"), rule(f'match = {match}\nredact = "NUMBER"')]
+
+    few = report("card 4111111111111111 " * 62, *rules)
+    many = report("card 4111111111111111 " * 70, *rules)
+
+    assert few.rules_errors == ()
+    assert [error.split(":")[0] for error in many.rules_errors] == ["it"]
+
+
 @pytest.mark.parametrize("way", ["tag", "mask"])
 def test_where_not_all_is_redacted_nothing_is_shown(way):
     segments = heard("my card is 4111 1111 1111 1111 " + "a@example.com " * 1001)

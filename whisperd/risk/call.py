@@ -69,6 +69,8 @@ class Call:
             stream = search.stream
             spans = [span for span in search.rule(rule.id) if self._is_within(rule.where, stream, span)]
             search.spend(sum(past - begin for begin, past in spans))
+            if rule.id in search.cut_short:
+                raise TooMuch(f"a regex of it is met at more than {MOST_PLACES} places")
             out += [Out(rule.redact, stream.said(span)) for span in covered(spans)]
         if len(out) > MOST_PLACES:
             raise TooMuch(f"there are more than {MOST_PLACES} places")

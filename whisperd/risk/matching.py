@@ -48,10 +48,21 @@ class Search:
         self._finders = finders
         self._known: Known = {}
         self._found: dict[tuple[str, Hashable], Sequence[Span]] = {}
+        self._is_cut_short = False  # what is being looked for
+        self.cut_short: set[str] = set()  # rules that may have more places, since a regex has
 
     def rule(self, id: str) -> Sequence[Span]:
         """The places of a rule, wherever in the call they are."""
-        return self._once(("rule", id), lambda: self._finders[id](self))
+        before, self._is_cut_short = self._is_cut_short, id in self.cut_short
+        found = self._once(("rule", id), lambda: self._finders[id](self))
+        if self._is_cut_short:
+            self.cut_short.add(id)
+        self._is_cut_short |= before  # of the rule that is made of this one
+        return found
+
+    def cut(self) -> None:
+        """There are more places than are looked at."""
+        self._is_cut_short = True
 
     def once(self, find: Finder) -> Sequence[Span]:
         """What it finds, looked for once."""
@@ -149,10 +160,11 @@ def _regex(match: Match, making: Making) -> Finder:
         found: list[Span] = []
         for hit in pattern.finditer(text):
             begin, past = hit.span()
-            if past > begin and len(found) < MOST_PLACES:
-                found.append(search.stream.around(begin, past))
-            elif len(found) == MOST_PLACES:
+            if past > begin and len(found) == MOST_PLACES:  # the next may cost as much as all before it
+                search.cut()
                 break
+            if past > begin:
+                found.append(search.stream.around(begin, past))
         return found
 
     return find
