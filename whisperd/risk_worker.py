@@ -22,7 +22,7 @@ from whisperd.risk.detection import Finding, Missing, Wanted, detect, silenced
 from whisperd.risk.reading import REQUEST, BadRules, read_rules
 from whisperd.risk.report import document
 from whisperd.risk.rulebook import Rulebook
-from whisperd.risk.rules import Rule, Severity
+from whisperd.risk.rules import Severity
 from whisperd.risk_protocol import (
     Answer,
     Begin,
@@ -111,12 +111,10 @@ class Worker:
         if wrong := self._absent(asked.packs or ()):  # gone since it was submitted: it would find nothing
             return wrong
         segments = msgspec.json.decode(search.segments, type=list[Segment])
-        report = detect(segments, rulebook, _wanted(search), timed=asked.timed)
+        report = detect(segments, rulebook, _wanted(search), timed=asked.timed, so_far=search.so_far)
         if not asked.quotes:
             report = silenced(report)
         told: list[Finding | Missing] = [*report.findings, *report.missing]
-        if search.so_far:
-            told = [one for one in report.findings if not _needs_the_end(rulebook.rules[one.rule_id])]
         counts = Counter((one.category, one.severity) for one in told)
         return Found(
             document=msgspec.Raw(
@@ -125,10 +123,6 @@ class Worker:
             counts=tuple((str(category), str(severity), n) for (category, severity), n in counts.items()),
             sightings=tuple(_sighting(one, Severity(asked.alert_severity)) for one in told),
         )
-
-
-def _needs_the_end(rule: Rule) -> bool:
-    return rule.where is not None and rule.where.last_seconds is not None
 
 
 def _sighting(one: Finding | Missing, least: Severity) -> Sighting:

@@ -479,7 +479,7 @@ def test_an_alert_goes_out_while_the_call_still_runs_and_only_once(with_server):
             task = await server.submit(risk="true", alert_url="http://127.0.0.1/")
             await socket.send(json.dumps({"subscribe": [task["task_id"]]}))
             await server.plan(2)
-            await server.finish(FRAUD)
+            await server.finish(FRAUD, "And so on. " * 20)
             ((finding,),) = await alerted(server)
             assert (await server.task(task["task_id"]))["status"] == "processing"
             message = {"type": ""}

@@ -54,9 +54,9 @@ def rulebook(*rules):
     return Rulebook([read((HEAD + "".join(texts)).encode(), "mine.toml")])
 
 
-def report(segments, *rules, wanted=EVERYTHING, timed=True):
+def report(segments, *rules, wanted=EVERYTHING, **how):
     segments = heard(segments) if isinstance(segments, str) else segments
-    return detect(segments, rulebook(*rules), wanted, timed=timed)
+    return detect(segments, rulebook(*rules), wanted, **how)
 
 
 def found(text, *rules):

@@ -129,6 +129,30 @@ def test_nothing_is_missing_where_a_rule_cannot_look(segments, timed):
     assert report(segments, NOTICE, timed=timed).missing == ()
 
 
+@pytest.mark.parametrize(
+    ("match", "said", "said_next"),
+    [
+        ('{ near = { words = ["code", { not = "never" }], within_words = 5 } }', "the code", "never"),
+        ('{ any = ["code", "code is wrong now"] }', "the code is", "wrong now"),
+    ],
+)
+def test_while_a_call_goes_on_nothing_is_told_that_the_next_words_change(match, said, said_next):
+    rest = "and so on " * 20
+
+    assert report(said, f"match = {match}", so_far=True).findings == ()
+    certain = report(f"{said} {rest}", f"match = {match}", so_far=True).findings
+    changed = report(f"{said} {said_next} {rest}", f"match = {match}", so_far=True).findings
+    assert [finding.text for finding in certain] == ["code"]
+    assert "code" not in [finding.text for finding in changed]
+
+
+@pytest.mark.parametrize("where", ["negate = true", "where.last_seconds = 60"])
+def test_while_a_call_goes_on_nothing_is_told_that_depends_on_its_end(where):
+    told = report("code " + "and so on " * 20, f'match = "code"\n{where}', so_far=True)
+
+    assert (told.findings, told.missing) == ((), ())
+
+
 def test_only_what_is_wanted_is_found():
     rules = [rule('match = "one"', id="a", severity="low"), rule('match = "one"', id="b", severity="high")]
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from whisperd.risk.matching import MOST_PLACES, Budget, Search, TooMuch, apart, covered
 from whisperd.risk.phrases import Phrase
 from whisperd.risk.rulebook import Rulebook
-from whisperd.risk.rules import Rule, Where
+from whisperd.risk.rules import PASSAGE, Rule, Where
 from whisperd.risk.words import Span, Spoken, Stream, streams
 from whisperd.task import Segment
 
@@ -40,14 +40,21 @@ class Call:
     """A transcript that is looked through by one rule after the other."""
 
     def __init__(
-        self, segments: Sequence[Segment], rulebook: Rulebook, timed: bool, *, doubted: bool = False
+        self,
+        segments: Sequence[Segment],
+        rulebook: Rulebook,
+        timed: bool,
+        *,
+        doubted: bool = False,
+        so_far: bool = False,
     ) -> None:
-        """`doubted`: what no one said is looked through, too."""
+        """`doubted`: what no one said is looked through, too. `so_far`: the call goes on."""
         budget = Budget()
         heard = streams(segments, doubted=doubted)
         self._searches = [Search(stream, rulebook.finders, budget) for stream in heard]
         self._rulebook = rulebook
         self._timed = timed
+        self._so_far = so_far
         self._duration = max((segment.end for segment in segments), default=0.0)
         self._clocked: dict[tuple[Search, str], Sequence[float]] = {}
 
@@ -56,7 +63,7 @@ class Call:
         for search in self._heard(rule):
             for span in apart(search.rule(rule.id)):
                 search.spend(span[1] - span[0])  # words that are gone over, at least once
-                if self._is_within(rule.where, search.stream, span):
+                if self._is_within(rule.where, search.stream, span) and self._is_certain(search.stream, span):
                     found.append(self._hit(rule, search, span))
         return found
 
@@ -80,9 +87,9 @@ class Call:
         """By time."""
         return (hit.stream.begins(hit.span) if self._timed else 0.0, hit.span, hit.rule.id)
 
-    def hears(self, rule: Rule) -> bool:
-        """Whether the rule has anywhere to look."""
-        return bool(self._heard(rule))
+    def may_miss(self, rule: Rule) -> bool:
+        """Whether it means anything that it is met nowhere: not where the rule has nowhere to look."""
+        return not self._so_far and bool(self._heard(rule))
 
     def window(self, where: Where | None) -> tuple[float, float]:
         """Seconds [begin, past) in which it looks."""
@@ -98,6 +105,8 @@ class Call:
         where = rule.where or Where()
         if not self._timed and (where.first_seconds or where.last_seconds):
             return []
+        if self._so_far and where.last_seconds:
+            return []
         speakers = {where.speaker, None if where.channel is None else chr(ord("A") + where.channel)} - {None}
         return [search for search in self._searches if speakers <= {search.stream.speaker}]
 
@@ -106,6 +115,10 @@ class Call:
             return True
         begin, past = self.window(where)
         return begin <= stream.begins(span) <= past
+
+    def _is_certain(self, stream: Stream, span: Span) -> bool:
+        """Whether what is said next cannot make it another one, or none: `not` looks behind it, too."""
+        return not self._so_far or span[1] + PASSAGE <= len(stream.tokens)
 
     def _hit(self, rule: Rule, search: Search, span: Span) -> Hit:
         heard = [word.probability for word in search.stream.said(span) if word.probability is not None]

@@ -98,17 +98,23 @@ AnyReport = TypeVar("AnyReport", bound=Report)
 
 
 def detect(
-    segments: Sequence[Segment], rulebook: Rulebook, wanted: Wanted = EVERYTHING, *, timed: bool = True
+    segments: Sequence[Segment],
+    rulebook: Rulebook,
+    wanted: Wanted = EVERYTHING,
+    *,
+    timed: bool = True,
+    so_far: bool = False,
 ) -> Report:
     """What the rules find in segments, which come in order of time. The same for the same input, always.
 
     With `timed` off the times of segments mean nothing: rules for a part of the call are passed over.
     Rules that cost too much leave what was found before them, and a line in `rules_errors`. To redact that is
-    not enough: then findings quote nothing.
+    not enough: then findings quote nothing. `so_far`: the call goes on, and what is said next may change what
+    is found near its end, so that is left out; so is all that depends on where the end is.
     """
     packs = [each for name, each in rulebook.packs.items() if not wanted.packs or name in wanted.packs]
     rules = [rule for each in packs for rule in each.pack.rule]
-    call = Call(segments, rulebook, timed)
+    call = Call(segments, rulebook, timed, so_far=so_far)
     asked = [rule for rule in rules if _is_wanted(rule, wanted)]
     hits, missing, errors = _search(call, asked, wanted.min_score)
     out, doubts = _redactions([call, *_unsaid(segments, rulebook, timed)], rules)
@@ -143,8 +149,8 @@ def _search(call: Call, rules: Iterable[Rule], least: float) -> tuple[list[Hit],
 
 
 def _missing(call: Call, rule: Rule) -> Iterator[Missing]:
-    """Absence of what was found nowhere; of no meaning where the rule has nowhere to look."""
-    if not call.hears(rule):
+    """Absence of what was found nowhere."""
+    if not call.may_miss(rule):
         return
     begin, past = call.window(rule.where)
     yield Missing(
