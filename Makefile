@@ -44,7 +44,7 @@ lock: $(VENV)/dev  ## pin all dependencies anew, with their hashes
 	$(PIP) install uv
 	$(LOCK) pyproject.toml -o requirements.lock
 	$(LOCK) --group dev pyproject.toml -o requirements-dev.lock
-	$(LOCK) --extra redis pyproject.toml -o packaging/docker/requirements.lock
+	$(LOCK) --extra otel --extra redis --extra risk pyproject.toml -o packaging/docker/requirements.lock
 
 vendor:  ## fetch the dashboard's libraries anew, in the versions of packaging/dashboard (needs npm)
 	cd packaging/dashboard && npm ci --silent --no-audit --no-fund --ignore-scripts
