@@ -53,6 +53,17 @@ class Redis:
         command = ["redis-cli", "-p", str(self.port), *map(str, words)]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
+    @contextlib.contextmanager
+    def watching(self):
+        """The lines of what it is asked, as they come."""
+        command = ["redis-cli", "-p", str(self.port), "monitor"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as watcher:
+            assert watcher.stdout.readline() == "OK\n"
+            try:
+                yield watcher.stdout
+            finally:
+                watcher.terminate()
+
     def stop(self):
         """In order: what was written is on the disk."""
         if self._process is not None:

@@ -368,6 +368,10 @@ class TaskNotFound(TaskError):
     """There is no task with this id."""
 
 
+class TranscriptElsewhere(TaskNotFound):
+    """Another program did the task, and kept its transcript."""
+
+
 class LostClaim(TaskError):
     """The caller no longer owns the chunk: its task was cancelled or failed, or it was swept."""
 

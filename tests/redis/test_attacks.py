@@ -154,3 +154,18 @@ def test_a_redis_that_has_lost_its_data_stops_nothing_that_runs(
     assert host.finished("forgotten")["status"] == "completed"
     host.until(lambda: host.rows("select count(*) from job") == [(0,)])
     assert (host.shared / "results" / "forgotten").exists()
+
+
+def test_what_was_cancelled_on_another_host_that_died_of_it_is_not_run(
+    pair, node, submitted, minutes_of_speech
+):
+    first, second = pair
+    job_id = submitted(first, "unwanted", minutes_of_speech(0.8))
+    first.until(lambda: first.workers()[0]["task_id"] == "unwanted")
+    first.kill()
+
+    assert second.http.delete("/tasks/unwanted").json()["status"] == "cancelled"
+    second.http.post("/admin/resume").raise_for_status()
+
+    assert over(node, job_id)["failedReason"] == "cancelled"
+    assert second.rows("select count(*) from task") == [(0,)]

@@ -33,7 +33,7 @@ MOST_LOOKED_AT = 2000  # for a page of a list
 _NEWS = frozenset({"added", "active", "progress", "completed", "failed", "delayed", "waiting"})
 _ENDS = frozenset({"completed", "failed", "removed"})
 _A_MS = 0x1000  # of the scores of delayed jobs, in BullMQ
-CANCELLED = "cancelled"  # why a job failed that was cancelled, and the field of one that is to be
+CANCELLED = "cancelled"  # why a job failed that was cancelled, and the field of one that is to be stopped
 
 _BACKOFFS = (None, "fixed", "exponential")
 
@@ -75,14 +75,16 @@ local id, now = ARGV[1], ARGV[2]
 if redis.call('exists', job) == 0 then return 'gone' end
 local waited = redis.call('lrem', KEYS[5], 1, id) + redis.call('lrem', KEYS[6], 1, id)
   + redis.call('zrem', KEYS[7], id) + redis.call('zrem', KEYS[8], id)
-if waited == 0 and not redis.call('lpos', active, id) then return 'over' end
-redis.call('hset', job, 'cancelled', now)
-if waited > 0 then
-  redis.call('hset', job, 'failedReason', 'cancelled', 'finishedOn', now)
-  redis.call('zadd', failed, now, id)
-  redis.call('xadd', events, '*', 'event', 'failed', 'jobId', id, 'failedReason', 'cancelled',
-    'prev', 'waiting')
+if waited == 0 then
+  if not redis.call('lpos', active, id) then return 'over' end
+  redis.call('hset', job, 'cancelled', now)
+  return 'cancelled'
 end
+redis.call('hdel', job, 'cancelled')
+redis.call('hset', job, 'failedReason', 'cancelled', 'finishedOn', now)
+redis.call('zadd', failed, now, id)
+redis.call('xadd', events, '*', 'event', 'failed', 'jobId', id, 'failedReason', 'cancelled',
+  'prev', 'waiting')
 return 'cancelled'
 """
 
@@ -102,6 +104,7 @@ class Seen(NamedTuple):
     """A job as anyone may see it. Times in milliseconds, as BullMQ has them; 0: not yet."""
 
     id: str
+    queue: str
     state: str  # "waiting", "prioritized", "delayed", "active", "completed", "failed", …
     data: Mapping[str, Any]
     priority: int
@@ -220,6 +223,7 @@ class Board:
         job.opts.setdefault("removeOnComplete", self._keep[0])
         async with self._link.asking():
             await _fenced(job.moveToCompleted(value, held.token))
+        await self._settle(job)
 
     async def fail(self, held: Job, why: str, *, final: bool) -> None:
         """It runs again as its own attempts and backoff say, unless that is `final`. Raises LostJob."""
@@ -231,6 +235,14 @@ class Board:
             job.opts["backoff"] = {"type": "exponential", "delay": 1000}
         async with self._link.asking():
             await _fenced(job.moveToFailed(UnrecoverableError(why) if final else Exception(why), held.token))
+        await self._settle(job)
+
+    async def _settle(self, job: BullJob) -> None:
+        """Of one that is over, forget that it was to be cancelled: a retry, by Node as well, is meant."""
+        if job.finishedOn:
+            with suppress(QueueAway):  # then that retry is cancelled once, and the next one runs
+                async with self._link.asking() as client:
+                    await client.hdel(self._key(job.id), CANCELLED)
 
     async def hand_back(self, held: Job, seconds: float) -> None:
         """Let somebody take it after so many seconds; no attempt is counted. Raises LostJob."""
@@ -397,16 +409,16 @@ class Board:
     async def retry(self, name: str) -> None:
         """One that failed waits again. Raises LostJob for another."""
         job_id = await self._id_of(name)
-        async with self._link.asking() as client:
+        async with self._link.asking():
             data = await self._queue.backend.getJobData(job_id)
             if not data:
                 raise LostJob(job_id)
             job = _job(self._queue, data, job_id)
-            await client.hdel(self._key(job_id), CANCELLED)
             await _fenced(job.retry("failed", {"resetAttemptsMade": True}))
 
     def _seen(self, job_id: str, data: Mapping[str, str], state: str) -> Seen:
-        return _seen(_job(self._queue, data, job_id), state, CANCELLED in data)
+        job = _job(self._queue, data, job_id)
+        return _seen(job, state, CANCELLED in data or job.failedReason == CANCELLED)
 
     async def _own(self, held: Job) -> BullJob:
         async with self._link.asking():
@@ -453,6 +465,7 @@ def _seen(job: BullJob, state: str, cancelled: bool) -> Seen:
     value = job.returnvalue if isinstance(job.returnvalue, dict) else {}
     return Seen(
         id=job.id,
+        queue=job.queue.name,
         state=state,
         data=job.data if isinstance(job.data, dict) else {},
         priority=job.priority,

@@ -35,8 +35,8 @@ class Boards:
             self._boards[name] = self._make(name)
         return self._boards[name]
 
-    def _of(self, held: Job) -> Board:
-        return self._board(held.queue) if held.queue else self._base
+    def _of(self, job: Job | Seen) -> Board:
+        return self._board(job.queue) if job.queue else self._base
 
     def each(self) -> Mapping[str, Board]:
         """As they are now: while one is asked another may come."""
@@ -97,9 +97,6 @@ class Boards:
     async def held(self, held: Job) -> Seen | None:
         return await self._of(held).look(held.id)
 
-    async def name(self, held: Job, task_id: str) -> None:
-        await self._of(held).name(held.id, task_id)
-
     async def sweep(self) -> None:
         """Of all: the only host that took from one may be what has died."""
         for board in self.each().values():
@@ -114,6 +111,9 @@ class Boards:
 
     async def add(self, job_id: str, name: str, data: Mapping[str, Any], **options: Any) -> None:
         await self._board(self.queue_for(data)).add(job_id, name, data, **options)
+
+    async def name(self, job: Job | Seen, task_id: str) -> None:
+        await self._of(job).name(job.id, task_id)
 
     def queue_for(self, data: Mapping[str, Any]) -> str:
         """Of the first route all of whose tags the job has; that of all others."""

@@ -128,7 +128,8 @@ _SHARED = [name for name in OurJob.__struct_fields__ if name in NewTask.__struct
 def to_task(job: OurJob | TheirJob, audio: Audio, default_model: str, bullmq_priority: int) -> NewTask:
     """The local task of a job."""
     if isinstance(job, OurJob):
-        return NewTask(id=job.task_id, audio=audio, **{name: getattr(job, name) for name in _SHARED})
+        shared = {name: getattr(job, name) for name in _SHARED}
+        return NewTask(id=job.task_id, audio=audio, **shared | {"priority": _priority(job, bullmq_priority)})
     return NewTask(
         id=job.task_id,
         audio=audio,
@@ -146,6 +147,13 @@ def to_bullmq(priority: int) -> int:
 def to_priority(bullmq: int) -> int:
     """Of a job that was not made by us."""
     return max(_LOWEST, _HIGHEST + 1 - bullmq) if bullmq > 0 else 100
+
+
+def _priority(job: OurJob | TheirJob | None, bullmq: int) -> int:
+    """What it says itself is finer; unless it was changed in BullMQ, from a dashboard."""
+    if isinstance(job, OurJob) and to_bullmq(job.priority) == bullmq:
+        return job.priority
+    return to_priority(bullmq)
 
 
 def to_options(new: NewTask) -> dict[str, Any]:
@@ -195,7 +203,7 @@ def shown(seen: Seen, at: int | None = None) -> Task:
         id=asked.task_id if asked else seen.id,
         kind=ours.kind if ours else Kind.TRANSCRIPTION,
         state=state,
-        priority=ours.priority if ours else to_priority(seen.priority),
+        priority=_priority(ours, seen.priority),
         tenant=asked.tenant if asked else "default",
         model=(asked.model if asked else None) or "",
         options=ours.options if ours else Options(),

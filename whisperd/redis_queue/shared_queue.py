@@ -37,6 +37,7 @@ from whisperd.task import (
     StorageFull,
     Task,
     TaskNotFound,
+    TranscriptElsewhere,
     WrongState,
 )
 from whisperd.transcript import Transcript
@@ -117,16 +118,24 @@ class SharedQueue:
         except S3Error as error:
             raise RedisAway(str(error)) from error
         if content is None:
-            return await self._unwritten(local, after)
+            return await self._unwritten(task_id, local, after)
         transcript = await asyncio.to_thread(msgspec.json.decode, content, type=Transcript)
         marked = [(Mark(1, n), segment) for n, segment in enumerate(transcript.segments, 1)]
         return [(mark, segment) for mark, segment in marked if mark > after]
 
-    async def _unwritten(self, local: Task | None, after: Mark) -> Sequence[tuple[Mark, Segment]]:
-        """What is here of a task from before the queue was shared; of others it may be of an old try."""
-        if local is None or await self._board.look(local.id) is not None:
-            return []
-        return await self._local.segments(local.id, after)
+    async def _unwritten(
+        self, task_id: str, local: Task | None, after: Mark
+    ) -> Sequence[tuple[Mark, Segment]]:
+        """What is here of a task from before the queue was shared; of others it may be of an old try.
+
+        Raises TranscriptElsewhere where nothing ever will be.
+        """
+        shared = await self._of_job(task_id)
+        if shared is None:
+            return [] if local is None else await self._local.segments(task_id, after)
+        if shared.state is State.COMPLETED:
+            raise TranscriptElsewhere(f"{task_id} was done by another program, which kept its transcript")
+        return []
 
     async def change(self, task_id: str, change: Change) -> Task:
         """Of a task that waits for some host, the priority only."""
@@ -195,7 +204,12 @@ class SharedQueue:
 
     async def _of_job(self, task_id: str) -> Task | None:
         seen = await self._board.look(task_id)
-        return None if seen is None else formats.shown(seen)
+        if seen is None:
+            return None
+        task = formats.shown(seen)
+        if task.id not in (seen.id, task_id):  # it is found by that from now on, before any host has taken it
+            await self._board.name(seen, task.id)
+        return task
 
 
 def _fits(query: ListQuery, seen: Seen) -> bool:

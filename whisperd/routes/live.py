@@ -25,7 +25,18 @@ from whisperd.routes.call import Answer, Call, Header, Socket
 from whisperd.routes.findings import found
 from whisperd.routes.status import current_stats
 from whisperd.routes.view import progress_view, segment_view, shown, task_view
-from whisperd.task import FINAL, START, Kind, Mark, Segment, State, StorageBusy, StorageFailed, Task
+from whisperd.task import (
+    FINAL,
+    START,
+    Kind,
+    Mark,
+    Segment,
+    State,
+    StorageBusy,
+    StorageFailed,
+    Task,
+    TranscriptElsewhere,
+)
 
 PING_SECONDS = 15.0  # between comments that keep an idle stream open
 STATS_SECONDS = 2.0  # between two statistics on a WebSocket or a stream of everything
@@ -92,7 +103,12 @@ async def _frames(here: Services, task: Task, mark: Mark) -> AsyncIterator[str]:
 
 async def _said(here: Services, task: Task, mark: Mark) -> Sequence[tuple[Mark, Segment]]:
     """Nothing of what is to be redacted: by its first half a number is not known to be one."""
-    return [] if task.redact else await here.queue.segments(task.id, mark)
+    if task.redact:
+        return []
+    try:
+        return await here.queue.segments(task.id, mark)
+    except TranscriptElsewhere:
+        return []
 
 
 async def _findings(here: Services, task: Task) -> Sequence[Finding | Missing]:

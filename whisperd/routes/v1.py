@@ -19,7 +19,7 @@ from whisperd.routes.call import Answer, Call, Form
 from whisperd.routes.errors import Refusal
 from whisperd.routes.tasks import IDEMPOTENCY_KEY, accepted
 from whisperd.shown import timestamp
-from whisperd.task import Problem, Segment, State, Task, TaskNotFound, Word
+from whisperd.task import Problem, Segment, State, Task, TaskNotFound, TranscriptElsewhere, Word
 from whisperd.transcript import Transcript
 
 _JOB_STATES = {
@@ -85,6 +85,8 @@ async def status(request: Request) -> Response:
         shown = await services(request).redacting.transcript(task, hidden=hidden, original=True)
     except NotRedactedYet:
         return _enveloped(structs.replace(task, state=State.PROCESSING, finished_at=None))
+    except TranscriptElsewhere:  # of a worker of the older system, which tells its own clients
+        return _enveloped(task)
     return _enveloped(task, shown)
 
 

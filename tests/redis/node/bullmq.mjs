@@ -1,6 +1,11 @@
-// BullMQ's own Queue, QueueEvents and Worker, told what to do: a JSON array a line, answered by a line.
+// BullMQ's own Queue, QueueEvents and Worker, and bull-board, told what to do: a JSON array a line, answered by a line.
+import { once } from 'node:events';
 import { createInterface } from 'node:readline';
+import { createBullBoard } from '@bull-board/api';
+import { BullMQAdapter } from '@bull-board/api/bullMQAdapter';
+import { ExpressAdapter } from '@bull-board/express';
 import { Queue, QueueEvents, Worker } from 'bullmq';
+import express from 'express';
 
 const [port, name] = process.argv.slice(2);
 const connection = { host: '127.0.0.1', port: Number(port), maxRetriesPerRequest: null };
@@ -14,6 +19,19 @@ for (const part of [queue, events]) part.on('error', () => {});
 await events.waitUntilReady();
 let worker;
 
+async function board() {
+  const serverAdapter = new ExpressAdapter();
+  createBullBoard({ queues: [new BullMQAdapter(queue)], serverAdapter });
+  const server = express().use(serverAdapter.getRouter()).listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  return server.address().port;
+}
+
+async function done(job, result, progress) {
+  await job.updateProgress(progress);
+  return { ...result, saw: job.data };
+}
+
 const verbs = {
   add: async (data, opts) => (await queue.add('transcribe', data, opts)).id,
   async look(id) {
@@ -26,8 +44,9 @@ const verbs = {
   remove: (id) => queue.remove(id),
   retry: async (id) => (await queue.getJob(id)).retry(),
   heard: () => heard,
-  async work(result) {
-    worker = new Worker(name, async (job) => ({ ...result, saw: job.data }), { connection });
+  board,
+  async work(result, progress = 100) {
+    worker = new Worker(name, (job) => done(job, result, progress), { connection });
     worker.on('error', () => {});
     await worker.waitUntilReady();
   },
