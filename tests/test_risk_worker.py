@@ -46,7 +46,7 @@ def test_a_pack_that_is_gone_by_then_is_an_error_and_not_nothing_to_hide(books, 
 def test_an_alert_quotes_nothing_where_not_all_is_redacted(books):
     found = searched(books, "my card is 4111 1111 1111 1111, " * 1001, redact="tag")
 
-    assert len(msgspec.json.decode(found.document)["rules_errors"]) == 1
+    assert msgspec.json.decode(found.document)["rules_errors"]
     assert found.sightings
     assert not [one for one in found.sightings if b"4111" in bytes(one.finding)]
     assert b"4111" not in bytes(found.document)
