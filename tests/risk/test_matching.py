@@ -15,6 +15,8 @@ from whisperd.risk.rulebook import Rulebook
         ('"send * money"', "send money, send me the money", ["send money", "send me the money"]),
         ('"send * money"', "send some very bad old news money", []),
         ('"one time code"', "a one-time code", ["one-time code"]),
+        ('"twenty five dollars"', "twenty five dollars, 25 dollars", ["twenty five dollars", "25 dollars"]),
+        ('"five hundred and one"', "it is 501", ["501"]),
         ('"do not pay"', "I don't pay", ["don't pay"]),
         ('{ any = ["yes", "no way"] }', "no way, yes", ["no way", "yes"]),
         ('{ all = ["gift card", "code"] }', "the code " + "and " * 20 + "a gift card", 1),

@@ -54,27 +54,31 @@ class Phrase:
 
 def _rows(text: str) -> list[list[Part]]:
     """The rows of words between the `*` that stand alone."""
-    rows: list[list[Part]] = [[]]
+    words: list[list[str]] = [[]]
     for word in text.split():
         if word == "*":
-            rows.append([])
+            words.append([])
         else:
-            parts = [(part, False) for part in normal(word.rstrip("*"))]
-            if word.endswith("*") and parts:
-                parts[-1] = (parts[-1][0], True)
-            rows[-1] += parts
+            words[-1].append(word)
+    rows = [_parts(row) for row in words]
     if not all(rows):
         raise ValueError(f"{text!a} has no word where one is needed: * stands between words, or ends one")
     if len(rows) - 1 > MOST_GAPS:
         raise ValueError(f"{text!a} has more than {MOST_GAPS} * between its words")
-    return [_joined(row) for row in rows]
+    return rows
 
 
-def _joined(row: Sequence[Part]) -> list[Part]:
-    """Numbers join over words, as in what is searched."""
-    if any(open_ended for _, open_ended in row):
-        return list(row)
-    return [(word, False) for word in normal(" ".join(word for word, _ in row))]
+def _parts(words: Sequence[str]) -> list[Part]:
+    """Numbers go over words, as in what is searched; not where one of them may go on."""
+    if not any(word.endswith("*") for word in words):
+        return [(word, False) for word in normal(" ".join(words))]
+    parts: list[Part] = []
+    for word in words:
+        these = [(part, False) for part in normal(word.rstrip("*"))]
+        if word.endswith("*") and these:
+            these[-1] = (these[-1][0], True)
+        parts += these
+    return parts
 
 
 def _alike(part: Part, fuzzy: bool, stream: Stream) -> frozenset[str]:
