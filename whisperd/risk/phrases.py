@@ -90,16 +90,18 @@ def _alike(part: Part, fuzzy: bool, stream: Stream) -> frozenset[str]:
     exact = frozenset((word,) if word in stream.places else ())
     if not fuzzy or len(word) < LETTERS_PER_EDIT or word.isdigit():
         return exact
-    return exact | _misspelt(word, stream.vocabulary)
+    return exact | _misspelt(word, stream)
 
 
-def _misspelt(word: str, vocabulary: Sequence[str]) -> frozenset[str]:
+def _misspelt(word: str, stream: Stream) -> frozenset[str]:
     from rapidfuzz import process
     from rapidfuzz.distance import Levenshtein
 
     edits = len(word) // LETTERS_PER_EDIT
-    found = process.extract(word, vocabulary, scorer=Levenshtein.distance, score_cutoff=edits, limit=None)
-    return frozenset(other for other, _, _ in found if len(other) >= LETTERS_PER_EDIT)
+    lengths = range(max(LETTERS_PER_EDIT, len(word) - edits), len(word) + edits + 1)
+    others = [other for length in lengths for other in stream.by_length.get(length, ())]
+    found = process.extract(word, others, scorer=Levenshtein.distance, score_cutoff=edits, limit=None)
+    return frozenset(other for other, _, _ in found)
 
 
 def _in_a_row(words: Sequence[str], stream: Stream, spend: Callable[[int], None]) -> list[Span]:

@@ -8,9 +8,10 @@ A US social security number has no check: it is written 3-2-4, or its name is sa
 from __future__ import annotations
 
 import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
 from ipaddress import ip_address
-from itertools import groupby
+from operator import attrgetter
 
 from whisperd.risk.words import Span, Stream
 
@@ -259,13 +260,12 @@ def _is_ip(word: str) -> bool:
 
 def _written(stream: Stream, is_one: Callable[[str], bool]) -> Iterator[Span]:
     """Tokens of the words that are one as they are written."""
-    wanted = {number for number, word in enumerate(stream.spoken) if _may_be(word.text) and is_one(word.text)}
-    if not wanted:
-        return
-    for number, tokens in groupby(enumerate(stream.tokens), key=lambda pair: pair[1].first):
-        if number in wanted:
-            places = [place for place, _ in tokens]
-            yield places[0], places[-1] + 1
+    for number, word in enumerate(stream.spoken):
+        if _may_be(word.text) and is_one(word.text):
+            begin = bisect_left(stream.tokens, number, key=attrgetter("first"))
+            past = bisect_right(stream.tokens, number, key=attrgetter("first"))
+            if begin < past:
+                yield begin, past
 
 
 def _may_be(word: str) -> bool:

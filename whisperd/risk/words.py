@@ -27,6 +27,7 @@ SAID_TWICE = 2  # equal segments in a row that are believed
 _WORD = re.compile(r"\S+")
 _PIECE = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}\b)")
+_AROUND = '.,;:!?"()'  # a word, and no part of it
 _APOSTROPHES = str.maketrans({"\u2019": "'", "\u2018": "'", "\u02bc": "'"})
 _WITH_IS = {"it", "that", "there", "he", "she", "what", "who", "here", "where", "how", "someone", "somebody"}
 _SHORT = {
@@ -100,6 +101,14 @@ class Stream:
     @cached_property
     def vocabulary(self) -> list[str]:
         return sorted(self.places)
+
+    @cached_property
+    def by_length(self) -> dict[int, list[str]]:
+        """The vocabulary by its number of letters."""
+        by_length: dict[int, list[str]] = {}
+        for word in self.vocabulary:
+            by_length.setdefault(len(word), []).append(word)
+        return by_length
 
     @cached_property
     def _offsets(self) -> list[int]:
@@ -188,8 +197,9 @@ def _tokens(spoken: Sequence[Spoken]) -> Iterator[Token]:
 
 
 def _pieces(word: str) -> Iterable[str]:
-    if word.isascii() and word.isalpha():  # nearly all
-        lower = word.lower()
+    bare = word.strip(_AROUND)
+    if bare.isascii() and bare.isalpha():  # nearly all
+        lower = bare.lower()
         return _SHORT[lower].split() if lower in _SHORT else (lower,)
     plain = unicodedata.normalize("NFKC", word).casefold().translate(_APOSTROPHES)
     return [part for piece in _PIECE.findall(_THOUSANDS.sub("", plain)) for part in _long(piece).split()]
