@@ -282,6 +282,7 @@ def looked_through(conn):
     looks.finish(conn, look, Outcome("{}", (seen,), None), 1.0, NOW)
     looks.first(conn, "t6")
     looks.newest(conn, "t6")
+    looks.redaction(conn, questions.get(conn, "t6"), None)
     looks.kept(conn, "risk")
 
 

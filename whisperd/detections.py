@@ -10,7 +10,7 @@ from time import time
 
 from whisperd.db import Database
 from whisperd.events import Event, Events
-from whisperd.look import Kept, Look, Outcome, Said, Sighting
+from whisperd.look import Kept, Look, Outcome, Said, Seen, Sighting
 from whisperd.sql import looks
 from whisperd.task import Problem, Segment, Task
 
@@ -86,9 +86,9 @@ class Detections:
         """What was found in a transcript, by the task that was submitted last of those that are completed."""
         return await self._db.read(looks.newest, transcription_id)
 
-    async def redaction(self, transcription_id: str, edit: str | None) -> Kept | None:
-        """By which a transcript is redacted, the original or this correction; None: nothing has looked."""
-        return await self._db.read(looks.redaction, transcription_id, edit)
+    async def redaction(self, transcription: Task, edit: str | None) -> Sequence[Seen]:
+        """All looks through a transcript, with what they found in the original, or in this correction."""
+        return await self._db.read(looks.redaction, transcription, edit)
 
     async def is_awaited(self, transcription_id: str) -> bool:
         """Whether a look through this transcript is not over."""

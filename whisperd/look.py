@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from msgspec import Raw, Struct
 
@@ -57,4 +57,12 @@ class Kept(NamedTuple):
     task: Task
     report: str  # JSON, a whisperd.risk.report.Document
     edit: str | None  # the token of the correction in which; None: in the original
-    way: Literal["tag", "mask"] | None = None  # in which it was asked to redact, where that is asked
+
+
+class Seen(NamedTuple):
+    """A look through a transcript, as far as it tells what is to be redacted."""
+
+    asked: Detection
+    rules: str | None  # SHA-256 of those that were sent with it
+    is_first: bool  # submitted with the transcript
+    report: str | None  # of the words in question; None: there is none of them, or not yet

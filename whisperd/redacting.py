@@ -3,22 +3,29 @@
 What was submitted with `redact` is shown so unless somebody asks for all of it. Where nobody knows what is to
 be redacted, since nothing has looked through a transcript or not through the words that it has now, there is
 an error: it is never shown as it is for want of something better.
+
+What any look has found is hidden, so that a later one never shows more. What was submitted with `redact`
+needs one that has looked for all that was to be looked for then.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
 from whisperd.detections import Detections
-from whisperd.look import Kept
+from whisperd.look import Seen
 from whisperd.risk.detection import Place
 from whisperd.risk.redaction import redacted, silent
+from whisperd.risk.rules import Severity
 from whisperd.task import Edit, Piece, Task, TaskError, TaskQueue
 from whisperd.transcript import Transcript
+
+_SEVERITIES = [str(severity) for severity in Severity]
 
 
 class NotRedacted(TaskError):
@@ -47,8 +54,10 @@ class Redacting:
         said = await self._said(task, edit)
         if not hidden:
             return said
-        kept = await self._found(task, edit)
-        return await asyncio.to_thread(_without, said, kept)
+        looks = await self._detections.redaction(task, edit and edit.token)
+        if not _tell(task, looks):
+            raise await self._refusal(task)
+        return await asyncio.to_thread(_without, said, looks)
 
     async def silent(self, task: Task) -> tuple[Piece, ...]:
         """The audio in which the findings are heard, whatever its transcript was corrected to since.
@@ -57,29 +66,22 @@ class Redacting:
         """
         edit = await self._queue.edit(task.id)
         found = [
-            (version, kept)
+            (version, looks)
             for version in ((None, edit) if edit else (None,))
-            if (kept := await self._detections.redaction(task.id, version and version.token))
+            if _tell(task, looks := await self._detections.redaction(task, version and version.token))
         ]
         if not found:
             raise await self._refusal(task)
         pieces: list[Piece] = []
-        for version, kept in found:
+        for version, looks in found:
             said = await self._said(task, version)
-            pieces += await asyncio.to_thread(_silent, said, kept)
+            pieces += await asyncio.to_thread(_silent, said, looks)
         return tuple(pieces)
 
     async def _said(self, task: Task, edit: Edit | None) -> Transcript:
         if edit is not None:
             return Transcript(task=task, segments=edit.segments, edited=True)
         return await asyncio.to_thread(Transcript.of, task, await self._queue.segments(task.id))
-
-    async def _found(self, task: Task, edit: Edit | None) -> Kept:
-        """What is to be redacted by. Raises NotRedacted."""
-        kept = await self._detections.redaction(task.id, edit and edit.token)
-        if kept is None:
-            raise await self._refusal(task)
-        return kept
 
     async def _refusal(self, task: Task) -> NotRedacted:
         if await self._detections.is_awaited(task.id):
@@ -90,21 +92,56 @@ class Redacting:
         )
 
 
-def _without(said: Transcript, kept: Kept) -> Transcript:
-    places = _hidden(kept).places
-    way = said.task.redact or kept.way or "tag"
-    return replace(said, segments=tuple(redacted(said.segments, places, way)))
+def _without(said: Transcript, looks: Sequence[Seen]) -> Transcript:
+    asked = [look.asked.redact for look in looks if look.report is not None and look.asked.redact != "none"]
+    way = said.task.redact or (asked[-1] if asked else "tag")
+    return replace(said, segments=tuple(redacted(said.segments, _places(said.task, looks), way)))
 
 
-def _silent(said: Transcript, kept: Kept) -> list[Piece]:
-    return silent(said.segments, _hidden(kept).places)
+def _silent(said: Transcript, looks: Sequence[Seen]) -> list[Piece]:
+    return silent(said.segments, _places(said.task, looks))
 
 
-def _hidden(kept: Kept) -> _Hidden:
-    """Raises NotRedacted where rules could not look everywhere."""
-    hidden = msgspec.json.decode(kept.report, type=_Hidden)
-    if hidden.rules_errors:
-        raise NotRedacted(
-            "some rules could not look through all of it, so it is not known what is to be redacted"
-        )
-    return hidden
+def _needed(task: Task, looks: Sequence[Seen]) -> list[Seen]:
+    """What was looked for, all of which has to be known: as it was submitted, or else by all that looked."""
+    if task.redact is not None:
+        return [look for look in looks if look.is_first]
+    return [look for look in looks if look.report is not None]
+
+
+def _tell(task: Task, looks: Sequence[Seen]) -> bool:
+    """Whether they tell what is to be redacted."""
+    reported = [look for look in looks if look.report is not None]
+    needed = _needed(task, looks)
+    return bool(needed) and all(any(_covers(look, one) for look in reported) for one in needed)
+
+
+def _places(task: Task, looks: Sequence[Seen]) -> list[Place]:
+    """That any of them has found. Raises NotRedacted where rules could not look everywhere."""
+    found = [
+        (look, msgspec.json.decode(look.report, type=_Hidden)) for look in looks if look.report is not None
+    ]
+    for one in _needed(task, looks):
+        errors = [hidden.rules_errors for look, hidden in found if _covers(look, one)]
+        if errors and all(errors):
+            raise NotRedacted(
+                "some rules could not look through all of it, so it is not known what is to be redacted"
+            )
+    return [place for _, hidden in found for place in hidden.places]
+
+
+def _covers(look: Seen, other: Seen) -> bool:
+    """Whether it looked for all that the other one was to look for."""
+    mine, others = look.asked, other.asked
+    return (
+        _includes(mine.packs, others.packs)
+        and other.rules in (None, look.rules)
+        and _includes(mine.categories or None, others.categories or None)
+        and mine.min_score <= others.min_score
+        and _SEVERITIES.index(mine.min_severity) <= _SEVERITIES.index(others.min_severity)
+    )
+
+
+def _includes(mine: Sequence[str] | None, others: Sequence[str] | None) -> bool:
+    """None: everything."""
+    return mine is None or (others is not None and set(others) <= set(mine))

@@ -11,6 +11,15 @@ from whisperd.transcript import FORMATS
 
 DETECT = "/tasks/risk-detection"
 SAID = ("My card is 4111 1111", "1111 1111. Thank you.", "Call me at 020 7946 0958.")
+NAME = {
+    "id": "mine.name",
+    "title": "A name",
+    "category": "custom",
+    "severity": "info",
+    "score": 0.1,
+    "match": "john",
+    "redact": "NAME",
+}
 HIDDEN = ["My card is [CARD]", "[CARD]. Thank you.", "Call me at [PHONE]."]
 
 
@@ -40,6 +49,21 @@ async def texts(server, task_id, **params):
     answer = await server.get(f"/tasks/{task_id}/result", **params)
     assert answer.status_code == 200, answer.text
     return [segment["text"] for segment in answer.json()["segments"]]
+
+
+async def look_again(server, task_id, **fields):
+    answer = await server.client.post(DETECT, json={"task_id": task_id, **fields})
+    assert answer.status_code == 202, answer.text
+    await found(server, answer.json()["task_id"])
+
+
+async def correct(server, task_id, text):
+    """The transcript is one segment, which says this."""
+    lines = [{"start": 0.0, "end": 1.0, "text": text}]
+    edited = await server.client.put(
+        f"/tasks/{task_id}/result", json={"segments": lines}, headers={"If-Match": "*"}
+    )
+    assert edited.status_code == 200, edited.text
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -139,31 +163,84 @@ def test_a_search_that_failed_shows_nothing(with_server):
 def test_a_text_that_was_corrected_is_not_shown_until_it_was_looked_through_again(with_server):
     async def body(server):
         task_id = await looked_through(server)
-        plain = await server.get(f"/tasks/{task_id}/result", redacted="false")
-        lines = [{"start": 0.0, "end": 1.0, "text": "It is 4242 4242 4242 4242."}]
-        edited = await server.client.put(
-            f"/tasks/{task_id}/result", json={"segments": lines}, headers={"If-Match": plain.headers["etag"]}
-        )
-        assert edited.status_code == 200, edited.text
+        await correct(server, task_id, "It is 4242 4242 4242 4242.")
 
         assert the_error(await server.get(f"/tasks/{task_id}/result")) == (409, "not_redacted", None)
         assert await texts(server, task_id, original="true") == HIDDEN
-        again = {"task_id": task_id, "redact": "tag"}
         async with server.detecting():
-            await found(server, (await server.client.post(DETECT, json=again)).json()["task_id"])
+            await look_again(server, task_id, redact="tag")
         assert await texts(server, task_id) == ["It is [CARD]."]
 
     with_server(body)
 
 
-def test_a_later_look_for_something_else_hides_no_less(with_server):
+@pytest.mark.parametrize("redact", ["none", "tag"])
+@pytest.mark.parametrize("submitted", ["none", "tag"])
+def test_a_later_look_for_something_else_hides_no_less(with_server, submitted, redact):
     async def body(server):
-        task_id = await looked_through(server)
+        task_id = await looked_through(server, redact=submitted)
         async with server.detecting():
-            other = {"task_id": task_id, "packs": ["threat"]}
-            await found(server, (await server.client.post(DETECT, json=other)).json()["task_id"])
+            other = {"packs": ["threat"], "redact": redact}
+            (look,) = (await server.client.post("/risk/rescan", json=other)).json()["task_ids"]
+            await found(server, look)
 
-        assert await texts(server, task_id) == HIDDEN
+        assert await texts(server, task_id, redacted="true") == HIDDEN
+
+    with_server(body)
+
+
+def test_what_is_found_later_is_hidden_too(with_server):
+    async def body(server):
+        task_id = await looked_through(server, packs="threat")
+        before = await texts(server, task_id)
+        async with server.detecting():
+            await look_again(server, task_id, packs=["pii"])
+
+        assert (before, await texts(server, task_id)) == (list(SAID), HIDDEN)
+
+    with_server(body)
+
+
+NARROWER = [
+    {"rules": [NAME], "packs": ["threat"]},
+    {"rules": [NAME], "packs": ["threat"], "redact": "tag"},
+    {"rules": [NAME], "categories": ["threat"]},
+    {"rules": [NAME], "min_score": 1.0},
+    {"rules": [NAME], "min_severity": "critical"},
+    {"packs": ["pii"]},
+]
+
+
+@pytest.mark.parametrize("narrower", NARROWER)
+def test_after_a_correction_less_than_was_asked_for_shows_nothing(with_server, narrower):
+    async def body(server):
+        task_id = await looked_through(server, packs="pii", rules=json.dumps([NAME]))
+        await correct(server, task_id, "It is 4242 4242 4242 4242 of John.")
+        async with server.detecting():
+            await look_again(server, task_id, **narrower)
+            refused = await server.get(f"/tasks/{task_id}/result")
+            await look_again(server, task_id, rules=[NAME])
+
+        assert the_error(refused) == (409, "not_redacted", None)
+        assert await texts(server, task_id) == ["It is [CARD] of [NAME]."]
+
+    with_server(body)
+
+
+def test_where_what_was_asked_for_is_not_known_any_more_nothing_is_shown(with_server):
+    """It failed, and is forgotten before its transcript: a later one for less is not taken for it."""
+
+    async def body(server):
+        task_id, detection = await submitted(server)
+        await transcribed(server)
+        await server.client.delete(f"/tasks/{detection}")
+        forget = {"status": ["cancelled"], "older_than_hours": 0}
+        await server.client.post("/admin/clear", json=forget)
+        async with server.detecting():
+            await look_again(server, task_id, packs=["threat"])
+
+        assert the_error(await server.get(f"/tasks/{detection}"))[0] == 404
+        assert the_error(await server.get(f"/tasks/{task_id}/result")) == (409, "not_redacted", None)
 
     with_server(body)
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from whisperd.look import Kept, Look, Outcome, Said, Sighting
+from whisperd.look import Kept, Look, Outcome, Said, Seen, Sighting
 from whisperd.sql import edits, outbox, questions, timeline
 from whisperd.sql.detections import is_ready
 from whisperd.sql.line import adjust, end, move
@@ -225,21 +225,29 @@ def newest(conn: sqlite3.Connection, transcription_id: str) -> Kept | None:
     return _kept(conn, seq, transcription_id)
 
 
-def redaction(conn: sqlite3.Connection, transcription_id: str, edit: str | None) -> Kept | None:
-    """By which a transcript is redacted: the newest that was asked to, or else the newest of all.
+def redaction(conn: sqlite3.Connection, transcription: Task, edit: str | None) -> Sequence[Seen]:
+    """All that were to look through a transcript, in order of submission.
 
-    `edit`: the token of the correction that it is about.
+    `edit`: the token of the correction that it is about. Where the first one is not kept any more none is.
     """
-    row = conn.execute(
+    rows = conn.execute(
         """
-        select task.*, report, detection.edit, json_extract(asked, '$.redact') as way
-        from task indexed by task_transcript join detection on task = seq
-        where transcript = ? and state = 'completed' and detection.edit is ?
-        order by way is null, seq desc limit 1
+        select seq, asked, rules, iif(state = 'completed' and edit is :edit, report, null) as report
+        from task indexed by task_transcript join detection on detection.task = seq
+        where transcript = :id
         """,
-        (transcription_id, edit),
-    ).fetchone()
-    return row and Kept(to_task(row), row["report"], row["edit"], row["way"])
+        {"id": transcription.id, "edit": edit},
+    )
+    first = transcription.seq + 1  # queued in one transaction with it; no seq is ever given twice
+    return [
+        Seen(
+            asked=msgspec.json.decode(row["asked"], type=Detection),
+            rules=row["rules"],
+            is_first=row["seq"] == first,
+            report=row["report"],
+        )
+        for row in sorted(rows, key=lambda row: row["seq"])
+    ]
 
 
 def is_awaited(conn: sqlite3.Connection, transcription_id: str) -> bool:
