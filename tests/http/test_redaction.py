@@ -275,11 +275,14 @@ def test_a_search_does_not_find_what_is_not_shown(with_server):
     with_server(body)
 
 
-def test_findings_are_read_without_what_they_quote(with_server):
+@pytest.mark.parametrize("part", ["risk", "result"])
+def test_findings_are_read_without_what_they_quote(with_server, part):
     async def body(server):
         task_id = await looked_through(server, redact="none")
+        if part == "result":
+            task_id = (await server.services.detections.first(task_id)).id
         plain, hidden = [
-            (await server.get(f"/tasks/{task_id}/risk", redacted=redacted)).json()["findings"]
+            (await server.get(f"/tasks/{task_id}/{part}", redacted=redacted)).json()["findings"]
             for redacted in ("false", "true")
         ]
 

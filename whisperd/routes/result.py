@@ -51,7 +51,7 @@ async def result(request: Request, query: Written) -> Response:
     here = services(request)
     task = await task_of(request)
     if task.kind is Kind.RISK_DETECTION:
-        return await _found(here, task, query)
+        return await _found(request, task, query)
     partial = query.partial and task.state not in FINAL
     if not partial:
         _check_result(task)
@@ -67,14 +67,14 @@ async def result(request: Request, query: Written) -> Response:
     return await _answer(request, transcript, query.format, {"Whisperd-Partial": "true"} if partial else {})
 
 
-async def _found(here: Services, task: Task, query: Written) -> Response:
+async def _found(request: Request, task: Task, query: Written) -> Response:
     if query.format != "json":
         raise Refusal(422, "invalid_field", "what risk detection found is JSON", "format")
     _check_result(task)
-    kept = await here.detections.kept(task.id)
+    kept = await services(request).detections.kept(task.id)
     if kept is None:  # it was removed just now
         raise TaskNotFound(f"there is no task {task.id}")
-    return await findings.answer(kept)
+    return await findings.answer(kept, hidden=is_hidden(request, task, query.redacted))
 
 
 async def _answer(
