@@ -54,29 +54,29 @@ class Redacting:
         said = await self._said(task, edit)
         if not hidden:
             return said
-        looks = await self._detections.redaction(task, edit and edit.token)
-        if not _tell(task, looks):
-            raise await self._refusal(task)
+        looks = await self._looks(task, edit)
         return await asyncio.to_thread(_without, said, looks)
 
     async def silent(self, task: Task) -> tuple[Piece, ...]:
         """The audio in which the findings are heard, whatever its transcript was corrected to since.
 
-        Raises NotRedacted.
+        What a correction leaves out is heard all the same: the original has to be looked through, and what is
+        found in the correction is silent, too. Raises NotRedacted.
         """
         edit = await self._queue.edit(task.id)
-        found = [
-            (version, looks)
-            for version in ((None, edit) if edit else (None,))
-            if _tell(task, looks := await self._detections.redaction(task, version and version.token))
-        ]
-        if not found:
-            raise await self._refusal(task)
-        pieces: list[Piece] = []
-        for version, looks in found:
-            said = await self._said(task, version)
-            pieces += await asyncio.to_thread(_silent, said, looks)
+        looks = await self._looks(task, None)
+        pieces = await asyncio.to_thread(_silent, await self._said(task, None), looks)
+        if edit is not None:
+            also = await self._detections.redaction(task, edit.token)
+            pieces += await asyncio.to_thread(_silent, await self._said(task, edit), also)
         return tuple(pieces)
+
+    async def _looks(self, task: Task, edit: Edit | None) -> Sequence[Seen]:
+        """Those that tell what is to be redacted. Raises NotRedacted."""
+        looks = await self._detections.redaction(task, edit and edit.token)
+        if not _tell(task, looks):
+            raise await self._refusal(task)
+        return looks
 
     async def _said(self, task: Task, edit: Edit | None) -> Transcript:
         if edit is not None:

@@ -245,6 +245,39 @@ def test_where_what_was_asked_for_is_not_known_any_more_nothing_is_shown(with_se
     with_server(body)
 
 
+def test_audio_whose_original_was_not_looked_through_is_not_handed_out(with_server):
+    """What the correction leaves out is said all the same."""
+
+    async def body(server):
+        task_id, detection = await submitted(server)
+        await transcribed(server)
+        await correct(server, task_id, "It is a card.")
+        async with server.detecting():
+            await found(server, detection)
+
+        assert await texts(server, task_id) == ["It is a card."]
+        assert the_error(await server.get(f"/tasks/{task_id}/audio")) == (409, "not_redacted", None)
+
+    with_server(body)
+
+
+def test_what_is_silent_is_what_was_found_in_the_original_and_in_the_correction(with_server):
+    async def body(server):
+        task_id = await looked_through(server)
+        task = await server.queue.get(task_id)
+        original = await server.services.redacting.silent(task)
+        await correct(server, task_id, "It is 4242 4242 4242 4242.")
+        async with server.detecting():
+            await look_again(server, task_id)
+        both = await server.services.redacting.silent(task)
+
+        assert original
+        assert both[: len(original)] == original
+        assert len(both) == len(original) + 1
+
+    with_server(body)
+
+
 def test_no_event_tells_what_is_to_be_redacted(with_server):
     async def body(server):
         task_id, _ = await submitted(server)
