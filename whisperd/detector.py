@@ -1,7 +1,8 @@
 """The detector: one coroutine that has transcripts looked through, one after the other.
 
 Works beside the workers, who need their models: its tasks have a line of their own (sql/looks.py). What a
-search takes is limited by its process (searcher.py); whatever it does costs its task, never the transcript.
+search takes is limited by its process (searcher.py); whatever it does costs its task, never the transcript,
+and what nobody thought of no more than that.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ REST_SECONDS = 2.0  # between two looks at a call that runs,
 REST = 20  # and at least so many times what the last one took
 STORAGE_SECONDS = 5.0  # until storage that failed is tried again
 NO_TRANSCRIPT = Problem("no_transcript", "there is no transcript: its task failed, was cancelled or is gone")
+BROKEN = Problem("internal_error", "whisperd failed on this task; its log says why")
 
 T = TypeVar("T")
 _TROUBLES = (StorageFull, StorageBusy, StorageFailed)
@@ -122,8 +124,13 @@ class Detector:
             return False
         task_id, began = due[0], monotonic()
         del self._news[task_id]
-        for look in await self._detections.hearing(task_id):
-            await self._glance(look, task_id)
+        try:
+            for look in await self._detections.hearing(task_id):
+                await self._glance(look, task_id)
+        except _TROUBLES:
+            raise
+        except Exception as error:  # an edge: it is told at the end, or fails then
+            log.error("a look at a call that runs broke", task_id=task_id, exc_info=error)
         self._rests[task_id] = monotonic() + max(REST_SECONDS, REST * (monotonic() - began))
         return True
 
@@ -139,6 +146,15 @@ class Detector:
 
     async def _look(self, look: Look) -> None:
         began = monotonic()
+        try:
+            await self._look_through(look, began)
+        except LostClaim:
+            raise
+        except Exception as error:  # an edge: else one damaged row would end the daemon, at each start anew
+            log.error("a look through a transcript broke", task_id=look.task.id, exc_info=error)
+            await self._fail(look, BROKEN, began)
+
+    async def _look_through(self, look: Look, began: float) -> None:
         said = await self._patiently(lambda: self._detections.said(look))
         if said is None:
             await self._fail(look, NO_TRANSCRIPT, began)

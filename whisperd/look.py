@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import msgspec
 from msgspec import Raw, Struct
 
 from whisperd.task import Detection, Segment, Task
@@ -14,8 +15,12 @@ class Look(Struct, frozen=True, kw_only=True):
 
     task: Task
     claims: int  # times it was begun: the fencing token
-    asked: Detection
+    wanted: str  # JSON, a Detection: read late, so that a damaged row costs its own task and no other
     rules: str | None  # JSON, that were sent with it
+
+    @property
+    def asked(self) -> Detection:
+        return msgspec.json.decode(self.wanted, type=Detection)
 
     def __str__(self) -> str:
         return f"risk detection {self.task.id}"

@@ -147,7 +147,10 @@ class Searcher:
             raise SearchFailed(Problem(CRASHED, "a search found more than can be told")) from None
         if not said.endswith(b"\n"):
             raise SearchFailed(Problem(CRASHED, "the process that searches has died"))
-        return await asyncio.to_thread(_ANSWERS.decode, said)
+        try:
+            return await asyncio.to_thread(_ANSWERS.decode, said)
+        except msgspec.DecodeError:
+            raise SearchFailed(Problem(CRASHED, "the process that searches gave no answer")) from None
 
     def _rest(self) -> None:
         """Let go of the process once it had nothing to do for long."""

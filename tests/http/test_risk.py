@@ -315,6 +315,47 @@ def test_a_process_that_dies_is_started_again(with_server):
     with_server(body)
 
 
+def errors_of(logs):
+    """What broke, and was to break."""
+    errors = [entry for entry in logs if entry["log_level"] == "error"]
+    logs.clear()
+    return errors
+
+
+@pytest.mark.parametrize("damage", ["asked = '{\"redact\": 1}'", "segments = '{'"])
+def test_a_damaged_row_costs_its_own_task_alone(with_server, damage, nothing_broke):
+    async def body(server):
+        task_id = (await detect(server, text=FRAUD))["task_id"]
+        await server.db.write(lambda conn: conn.execute(f"update detection set {damage}"))
+        async with server.detecting():
+            task = await over(server, task_id)
+
+            assert (task["status"], task["error"]["code"]) == ("failed", "internal_error")
+            assert rules_of(await found(server, (await detect(server, text=FRAUD))["task_id"]))
+
+    with_server(body)
+    assert [entry["event"] for entry in errors_of(nothing_broke)] == ["a look through a transcript broke"]
+
+
+def test_one_that_is_damaged_does_no_harm_while_its_call_runs(with_server, nothing_broke):
+    async def body(server):
+        async with server.detecting():
+            task = await server.submit(risk="true", alert_url="http://127.0.0.1/")
+            damage = "update detection set asked = json_set(asked, '$.min_score', 'x')"
+            await server.db.write(lambda conn: conn.execute(damage))
+            await server.plan(2)
+            await server.finish(FRAUD)
+            assert rules_of(await found(server, (await detect(server, text=FRAUD))["task_id"]))
+            await server.finish("Nothing.")
+            look = await over(server, (await server.services.detections.first(task["task_id"])).id)
+
+        assert (look["status"], look["error"]["code"]) == ("failed", "internal_error")
+
+    with_server(body)
+    broke = {entry["event"] for entry in errors_of(nothing_broke)}
+    assert broke == {"a look at a call that runs broke", "a look through a transcript broke"}
+
+
 def test_one_at_work_is_cancelled(with_server):
     """Its process is stopped dead, and would never answer."""
 

@@ -49,8 +49,7 @@ _ASKED = "claims, asked, (select source from rules where sha256 = detection.rule
 
 
 def _look(task: Task, row: sqlite3.Row) -> Look:
-    asked = msgspec.json.decode(row["asked"], type=Detection)
-    return Look(task=task, claims=row["claims"], asked=asked, rules=row["source"])
+    return Look(task=task, claims=row["claims"], wanted=row["asked"], rules=row["source"])
 
 
 def _first(conn: sqlite3.Connection) -> int | None:

@@ -1,0 +1,54 @@
+"""The process that searches, as the daemon holds it."""
+
+import asyncio
+import os
+import sys
+
+import pytest
+
+from tests.risk.heard import HEAD, rule
+from whisperd import searcher
+from whisperd.risk_protocol import Check, Right, Settings
+from whisperd.searcher import CRASHED, Books, Searcher, SearchFailed
+
+PATIENCE = 60.0  # seconds: a process has to start, on a busy machine
+SHIPPED = Check(packs=("threat",), rules=None)
+MINE = Check(packs=("mine",), rules=None)
+
+
+@pytest.fixture
+def with_searchers(tmp_path):
+    """Two that share their books, and a folder for packs."""
+
+    def run(body):
+        async def main():
+            books = Books()
+            settings = Settings(daemon_pid=os.getpid(), rules_dir=str(tmp_path), nice=0)
+            both = [Searcher(books, settings) for _ in "ab"]
+            try:
+                await body(*both)
+            finally:
+                for one in both:
+                    await one.close()
+
+        asyncio.run(main())
+
+    return run
+
+
+def test_what_is_no_answer_is_a_process_that_crashed(with_searchers, monkeypatch):
+    says = "import sys; sys.stdin.readline(); print('hello', flush=True); sys.stdin.readline()"
+    monkeypatch.setattr(searcher, "COMMAND", (sys.executable, "-c", says))
+
+    async def body(one, _):
+        asking = asyncio.create_task(one.ask(SHIPPED, PATIENCE))
+        async with asyncio.timeout(PATIENCE):
+            while (process := one._process) is None:  # noqa: ASYNC110 - what it waits for signals nothing
+                await asyncio.sleep(0.002)
+        with pytest.raises(SearchFailed) as failed:
+            await asking
+        await process.wait()
+
+        assert failed.value.problem.code == CRASHED
+
+    with_searchers(body)
