@@ -142,6 +142,45 @@ def test_the_newest_of_a_transcript_is_the_last_that_was_submitted(with_queue):
     with_queue(body)
 
 
+async def without_transcript(queue, *ids):
+    """The transcript that these are to look through is cancelled."""
+    await queue.submit(a_task(id="audio"))
+    for id in ids:
+        await queue.submit(a_detection(id, transcript="audio"))
+    await queue.cancel("audio")
+
+
+def test_what_found_no_transcript_waits_for_the_next_one(with_queue):
+    async def body(queue):
+        own = detections(queue)
+        await without_transcript(queue, "failed", "cancelled", "queued")
+        await own.fail(await own.claim(), Problem("no_transcript", "there is none"), 1.0, final=True)
+        await queue.cancel("cancelled")
+        await queue.retry("audio")
+
+        ids = ("failed", "cancelled", "queued")
+        assert [await state(queue, id) for id in ids] == [State.QUEUED, State.CANCELLED, State.QUEUED]
+        assert await own.claim() is None
+        await queue.cancel("audio")
+        assert [(await own.claim()).task.id for _ in "12"] == ["failed", "queued"]
+
+    with_queue(body)
+
+
+def test_who_finds_no_transcript_while_it_is_retried_waits_for_it(with_queue):
+    async def body(queue):
+        own = detections(queue)
+        await without_transcript(queue, "t")
+        look = await own.claim()
+        await queue.retry("audio")
+        await own.fail(look, Problem("no_transcript", "there is none"), 1.0, final=True)
+
+        assert await state(queue, "t") == State.QUEUED
+        assert await own.claim() is None
+
+    with_queue(body)
+
+
 def test_a_full_queue_takes_neither_the_audio_nor_what_would_look_through_it(with_queue):
     async def body(queue):
         await queue.submit(a_task())

@@ -19,7 +19,7 @@ import structlog
 from whisperd.counts import Counts
 from whisperd.detections import Detections
 from whisperd.events import Event, Events
-from whisperd.look import Look, Outcome, Said
+from whisperd.look import NO_TRANSCRIPT, Look, Outcome, Said
 from whisperd.risk_protocol import Found, NoMemory, Search, Wrong
 from whisperd.searcher import CRASHED, OUT_OF_MEMORY, Searcher, SearchFailed
 from whisperd.task import FINAL, Kind, LostClaim, Problem, State, StorageBusy, StorageFailed, StorageFull
@@ -30,7 +30,7 @@ PAUSED_SECONDS = 0.5  # between two looks whether it goes on
 REST_SECONDS = 2.0  # between two looks at a call that runs,
 REST = 20  # and at least so many times what the last one took
 STORAGE_SECONDS = 5.0  # until storage that failed is tried again
-NO_TRANSCRIPT = Problem("no_transcript", "there is no transcript: its task failed, was cancelled or is gone")
+MISSING = Problem(NO_TRANSCRIPT, "there is no transcript: its task failed, was cancelled or is gone")
 BROKEN = Problem("internal_error", "whisperd failed on this task; its log says why")
 
 T = TypeVar("T")
@@ -157,7 +157,7 @@ class Detector:
     async def _look_through(self, look: Look, began: float) -> None:
         said = await self._patiently(lambda: self._detections.said(look))
         if said is None:
-            await self._fail(look, NO_TRANSCRIPT, began)
+            await self._fail(look, MISSING, began)
             return
         try:
             found = await self._search(look, said)

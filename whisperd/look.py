@@ -9,6 +9,8 @@ from msgspec import Raw, Struct
 
 from whisperd.task import Detection, Segment, Task
 
+NO_TRANSCRIPT = "no_transcript"  # the code of the problem that there is none to look through
+
 
 class Look(Struct, frozen=True, kw_only=True):
     """A task of risk detection at work, and the proof that the holder still owns it."""

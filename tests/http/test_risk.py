@@ -246,14 +246,17 @@ def test_what_looks_through_a_redacted_transcript_quotes_none_of_it(with_server)
     with_server(body)
 
 
-def test_what_is_retried_is_looked_through_after_all(with_server):
+@pytest.mark.parametrize("retried", ["transcription", "both"])
+def test_what_is_retried_is_looked_through_after_all(with_server, retried):
     async def body(server):
         async with server.detecting():
             transcription = (await server.submit(risk="true"))["task_id"]
             task_id = (await server.services.detections.first(transcription)).id
+            if retried == "both":  # that it was cancelled is not mended by its transcript
+                await server.queue.cancel(task_id)
             await server.queue.cancel(transcription)
             await over(server, task_id)
-            for id in (transcription, task_id):
+            for id in (transcription, task_id) if retried == "both" else (transcription,):
                 assert (await server.client.post(f"/tasks/{id}/retry")).status_code == 202
             assert (await server.task(task_id))["status"] == "queued"
             await server.plan(1)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from whisperd.look import Kept, Look, Outcome, Said, Seen, Sighting
+from whisperd.look import NO_TRANSCRIPT, Kept, Look, Outcome, Said, Seen, Sighting
 from whisperd.sql import edits, outbox, questions, timeline
 from whisperd.sql.detections import is_ready
 from whisperd.sql.line import adjust, end, move
@@ -153,9 +153,14 @@ def _alert(conn: sqlite3.Connection, look: Look, news: Sequence[Sighting], now: 
 def fail(
     conn: sqlite3.Connection, look: Look, problem: Problem, final: bool, seconds: float, now: float
 ) -> Sequence[Task]:
-    """Count a failure: it is looked through again, or the task has failed."""
+    """Count a failure: it is looked through again, or the task has failed.
+
+    That there is no transcript is no failure where its task was retried meanwhile.
+    """
     _own(conn, look)
     _spent(conn, look.task.seq, seconds)
+    if problem.code == NO_TRANSCRIPT and not is_ready(conn, look.task.transcript):
+        return [move(conn, look.task.seq, "state = 'queued', ready = 0", {})]
     return _failed(conn, look.task, problem, final, seconds, now)
 
 
@@ -197,6 +202,23 @@ def again(conn: sqlite3.Connection, task: Task) -> Task:
     conn.execute("update detection set failures = 0, report = null where task = ?", (task.seq,))
     ready = is_ready(conn, task.transcript)
     return move(conn, task.seq, "waiting = 0, ready = :ready", {"ready": ready})
+
+
+def left_without(conn: sqlite3.Connection, transcription: Task) -> Sequence[int]:
+    """Its task runs again: whatever was to look through this transcript, and has not, waits for the next one.
+
+    Returns the seqs of those that found none, and are to be queued again.
+    """
+    waits = "update task set ready = 0 where transcript = ? and state = 'queued'"
+    conn.execute(waits, (transcription.id,))
+    rows = conn.execute(
+        """
+        select seq from task indexed by task_transcript
+        where transcript = ? and state = 'failed' and error_code = ?
+        """,
+        (transcription.id, NO_TRANSCRIPT),
+    ).fetchall()
+    return [row["seq"] for row in rows]
 
 
 def first(conn: sqlite3.Connection, transcription_id: str) -> Task:

@@ -210,22 +210,29 @@ def retry(
     place = line.place(conn, row["tenant"], row["content"], rules, now)
     if place.done is None:
         check_room(conn, rules, row["tenant"], plan, now)
-    timeline.note_run(conn, row["seq"])
-    timeline.note(conn, row["seq"], now, Moment(kind="retried"))
     # The plan is made again, since the decoded audio is gone; an equal one keeps the finished chunks.
     conn.execute("update chunk set failures = 0 where task = ?", (row["seq"],))
     conn.execute("update chunk set state = 'waiting' where task = ? and number = 0", (row["seq"],))
+    task = _again(conn, row["seq"], place, now)
+    if task.kind is Kind.RISK_DETECTION:
+        return [looks.again(conn, task)]
+    line.note_leader(conn, row["seq"], place, now)
+    left = looks.left_without(conn, task)
+    waiting = [looks.again(conn, _again(conn, seq, line.Place(), now)) for seq in left]
+    moved = [task] if place.done is None else line.copy(conn, row["seq"], place.done, now)
+    return [*moved, *waiting]
+
+
+def _again(conn: sqlite3.Connection, seq: int, place: line.Place, now: float) -> Task:
+    timeline.note_run(conn, seq)
+    timeline.note(conn, seq, now, Moment(kind="retried"))
     change = """
         state = 'queued', attempt = 1, progress = 0, compute_seconds = 0,
         finished_at = null, started_at = null,
         error_code = null, error_message = null, content = :content, leader = :leader, waiting = :waiting,
         lined_at = :now - (select shift from line_clock)
     """
-    task = move(conn, row["seq"], change, {**place._asdict(), "now": now})
-    if task.kind is Kind.RISK_DETECTION:
-        return [looks.again(conn, task)]
-    line.note_leader(conn, row["seq"], place, now)
-    return [task] if place.done is None else line.copy(conn, row["seq"], place.done, now)
+    return move(conn, seq, change, {**place._asdict(), "now": now})
 
 
 def _refuse(conn: sqlite3.Connection, task_id: str, verb: str) -> NoReturn:
