@@ -235,7 +235,7 @@ class Server:
         return task
 
     @contextlib.asynccontextmanager
-    async def detecting(self, max_seconds=30.0):
+    async def detecting(self, max_seconds=30.0, paused=lambda: False):
         """A detector at work while the block lasts."""
         searcher = Searcher(self.services.searcher.books, self.services.searcher.settings)
         detector = Detector(
@@ -244,7 +244,7 @@ class Server:
             self.events,
             self.services.counts,
             lambda: max_seconds,
-            lambda: False,
+            paused,
         )
         working = asyncio.create_task(detector.run())
         try:

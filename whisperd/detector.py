@@ -70,7 +70,8 @@ class Detector:
     async def _work(self) -> None:
         while not self._events.closed:
             self._wake.clear()  # before looking, never after: else a commit can be missed
-            if await self._patiently(self._next) or await self._patiently(self._listen_in):
+            heard = await self._patiently(self._listen_in)  # first: its alert is worth nothing later
+            if await self._patiently(self._next) or heard:  # in turns, so that many calls hold up nothing
                 continue
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._seconds()):

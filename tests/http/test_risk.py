@@ -543,6 +543,29 @@ def test_an_alert_goes_out_while_the_call_still_runs_and_only_once(with_server):
     with_server(body)
 
 
+def test_an_alert_of_a_call_that_runs_goes_before_a_backlog(with_server):
+    async def body(server):
+        paused = asyncio.Event()
+        paused.set()
+        async with server.detecting(paused=paused.is_set):
+            backlog = [(await detect(server, text=FRAUD))["task_id"] for _ in range(3)]
+            await server.submit(risk="true", alert_url="http://127.0.0.1/")
+            await server.plan(2)
+            await server.finish(FRAUD, "And so on. " * 20)
+            told = []
+            with server.events.subscribe() as subscription:
+                paused.clear()
+                while len(told) < 4:
+                    event = await subscription.next(PATIENCE)
+                    is_alert = event.kind == "finding" and event.task.id not in backlog
+                    if is_alert or (event.kind == "task" and event.task.state == State.COMPLETED):
+                        told.append(event.task.id)
+
+        assert told[0] not in backlog
+
+    with_server(body)
+
+
 def test_an_alert_says_what_was_found_and_in_which_task(with_server):
     async def body(server):
         async with server.detecting():
