@@ -8,14 +8,16 @@ import pytest
 import structlog
 
 from tests.conftest import a_task
+from tests.test_detections import a_detection, a_sighting
 from tests.test_outbox import ALL, HERE, HOUR, THERE, cancelled
 from whisperd.db import Database
 from whisperd.deliveries import AT_A_TIME, OF_A_PLACE, Deliveries
 from whisperd.delivery import Reply
+from whisperd.detections import Detections
 from whisperd.events import Event, Events
 from whisperd.outbox import Outbox
 from whisperd.queue import SqliteQueue
-from whisperd.task import StorageFull
+from whisperd.task import Detection, StorageFull
 
 TAKEN = Reply(status=200)
 AWAY = Reply(problem="it cannot be reached", is_of_place=True)
@@ -55,6 +57,7 @@ class Post:
     def __init__(self, db, clock, box=Outbox):
         self.clock, self.events, self.receiver = clock, Events(), Receiver()
         self.queue = SqliteQueue(db, self.events, now=clock)
+        self.detections = Detections(db, self.events, self.queue.told_all, clock)
         self.box = box(db, clock)
         self.deliveries = Deliveries(
             self.box, self.events, {"webhook": self.receiver}, jitter=lambda: 1.0, steady=clock
@@ -114,6 +117,24 @@ def with_post(tmp_path, clock):
         asyncio.run(main())
 
     return run
+
+
+def test_an_alert_of_a_call_that_still_runs_is_told_at_once(with_post):
+    async def body(post):
+        own = post.detections
+        async with post.running():
+            await post.queue.submit(a_task(id="audio"))
+            asked = Detection(alert_url=HERE)
+            await post.queue.submit(a_detection("look", transcript="audio", detection=asked))
+            (look,) = await own.hearing("audio")
+            await post.ends(THERE)
+            await post.until_settled(1)
+            await own.tell(look, [a_sighting(0, 5)])
+            await post.until_settled(2)
+
+        assert post.receiver.urls() == [THERE, HERE]
+
+    with_post(body)
 
 
 def test_what_is_committed_is_told_at_once_and_once(with_post):

@@ -113,7 +113,8 @@ class Deliveries:
             with self._events.subscribe() as subscription:
                 self.wake()
                 async for event in subscription:
-                    if event.kind == "task" and event.task.state in FINAL:
+                    ended = event.kind == "task" and event.task.state in FINAL
+                    if ended or event.kind == "finding":
                         self.wake()
 
     async def _take_over(self) -> None:
