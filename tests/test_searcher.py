@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import sys
 
 import pytest
@@ -50,5 +51,22 @@ def test_what_is_no_answer_is_a_process_that_crashed(with_searchers, monkeypatch
         await process.wait()
 
         assert failed.value.problem.code == CRASHED
+
+    with_searchers(body)
+
+
+def test_packs_that_are_read_while_another_begins_reach_it_too(with_searchers, tmp_path):
+    async def body(one, other):
+        await one.ask(SHIPPED, PATIENCE)
+        await other.reload()
+        one._process.send_signal(signal.SIGSTOP)
+        asking = asyncio.create_task(one.ask(SHIPPED, PATIENCE))
+        await asyncio.sleep(0)  # it has begun, by the packs of now
+        (tmp_path / "mine.toml").write_text(HEAD + rule('match = "code"'))
+        await other.reload()
+        one._process.send_signal(signal.SIGCONT)
+        await asking
+
+        assert isinstance(await one.ask(MINE, PATIENCE), Right)
 
     with_searchers(body)

@@ -114,12 +114,14 @@ class Searcher:
             self._process, self._version = await self._started(), 0
         if self._version == self.books.version and not reread:
             return
-        found = await self._answer(Begin(self.books.sources, reread), READ_SECONDS)
+        sources, version = self.books.sources, self.books.version  # another may read the files meanwhile
+        found = await self._answer(Begin(sources, reread), READ_SECONDS)
         if not isinstance(found, InForce):
             raise SearchFailed(Problem(CRASHED, "the rule packs cannot be read"))
         if reread:
             self.books.take(found)
-        self._version = self.books.version
+            version = self.books.version
+        self._version = version
 
     async def _started(self) -> Process:
         try:
