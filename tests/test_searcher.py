@@ -10,7 +10,7 @@ import pytest
 from tests.risk.heard import HEAD, rule
 from whisperd import searcher
 from whisperd.risk_protocol import Check, Right, Settings
-from whisperd.searcher import CRASHED, Books, Searcher, SearchFailed
+from whisperd.searcher import BUSY, CRASHED, Books, Searcher, SearchFailed
 
 PATIENCE = 60.0  # seconds: a process has to start, on a busy machine
 SHIPPED = Check(packs=("threat",), rules=None)
@@ -68,5 +68,22 @@ def test_packs_that_are_read_while_another_begins_reach_it_too(with_searchers, t
         await asking
 
         assert isinstance(await one.ask(MINE, PATIENCE), Right)
+
+    with_searchers(body)
+
+
+def test_who_asks_waits_for_a_turn_and_not_for_ever(with_searchers, monkeypatch):
+    async def body(one, _):
+        await one.ask(SHIPPED, PATIENCE)
+        one._process.send_signal(signal.SIGSTOP)
+        before = asyncio.create_task(one.ask(SHIPPED, PATIENCE))
+        await asyncio.sleep(0)
+        monkeypatch.setattr(searcher, "WAIT_SECONDS", 0.05)
+        with pytest.raises(SearchFailed) as failed:
+            await one.ask(SHIPPED, PATIENCE)
+        one._process.send_signal(signal.SIGCONT)
+
+        assert failed.value.problem.code == BUSY
+        assert isinstance(await before, Right)
 
     with_searchers(body)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import sys
 from asyncio.subprocess import DEVNULL, Process
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 
 import msgspec
 import structlog
@@ -23,7 +24,9 @@ log = structlog.get_logger(__name__)
 COMMAND = (sys.executable, "-P", "-m", "whisperd.risk_worker")  # then its Settings, as JSON
 IDLE_SECONDS = 60.0
 READ_SECONDS = 60.0  # for all packs
+WAIT_SECONDS = 30.0  # for those who asked before
 TOO_LONG = "rules_too_slow"  # the codes of its problems
+BUSY = "searcher_busy"
 OUT_OF_MEMORY = "out_of_memory"
 CRASHED = "worker_crashed"
 
@@ -31,7 +34,7 @@ _ANSWERS: msgspec.json.Decoder[Answer] = msgspec.json.Decoder(Answer)
 
 
 class SearchFailed(Exception):
-    """The process died, or was killed for what it took."""
+    """The process died, or was killed for what it took, or its turn did not come."""
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem.message)
@@ -69,7 +72,7 @@ class Searcher:
 
     async def ask(self, request: Request, seconds: float) -> Answer:
         """Its answer. Raises SearchFailed. Cancelled, it ends the process."""
-        async with self._asking:
+        async with self._turn():
             try:
                 await self._begin()
                 return await self._answer(request, seconds)
@@ -89,6 +92,19 @@ class Searcher:
                 self.books.note((f"the packs cannot be read: {failed}",))
             finally:
                 self._rest()
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """Raises SearchFailed: each of those before may take its time, and a client waits for their sum."""
+        try:
+            async with asyncio.timeout(WAIT_SECONDS):
+                await self._asking.acquire()
+        except TimeoutError:
+            raise SearchFailed(Problem(BUSY, "others are before you; try again soon")) from None
+        try:
+            yield
+        finally:
+            self._asking.release()
 
     def kill(self) -> None:
         if self._process is not None and self._process.returncode is None:
