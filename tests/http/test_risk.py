@@ -5,12 +5,13 @@ import json
 
 import pytest
 
+from tests.http.test_limits import plans
 from tests.http.test_tenants import Tenant
 from tests.http_server import SOUND, the_error
 from whisperd.delivery import DeliveryQuery
 from whisperd.risk.rules import MOST_BYTES
 from whisperd.routes.view import task_view
-from whisperd.task import Problem, State
+from whisperd.task import Limits, Problem, State
 from whisperd.webhooks import message
 
 DETECT = "/tasks/risk-detection"
@@ -666,6 +667,38 @@ def test_a_queue_that_is_full_takes_as_many_as_fit(with_server):
         assert the_error(refused)[:2] == (503, "queue_full")
 
     with_server(body, max_queued=2)
+
+
+async def completed_by(server, *tenants):
+    """A transcript of each of them, in this order."""
+    for tenant in tenants:
+        await server.completed("Ask not.", tenant=tenant, plan="FREE")
+
+
+def test_over_tenants_none_is_accepted_that_nobody_is_told_of(with_server):
+    async def body(server):
+        await completed_by(server, "other", "acme", "acme")
+        first = await rescan(server)
+        (task,) = (await server.get("/tasks", kind="risk_detection")).json()["tasks"]
+        assert first["task_ids"] == [task["task_id"]]
+        await server.client.delete(f"/tasks/{task['task_id']}")
+        rest = await rescan(server, cursor=first["next_cursor"])
+
+        assert [(await server.task(id))["tenant"] for id in rest["task_ids"]] == ["acme", "other"]
+
+    with_server(body, **plans(FREE=Limits(queued=1)))
+
+
+def test_each_transcript_of_a_rescan_counts_as_a_submission(with_server):
+    async def body(server):
+        await completed_by(server, "acme", "acme", "acme")
+        acme = Tenant(server, "acme", plan="PRO")
+        told = (await acme.ask("POST", "/risk/rescan", json={})).json()
+
+        assert len(told["task_ids"]) == 2
+        assert told["next_cursor"] is not None
+
+    with_server(body, **plans(PRO=Limits(per_minute=2)))
 
 
 # --- refusals ---

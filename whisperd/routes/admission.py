@@ -36,6 +36,12 @@ async def admit(request: Request, new: NewTask) -> None:
         await _keep_pace(request, new.tenant, new.plan)
 
 
+async def admit_one_more(request: Request, new: NewTask) -> None:
+    """Of the second and later that one request submits. Raises RateLimited."""
+    own = caller(request).tenant is not None
+    await _keep_pace(request, new.tenant, caller(request).plan if own else new.plan)
+
+
 async def admit_again(request: Request, task: Task) -> None:
     """Of a task that is to run once more, which counts as one more. Raises RateLimited."""
     await _keep_pace(request, task.tenant, caller(request).plan)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
@@ -13,7 +12,7 @@ from ulid import ULID
 
 from whisperd.risk.rules import MOST_RULES, Category, Severity
 from whisperd.routes import Json, caller, services
-from whisperd.routes.admission import admit, admit_caller
+from whisperd.routes.admission import admit, admit_caller, admit_one_more
 from whisperd.routes.bulk import seconds
 from whisperd.routes.call import Answer, Call
 from whisperd.routes.detection import RULES, check_detection, check_possible, looking_through
@@ -23,7 +22,6 @@ from whisperd.routes.submission import Moment, PackName, checked_callback, check
 from whisperd.task import Kind, ListQuery, NewTask, State, Task, TaskError
 
 MOST = 500  # transcripts of one call
-AT_A_TIME = 25  # of them; they share a commit
 LATER = -10  # its priority: what is new goes before it
 
 
@@ -61,7 +59,8 @@ class RescanView(Struct, frozen=True, kw_only=True):
 async def rescan(request: Request, wanted: Rescan) -> Response:
     """Look through completed transcripts once more, the newest first: a task of risk detection for each.
 
-    Where the queue is full in the midst of it, `next_cursor` goes on behind what was accepted.
+    Each counts as a submission. Where no more are accepted in the midst of it, `next_cursor` goes on behind
+    those that were.
     """
     here, own = services(request), caller(request).tenant
     check_possible(here)
@@ -75,9 +74,8 @@ async def rescan(request: Request, wanted: Rescan) -> Response:
     transcripts = await here.queue.list(_query(wanted, own))
     if not transcripts:
         return Json(RescanView(task_ids=[], next_cursor=None), 202)
-    tasks = [_task(wanted, transcript) for transcript in transcripts]
+    tasks = _tasks(wanted, transcripts)
     await check_detection(here, tasks[0])
-    await admit(request, tasks[0])
     done = await _submitted(request, tasks)
     more = len(done) < len(tasks) or len(tasks) == wanted.limit
     cursor = str(transcripts[len(done) - 1].seq) if more else None
@@ -96,34 +94,39 @@ def _query(wanted: Rescan, own: str | None) -> ListQuery:
     )
 
 
-def _task(wanted: Rescan, transcript: Task) -> NewTask:
+def _tasks(wanted: Rescan, transcripts: Sequence[Task]) -> list[NewTask]:
     look = wanted.look
-    return NewTask(
-        id=str(ULID()),
-        kind=Kind.RISK_DETECTION,
-        audio=transcript.audio,
-        model=RULES,
-        priority=wanted.priority,
-        tenant=transcript.tenant,
-        detection=looking_through(look.detection(), transcript),
-        transcript=transcript.id,
-        rules=look.rules_json(),
-    )
+    asked, rules = look.detection(), look.rules_json()  # once: rules may be long
+    return [
+        NewTask(
+            id=str(ULID()),
+            kind=Kind.RISK_DETECTION,
+            audio=transcript.audio,
+            model=RULES,
+            priority=wanted.priority,
+            tenant=transcript.tenant,
+            detection=looking_through(asked, transcript),
+            transcript=transcript.id,
+            rules=rules,
+        )
+        for transcript in transcripts
+    ]
 
 
 async def _submitted(request: Request, tasks: Sequence[NewTask]) -> list[str]:
-    """The ids of those that were accepted; raises why none was."""
-    queue = services(request).queue
+    """The ids of those that were accepted; raises why none was.
+
+    One after the other, up to the first that is refused: so none is accepted that nobody is told of.
+    """
     done: list[str] = []
-    for first in range(0, len(tasks), AT_A_TIME):
-        some = tasks[first : first + AT_A_TIME]
-        ends = await asyncio.gather(*(queue.submit(new) for new in some), return_exceptions=True)
-        for new, end in zip(some, ends, strict=True):
-            if isinstance(end, BaseException):
-                if done and isinstance(end, TaskError):
-                    return done
-                raise end
+    try:
+        for new in tasks:
+            await (admit_one_more if done else admit)(request, new)
+            await services(request).queue.submit(new)
             done.append(new.id)
+    except TaskError:
+        if not done:
+            raise
     return done
 
 

@@ -6,8 +6,9 @@ transcript are `ready` once its task is over, however it ended. The moves of who
 
 from __future__ import annotations
 
+import hashlib
 import sqlite3
-from hashlib import sha256
+from functools import lru_cache
 
 from whisperd.sql.rows import to_json
 from whisperd.task import Detection, NewTask, Task
@@ -23,13 +24,18 @@ def note(conn: sqlite3.Connection, seq: int, new: NewTask, asked: Detection) -> 
     """What the task of this `seq` is to look for, and in what."""
     name = None
     if new.rules is not None:
-        name = sha256(new.rules.encode()).hexdigest()
+        name = _sha256(new.rules)
         conn.execute("insert or ignore into rules values (?, ?)", (name, new.rules))
     said = to_json(new.said) if new.transcript is None else None
     conn.execute(
         "insert into detection (task, asked, rules, segments) values (?, ?, ?, ?)",
         (seq, to_json(asked), name, said),
     )
+
+
+@lru_cache(maxsize=1)  # a rescan notes the same ones for each of its tasks, half a megabyte at most
+def _sha256(rules: str) -> str:
+    return hashlib.sha256(rules.encode()).hexdigest()
 
 
 def let_go(conn: sqlite3.Connection, transcription: Task) -> None:
