@@ -233,6 +233,35 @@ def test_each_finding_alerts_once_though_its_place_grows(with_queue):
     with_queue(body)
 
 
+async def forget(queue, task_id):
+    await queue.db.write(lambda conn: conn.execute("delete from task where id = ?", (task_id,)))
+
+
+@pytest.mark.parametrize("gone", ["audio", "t"])
+def test_an_alert_goes_with_its_transcript_and_with_its_task(with_queue, gone):
+    async def body(queue):
+        own = detections(queue)
+        await queue.submit(a_task(id="audio"))
+        for id in ("t", "other"):
+            where = {"transcript": "audio"} if id == "t" else {}
+            asked = Detection(alert_url=HERE)
+            await queue.submit(a_detection(id, **where, callback_url=HERE, detection=asked))
+        (look,) = await own.hearing("audio")
+        await own.tell(look, [a_sighting(0, 5)])
+        await own.finish(await own.claim(), FOUND._replace(sightings=(a_sighting(9, 12),)), 1.0)
+        before = await alerts(queue)
+        await forget(queue, gone)
+
+        assert before == [[{"begin": 0}], [{"begin": 9}]]
+        assert await alerts(queue) == [[{"begin": 9}]]
+        (ends,) = await queue.db.read(
+            lambda conn: conn.execute("select count(*) from outbox where event <> 'risk.alert'").fetchone()
+        )
+        assert ends == 1
+
+    with_queue(body)
+
+
 def test_an_address_that_wants_no_more_is_not_alerted(with_queue):
     async def body(queue):
         await queue.db.write(lambda conn: conn.execute("insert into gone values (?, 0)", (HERE,)))
