@@ -613,6 +613,47 @@ def test_who_follows_a_task_is_told_of_its_findings_before_its_end(with_server):
     with_server(body)
 
 
+# --- why it waits ---
+
+
+async def reasons(server, task_id):
+    found = (await server.get(f"/tasks/{task_id}/explain")).json()
+    nothing = ("position", "ahead", "tenant", "starts_in_seconds", "eta_seconds")
+    assert [found[name] for name in nothing] == [None] * len(nothing)
+    assert found["summary"]
+    return [(reason["code"], reason["message"]) for reason in found["reasons"]]
+
+
+def test_it_is_explained_by_what_it_waits_for(with_server):
+    async def body(server):
+        transcription = (await server.submit())["task_id"]
+        waits = (await detect(server, task_id=transcription))["task_id"]
+        text = (await detect(server, text=FRAUD))["task_id"]
+
+        message = f"it waits for the transcript of task {transcription}"
+        assert await reasons(server, waits) == [("transcript", message)]
+        assert [code for code, _ in await reasons(server, text)] == ["in_line"]
+        await server.client.post("/admin/pause")
+        assert [code for code, _ in await reasons(server, text)] == ["paused", "in_line"]
+
+    with_server(body)
+
+
+def test_its_end_is_explained_by_what_there_is_of_it(with_server):
+    async def body(server):
+        ids = [(await detect(server, text=FRAUD))["task_id"] for _ in "12"]
+        await server.client.delete(f"/tasks/{ids[1]}")
+        async with server.detecting():
+            await found(server, ids[0])
+        ((done, shows),), ((cancelled, again),) = [await reasons(server, id) for id in ids]
+
+        assert (done, cancelled) == ("completed", "cancelled")
+        assert shows.endswith("shows what it found")
+        assert again.endswith("runs it again")
+
+    with_server(body)
+
+
 # --- what is there already ---
 
 

@@ -14,7 +14,7 @@ from whisperd.outlook import Prospect
 from whisperd.routes import Json, Services, services, task_of
 from whisperd.routes.call import Answer, Call
 from whisperd.routes.prospects import Quantiles, quantiles
-from whisperd.task import FINAL, ModelUnusable, State, Task
+from whisperd.task import FINAL, Kind, ModelUnusable, State, Task, TaskNotFound
 
 NAMED = ("FREE", "PRO", "PAYG")
 
@@ -51,7 +51,7 @@ class Explanation(Struct, frozen=True, kw_only=True):
 async def explain(request: Request) -> Response:
     """Why the task is where it is: what is before it, what keeps it, when it is thought to be its turn."""
     here, task = services(request), await task_of(request)
-    found = await _explained(here, task)
+    found = await (_detection if task.kind is Kind.RISK_DETECTION else _explained)(here, task)
     return Json(msgspec.structs.replace(found, summary=_summary(here, found)))
 
 
@@ -71,6 +71,21 @@ async def _explained(here: Services, task: Task) -> Explanation:
         tenant=tenant,
         starts_in_seconds=quantiles(here, prospect, "begins") if waits else None,
         eta_seconds=quantiles(here, prospect, "ends"),
+    )
+
+
+async def _detection(here: Services, task: Task) -> Explanation:
+    """Risk detection stands in no line of the workers, and is held up by no limit of theirs."""
+    return Explanation(
+        task_id=task.id,
+        status=task.state,
+        position=None,
+        summary="",
+        reasons=[reason async for reason in _reasons_of_detection(here, task)],
+        ahead=None,
+        tenant=None,
+        starts_in_seconds=None,
+        eta_seconds=None,
     )
 
 
@@ -109,12 +124,34 @@ async def _reasons(
             yield reason
 
 
+async def _reasons_of_detection(here: Services, task: Task) -> AsyncIterator[Reason]:
+    if task.state in FINAL:
+        yield await _ended(here, task)
+        return
+    for reason in _all_held_up(here):
+        yield reason
+    if task.state == State.PROCESSING:
+        yield Reason(code="at_work", message="it is being looked through")
+    elif task.transcript is not None and await _is_made(here, task.transcript):
+        yield Reason(code="transcript", message=f"it waits for the transcript of task {task.transcript}")
+    else:
+        message = "it is its turn after those that are more urgent, or as urgent and older"
+        yield Reason(code="in_line", message=message)
+
+
+async def _is_made(here: Services, transcript: str) -> bool:
+    try:
+        return (await here.queue.get(transcript)).state not in FINAL
+    except TaskNotFound:
+        return False
+
+
 async def _ended(here: Services, task: Task) -> Reason:
+    hears = task.kind is Kind.TRANSCRIPTION
     if task.state == State.COMPLETED:
-        return Reason(
-            code="completed", message=f"it is done: {_both(task, 'GET', 'result')} shows its transcript"
-        )
-    kept = await asyncio.to_thread(here.spool.has_audio, task.id)
+        what = "its transcript" if hears else "what it found"
+        return Reason(code="completed", message=f"it is done: {_both(task, 'GET', 'result')} shows {what}")
+    kept = not hears or await asyncio.to_thread(here.spool.has_audio, task.id)
     again = f"{_both(task, 'POST', 'retry')} runs it again"
     then = again if kept else "its audio is not kept: submit it again"
     if task.error is None:
@@ -129,6 +166,17 @@ def _both(task: Task, method: str, part: str) -> str:
 
 async def _held_up(here: Services, task: Task) -> AsyncIterator[Reason]:
     """What keeps everything, or all of its model."""
+    for reason in _all_held_up(here):
+        yield reason
+    if not any(worker.is_up for worker in here.pool.workers()):
+        yield Reason(code="no_worker", message="no worker is up; GET /health says more")
+    try:
+        await here.check_model(task.model)
+    except ModelUnusable as unusable:
+        yield Reason(code="model_unusable", message=str(unusable))
+
+
+def _all_held_up(here: Services) -> Iterator[Reason]:
     if here.draining:
         yield Reason(code="draining", message="the daemon stops; it goes on with this task at its next start")
     if trouble := here.database_trouble() or here.pulse_trouble():
@@ -137,12 +185,6 @@ async def _held_up(here: Services, task: Task) -> AsyncIterator[Reason]:
         yield Reason(
             code="paused", message="nothing is handed out until an operator resumes: POST /admin/resume"
         )
-    if not any(worker.is_up for worker in here.pool.workers()):
-        yield Reason(code="no_worker", message="no worker is up; GET /health says more")
-    try:
-        await here.check_model(task.model)
-    except ModelUnusable as unusable:
-        yield Reason(code="model_unusable", message=str(unusable))
 
 
 def _at_work(here: Services, task: Task) -> Reason:
