@@ -768,6 +768,12 @@ BAD = [
     ({"text": "a", "alert_url": "ftp://x"}, "invalid_field", "alert_url"),
     ({"text": "a", "alert_severity": "bad"}, "invalid_field", "alert_severity"),
     ({"text": "a", "nosuch": 1}, "unknown_field", "nosuch"),
+    ({"text": "a", "model": "base"}, "invalid_field", "model"),
+    ({"text": "a", "language": "en"}, "invalid_field", "language"),
+    ({"text": "a", "run_at": "2026-11-28T12:00:00Z"}, "invalid_field", "run_at"),
+    ({"text": "a", "timeout_seconds": 5}, "invalid_field", "timeout_seconds"),
+    ({"text": "a", "result_url": "s3://a/b"}, "invalid_field", "result_url"),
+    ({"task_id": "a", "beam_size": 1}, "invalid_field", "beam_size"),
     ({"segments": []}, "invalid_field", "segments"),
     ({"segments": [{"start": 1, "end": 0, "text": "a"}]}, "invalid_field", "segments"),
     (

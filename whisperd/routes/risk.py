@@ -29,12 +29,19 @@ from whisperd.routes.submission import PackName, Submission
 from whisperd.routes.tasks import IDEMPOTENCY_KEY, accepted, with_audio
 from whisperd.routes.view import TaskView, shown
 from whisperd.spool import Incoming
-from whisperd.task import Audio, Detection, Kind, NewTask, Segment, State, Task, WrongState
+from whisperd.task import Audio, Detection, Kind, NewTask, Options, Segment, State, Task, WrongState
 
 MOST_BODY = 3 * 2**20  # a day of speech, with rules
 MOST_TEXT = 2 * 2**20  # characters
 
 _SENT = ("text", "segments", "task_id")  # in place of audio
+_OF_AUDIO = (
+    *Options.__struct_fields__,
+    "model",
+    "run_at",
+    "timeout_seconds",
+    "result_url",
+)  # say nothing there
 
 
 class RiskSubmission(Submission, frozen=True, kw_only=True):
@@ -92,6 +99,13 @@ class RiskSubmission(Submission, frozen=True, kw_only=True):
             raise Refusal(422, "invalid_field", f"at most {MOST_BYTES} bytes", "rules")
         return text.decode()
 
+    def check_sent(self) -> None:
+        """Raises Refusal where there is an option that audio alone has: nobody would go by it."""
+        default = RiskSubmission()
+        for name in _OF_AUDIO:
+            if getattr(self, name) != getattr(default, name):
+                raise Refusal(422, "invalid_field", "means nothing without audio: leave it out", name)
+
     @property
     def sent(self) -> int:
         """How many texts it has, in place of audio."""
@@ -142,6 +156,7 @@ async def _of_audio(request: Request, here: Services, wanted: RiskSubmission | N
 async def _of_what_was_sent(request: Request, here: Services, wanted: RiskSubmission) -> NewTask:
     if wanted.sent != 1:
         raise _one_of_these()
+    wanted.check_sent()
     transcription = None if wanted.task_id is None else await _transcription(request, wanted.task_id)
     said, who, asked = _said(wanted), caller(request), wanted.detection()
     submission.checked_callback(wanted.alert_url, here.config, "alert_url")
