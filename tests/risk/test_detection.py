@@ -146,9 +146,11 @@ def test_while_a_call_goes_on_nothing_is_told_that_the_next_words_change(match, 
     assert "code" not in [finding.text for finding in changed]
 
 
-@pytest.mark.parametrize("where", ["negate = true", "where.last_seconds = 60"])
-def test_while_a_call_goes_on_nothing_is_told_that_depends_on_its_end(where):
-    told = report("code " + "and so on " * 20, f'match = "code"\n{where}', so_far=True)
+@pytest.mark.parametrize(
+    ("what", "said"), [("negate = true", "good morning"), ("where.last_seconds = 60", "the code")]
+)
+def test_while_a_call_goes_on_nothing_is_told_that_depends_on_its_end(what, said):
+    told = report(f"{said} " + "and so on " * 20, f'match = "code"\n{what}', so_far=True)
 
     assert (told.findings, told.missing) == ((), ())
 
