@@ -283,6 +283,7 @@ def looked_through(conn):
     looks.first(conn, "t6")
     looks.newest(conn, "t6")
     looks.redaction(conn, questions.get(conn, "t6"), None)
+    looks.standing(conn, "t6")
     looks.kept(conn, "risk")
 
 

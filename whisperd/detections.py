@@ -10,7 +10,7 @@ from time import time
 
 from whisperd.db import Database
 from whisperd.events import Event, Events
-from whisperd.look import Kept, Look, Outcome, Said, Seen, Sighting
+from whisperd.look import Kept, Look, Outcome, Said, Seen, Sighting, Standing
 from whisperd.sql import looks
 from whisperd.task import Problem, Segment, Task
 
@@ -93,6 +93,10 @@ class Detections:
     async def is_awaited(self, transcription_id: str) -> bool:
         """Whether a look through this transcript is not over."""
         return await self._db.read(looks.is_awaited, transcription_id)
+
+    async def standing(self, transcription_id: str) -> Standing | None:
+        """How far the looks through this transcript are; None: none is, or will be, completed."""
+        return await self._db.read(looks.standing, transcription_id)
 
     def _found(self, look: Look, news: Sequence[Sighting]) -> None:
         if news:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import msgspec
 from msgspec import Raw, Struct
@@ -10,6 +10,7 @@ from msgspec import Raw, Struct
 from whisperd.task import Detection, Segment, Task
 
 NO_TRANSCRIPT = "no_transcript"  # the code of the problem that there is none to look through
+Standing = Literal["awaited", "completed"]  # of the looks through a transcript
 
 
 class Look(Struct, frozen=True, kw_only=True):

@@ -57,6 +57,16 @@ class Redacting:
         looks = await self._looks(task, edit)
         return await asyncio.to_thread(_without, said, looks)
 
+    async def is_possible(self, task: Task) -> bool:
+        """Whether it is known what is to be redacted of its transcript, as it is now, and of its audio."""
+        edit = await self._queue.edit(task.id)
+        try:
+            for version in (None, edit) if edit else (None,):
+                await asyncio.to_thread(_places, task, await self._looks(task, version))
+        except NotRedacted:
+            return False
+        return True
+
     async def silent(self, task: Task) -> tuple[Piece, ...]:
         """The audio in which the findings are heard, whatever its transcript was corrected to since.
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from playwright.sync_api import expect, sync_playwright
 
 from tests.browser.chromium import PATIENCE_MS, launched
+from tests.browser.test_findings import looked_through
 from tests.e2e.daemon import Daemon
 from whisperd import models
 
@@ -70,6 +71,7 @@ def _with_a_queue(daemon, folder):
     done.append(daemon.queued(noise, name="Voicemail 0417.mp3", tenant="newsroom"))
     for task_id in done:
         daemon.finished(task_id, 600)
+    call = looked_through(daemon, "Hotline, 14 March.flac")
     daemon.http.post("/admin/backup").raise_for_status()
     daemon.http.post("/admin/pause").raise_for_status()
     waiting = [
@@ -83,6 +85,7 @@ def _with_a_queue(daemon, folder):
         "tasks": "tasks",
         "search": "tasks?q=country",
         "task": f"tasks/{done[0]}",
+        "findings": f"tasks/{call}",
         "waiting": f"tasks/{waiting[LAST]}",
         "workers": "workers",
         "backups": "backups",

@@ -324,3 +324,20 @@ def test_findings_are_read_without_what_they_quote(with_server, part):
         assert not [one for one in hidden if "1111" in json.dumps(one) or "0958" in json.dumps(one)]
 
     with_server(body)
+
+
+def test_findings_say_whether_what_was_said_can_be_shown_without_them(with_server):
+    async def body(server):
+        task_id = await looked_through(server, redact="none")
+        before = await server.get(f"/tasks/{task_id}/risk")
+        tag = (await server.get(f"/tasks/{task_id}/result")).headers["etag"]
+        lines = [{"start": 0.0, "end": 1.0, "text": "It is 4242 4242 4242 4242."}]
+        edited = await server.client.put(
+            f"/tasks/{task_id}/result", json={"segments": lines}, headers={"If-Match": tag}
+        )
+        assert edited.status_code == 200, edited.text
+        after = await server.get(f"/tasks/{task_id}/risk")
+
+        assert (before.json()["redactable"], after.json()["redactable"]) == (True, False)
+
+    with_server(body)

@@ -198,6 +198,24 @@ def test_a_transcription_that_does_not_ask_has_none(with_server):
     with_server(body)
 
 
+def test_a_task_says_whether_its_transcript_was_looked_through(with_server):
+    async def body(server):
+        task_id = (await server.submit(risk="true"))["task_id"]
+        await server.plan(1)
+        await server.finish(FRAUD)
+        before = await server.task(task_id)
+        async with server.detecting():
+            (look,) = (await server.get("/tasks", kind="risk_detection")).json()["tasks"]
+            await found(server, look["task_id"])
+        after = await server.task(task_id)
+        not_asked = await server.task((await server.completed(risk="false"))["task_id"])
+
+        assert (before["risk_detection"], after["risk_detection"]) == ("awaited", "completed")
+        assert "risk_detection" not in not_asked
+
+    with_server(body)
+
+
 @pytest.mark.parametrize("end", ["fails", "is cancelled"])
 def test_without_a_transcript_there_is_nothing_to_look_through(with_server, end):
     async def body(server):

@@ -57,6 +57,7 @@ class Task(Struct, frozen=True, kw_only=True):
     transcript_task_id: str | None = None  # of a risk detection: the transcription it looks through
     redact: str | None = None  # tag or mask: what is shown unless `redacted` is asked to be off
     audio_kept: bool | None = None  # None: not said, as by an event
+    risk_detection: str | None = None  # in its transcript: awaited, completed; None in lists and events, too
 
     @property
     def finished(self) -> bool:

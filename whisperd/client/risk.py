@@ -83,3 +83,4 @@ class Findings(Struct, frozen=True, kw_only=True):
     missing: tuple[Missing, ...] = ()
     redacted_text: str | None = None  # with `redact`
     rules_errors: tuple[str, ...] = ()  # why the search ended early
+    redactable: bool | None = None  # of a transcription: whether `redacted` can be answered now

@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 import msgspec
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -32,6 +32,7 @@ class RiskView(Struct, frozen=True, kw_only=True):
     missing: tuple[Missing, ...]
     redacted_text: str | None
     rules_errors: tuple[str, ...]
+    redactable: bool | UnsetType = UNSET  # of a transcription: whether `redacted=true` can be answered now
 
 
 class Quoted(Struct, frozen=True, kw_only=True):
@@ -44,19 +45,18 @@ async def risk(request: Request, query: Quoted) -> Response:
     Redacted, findings quote nothing that rules want out.
     """
     here, task = services(request), await task_of(request)
-    if task.kind is Kind.RISK_DETECTION:
-        kept = await here.detections.kept(task.id)
-    else:
-        kept = await here.detections.newest(task.id)
+    looks = task.kind is Kind.RISK_DETECTION
+    kept = await (here.detections.kept(task.id) if looks else here.detections.newest(task.id))
     if kept is None:
         message = "no risk detection of it is completed: see GET /tasks?kind=risk_detection"
         raise Refusal(404, "not_found", message)
-    return await answer(kept, hidden=is_hidden(request, task, query.redacted))
+    hidden = is_hidden(request, task, query.redacted)
+    return await answer(kept, hidden, UNSET if looks else await here.redacting.is_possible(task))
 
 
-async def answer(kept: Kept, *, hidden: bool = False) -> Response:
+async def answer(kept: Kept, hidden: bool = False, redactable: bool | UnsetType = UNSET) -> Response:
     """Written beside the loop: there may be thousands of findings."""
-    return await asyncio.to_thread(lambda: Json(_view(kept, hidden)))
+    return await asyncio.to_thread(lambda: Json(_view(kept, hidden, redactable)))
 
 
 def found(kept: Kept) -> Document:
@@ -64,7 +64,7 @@ def found(kept: Kept) -> Document:
     return msgspec.json.decode(kept.report, type=Document)
 
 
-def _view(kept: Kept, hidden: bool) -> RiskView:
+def _view(kept: Kept, hidden: bool, redactable: bool | UnsetType) -> RiskView:
     document = found(kept)
     if hidden and document.redacted_text is None:  # else they are as they were asked for
         document = unquoted(document)
@@ -78,6 +78,7 @@ def _view(kept: Kept, hidden: bool) -> RiskView:
         missing=document.missing,
         redacted_text=document.redacted_text,
         rules_errors=document.rules_errors,
+        redactable=redactable,
     )
 
 

@@ -20,7 +20,7 @@ from whisperd.routes.detection import check_detection
 from whisperd.routes.errors import Refusal
 from whisperd.routes.interactive import finished, unless_left
 from whisperd.routes.tags import tag_of, unless_known
-from whisperd.routes.view import TaskView, all_shown, shown, shown_soon
+from whisperd.routes.view import TaskView, all_shown, shown, shown_soon, shown_with_looks
 from whisperd.spool import Incoming
 from whisperd.task import (
     Audio,
@@ -118,7 +118,7 @@ async def show(request: Request, query: Patience) -> Response:
     if query.wait:
         waiting = finished(here, task.id, min(query.wait, LONGEST_WAIT))
         task = await unless_left(request.receive, waiting)
-    view = await shown(here, task)
+    view = await shown_with_looks(here, task)
     return unless_known(request, Json(view), _tag(view))
 
 

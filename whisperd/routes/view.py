@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import Sequence, Set
 from typing import Any, Literal
 
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Struct, UnsetType, structs
 
+from whisperd.look import Standing
 from whisperd.routes import Services
 from whisperd.shown import timestamp
 from whisperd.task import FINAL, Audio, Depth, Kind, Problem, Segment, State, Stats, Task, Word
@@ -41,6 +42,7 @@ class TaskView(Struct, frozen=True, kw_only=True):
     transcript_task_id: str | UnsetType = UNSET  # of risk detection in a transcript: whose it is
     redact: Literal["tag", "mask"] | UnsetType = UNSET  # how its transcript is shown, unless all is asked for
     audio_kept: bool | UnsetType = UNSET  # so it can be heard, and run again; events do not say
+    risk_detection: Standing | UnsetType = UNSET  # in its transcript; GET /tasks/{id} alone says
 
 
 class SegmentView(Struct, frozen=True, kw_only=True):
@@ -95,6 +97,15 @@ class StatsView(Struct, frozen=True, kw_only=True):
 async def shown(here: Services, task: Task) -> TaskView:
     """The task resource, with its place in line and when it is thought to be over."""
     return (await all_shown(here, [task]))[0]
+
+
+async def shown_with_looks(here: Services, task: Task) -> TaskView:
+    """And whether risk detection has gone through its transcript: one question more, of what is completed."""
+    view = await shown(here, task)
+    if task.kind is not Kind.TRANSCRIPTION or task.state is not State.COMPLETED:
+        return view
+    standing = await here.detections.standing(task.id)
+    return view if standing is None else structs.replace(view, risk_detection=standing)
 
 
 async def shown_soon(here: Services, task: Task) -> TaskView:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from whisperd.look import NO_TRANSCRIPT, Kept, Look, Outcome, Said, Seen, Sighting
+from whisperd.look import NO_TRANSCRIPT, Kept, Look, Outcome, Said, Seen, Sighting, Standing
 from whisperd.sql import edits, outbox, questions, timeline
 from whisperd.sql.detections import is_ready
 from whisperd.sql.line import adjust, end, move
@@ -275,6 +275,15 @@ def is_awaited(conn: sqlite3.Connection, transcription_id: str) -> bool:
     """Whether a look through this transcript is not over."""
     sql = "select 1 from task where transcript = ? and state in ('queued', 'processing')"
     return conn.execute(sql, (transcription_id,)).fetchone() is not None
+
+
+def standing(conn: sqlite3.Connection, transcription_id: str) -> Standing | None:
+    """Whether one look through this transcript is completed, or else one is to come."""
+    sql = "select distinct state from task indexed by task_transcript where transcript = ?"
+    states = {row["state"] for row in conn.execute(sql, (transcription_id,))}
+    if State.COMPLETED in states:
+        return "completed"
+    return "awaited" if states & {State.QUEUED, State.PROCESSING} else None
 
 
 def _kept(conn: sqlite3.Connection, which: str, key: str) -> Kept | None:

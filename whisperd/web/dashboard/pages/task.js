@@ -1,15 +1,16 @@
 // One task: what it is, how it came there, what is said in it.
-import { html, useEffect, useRef } from "../vendor/preact.js";
+import { html, useEffect, useRef, useState } from "../vendor/preact.js";
 import { ask, foresee, get, of, post } from "../api.js";
 import { bytes, clock, number, percent, span, speed } from "../format.js";
 import { useAnswer, useChanges, useEvery, usePainted } from "../hooks.js";
 import { languageName } from "../languages.js";
-import { href } from "../router.js";
+import { href, taskHref } from "../router.js";
 import { remembered } from "../seen.js";
 import { may } from "../session.js";
 import { isOver, runsAgain } from "../states.js";
 import { Answered, Button, Empty, Facts, Heading, When } from "../parts/basics.js";
 import { confirmed, told } from "../parts/dialogs.js";
+import { Findings, Redaction, Withheld, useFindings } from "../parts/findings.js";
 import { Player } from "../parts/player.js";
 import { Standing, waited, worked } from "../parts/standing.js";
 import { Story } from "../parts/story.js";
@@ -20,8 +21,8 @@ const AGAIN_SECONDS = 5; // its place and its estimate change with what others d
 
 export function Task({ id, query }) {
   const task = useAnswer((signal) => get(of(id), {}, { signal }), [id], remembered(id));
-  const audio = useRef(null);
   useChanges((heard) => {
+    if (heard.transcript_task_id === id && heard.finished_at) task.reload(); // it was looked through
     if (heard.task_id !== id) return;
     task.change((old) => ({ ...old, ...heard, position: old.position, eta_seconds: old.eta_seconds }));
     if (heard.status && heard.status !== task.data?.status) task.reload();
@@ -39,22 +40,46 @@ export function Task({ id, query }) {
       <p class="crumbs"><a href=${href("tasks")}>Tasks</a></p>
       <${Heading} actions=${html`<${Actions} of=${shown} done=${task.reload} />`}>${shown.audio.name}<//>
       <${Standing} of=${shown} />
-      <${Player} task=${shown} audio=${audio} from=${from} />
-      <div class="columns task">
-        <${Transcript} task=${shown} audio=${audio} searched=${query.get("q") ?? ""} from=${from} />
-        <div>
-          ${shown.status === "queued" && html`<${Waiting} task=${shown} />`}
-          <${Details} of=${shown} />
-          ${painted && html`<${Story} task=${shown} />`}
-        </div>
-      </div>`}
+      <${shown.kind === "risk_detection" ? Look : Recording} task=${shown} painted=${painted} searched=${query.get("q") ?? ""} from=${from}>
+        ${shown.status === "queued" && html`<${Waiting} task=${shown} />`}
+        <${Details} of=${shown} />
+        ${painted && html`<${Story} task=${shown} />`}
+      <//>`}
   <//>`;
+}
+
+/** What is heard, what was found in it, and what is said; beside it the children. */
+function Recording({ task, painted, searched, from, children }) {
+  const audio = useRef(null);
+  const [redacted, turn] = useState(Boolean(task.redact));
+  const findings = useFindings(task, painted && task.risk_detection === "completed", redacted);
+  const found = findings.data;
+  const withheld = redacted && !found?.redactable;
+  const [editing, edit] = useState(false);
+  const shared = { task, audio, from, redacted };
+  return html`${withheld ? html`<${Withheld} turn=${turn} />` : html`<${Player} ...${shared} findings=${found?.findings} />`}
+    <${Findings} of=${findings} audio=${withheld || task.audio_kept === false ? null : audio}>
+      ${!editing && html`<${Redaction} task=${task} found=${found} redacted=${redacted} turn=${turn} />`}
+    <//>
+    <div class="columns task">
+      <${Transcript} ...${shared} searched=${searched} withheld=${withheld} editing=${editing} edit=${edit} saved=${findings.reload} />
+      <div>${children}</div>
+    </div>`;
+}
+
+/** Of risk detection: what it found, and in what. */
+function Look({ task, painted, children }) {
+  const findings = useFindings(task, painted && task.status === "completed");
+  const { transcript_task_id: transcription } = task;
+  return html`<p>Risk detection in ${transcription ? html`<a href=${taskHref(transcription)}>a transcript</a>` : "a text that was sent"}.</p>
+    <${Findings} of=${findings} audio=${null} />
+    <div class="columns">${children}</div>`;
 }
 
 Task.ahead = ({ id }) => {
   const task = remembered(id);
   if (!task) foresee(of(id));
-  else if (task.status === "completed") foresee(of(id, "result"), RESULT);
+  else if (task.status === "completed" && task.kind === "transcription" && !task.redact) foresee(of(id, "result"), { ...RESULT, redacted: false });
   else if (task.status === "queued") foresee(of(id, "explain"));
 };
 

@@ -4,6 +4,7 @@ import { ask, of } from "../api.js";
 import { clock } from "../format.js";
 import { Button } from "./basics.js";
 import { confirmed, told } from "./dialogs.js";
+import { playFrom } from "./player.js";
 
 export function Editor({ task, transcript, audio, close }) {
   const [texts, set] = useState(transcript.segments.map((segment) => segment.text));
@@ -45,14 +46,9 @@ export function Editor({ task, transcript, audio, close }) {
   const leave = async () => {
     if (!changed || (await confirmed({ title: "Throw the changes away?", text: "They are not saved yet.", yes: "Throw them away", danger: true }))) close(false);
   };
-  const hear = (at) => {
-    if (!audio.current) return;
-    audio.current.currentTime = at;
-    audio.current.play().catch(() => {});
-  };
   return html`<form class="editor" onSubmit=${(event) => { event.preventDefault(); save(); }}>
     <ol>${transcript.segments.map((segment, n) => html`<li key=${n}>
-      <button type="button" class="at" onClick=${() => hear(segment.start)} aria-label=${`Play from ${clock(segment.start)}`}>${clock(segment.start)}</button>
+      <button type="button" class="at" onClick=${() => playFrom(audio, segment.start)} aria-label=${`Play from ${clock(segment.start)}`}>${clock(segment.start)}</button>
       <textarea id=${`segment-${n}`} rows=${1 + Math.floor(texts[n].length / 70)} value=${texts[n]} aria-label=${`Text at ${clock(segment.start)}`} onInput=${(event) => write(n, event.target.value)}></textarea>
     </li>`)}</ol>
     <div class="choices">

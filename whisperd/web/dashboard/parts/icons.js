@@ -7,6 +7,7 @@ const PATHS = {
   completed: "M3 8.5 6.5 12 13 4.5",
   failed: "M8 2 14.5 13.5h-13zM8 6.5v3M8 11.4v.2",
   cancelled: "M8 2.5a5.5 5.5 0 1 0 0 11 5.5 5.5 0 0 0 0-11zM4.2 11.8l7.6-7.6",
+  flag: "M4 14V2.5M4 3h8l-2 3 2 3H4",
   wave: "M1.5 7v2M4 4.5v7M6.5 6v4M9 2.5v11M11.5 5.5v5M14 7v2",
   overview: "M2.5 13.5v-5M6.2 13.5v-8M9.8 13.5V8M13.5 13.5v-11",
   tasks: "M2.5 4h.1M5.5 4h8M2.5 8h.1M5.5 8h8M2.5 12h.1M5.5 12h8",

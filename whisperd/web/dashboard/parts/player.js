@@ -1,6 +1,6 @@
 // Plays the audio of a task, and draws it: the wave is a slider that keyboard and pointer can set.
 import { html, useEffect, useRef, useState } from "../vendor/preact.js";
-import { get, of } from "../api.js";
+import { get, of, withQuery } from "../api.js";
 import { clock } from "../format.js";
 import { usePainted } from "../hooks.js";
 import { isDark } from "../looks.js";
@@ -11,8 +11,18 @@ const BAR = 3; // pixels of a bar, its gap included
 const SOUND_MS = 100; // after the rest: a browser takes as long to make its controls as for all of the page
 const SPEEDS = [0.75, 1, 1.25, 1.5, 2];
 
-/** `audio`: a ref that gets the element, for whoever follows it. `from`: seconds to begin at. */
-export function Player({ task, audio, from }) {
+/** From so many seconds on; `audio`: a ref to what plays, or to nothing. */
+export function playFrom(audio, seconds) {
+  if (!audio.current) return;
+  audio.current.currentTime = seconds;
+  audio.current.play().catch(() => {});
+}
+
+/**
+ * `audio`: a ref that gets the element, for whoever follows it. `from`: seconds to begin at. `findings`: are
+ * marked. `redacted`: whether what rules want out is silent.
+ */
+export function Player({ task, audio, from, findings = [], redacted }) {
   const [peaks, set] = useState(null);
   const [missing, miss] = useState(false);
   const isShown = usePainted(task.task_id, SOUND_MS);
@@ -20,20 +30,32 @@ export function Player({ task, audio, from }) {
     if (!isShown || !task.audio.duration) return; // the wave comes with the plan, as the length does
     get(of(task.task_id, "peaks"), { buckets: BUCKETS }).then((found) => set(found.peaks), () => set([]));
   }, [isShown, task.task_id, task.audio.duration]);
+  const at = useRef(from); // for another source to go on from
+  const source = withQuery(of(task.task_id, "audio"), { redacted });
   const ready = () => {
-    if (from > 0) audio.current.currentTime = from;
+    if (audio.current.currentTime === 0 && at.current > 0) audio.current.currentTime = at.current; // else it was set meanwhile
   };
+  const note = () => {
+    if (audio.current.readyState > 0) at.current = audio.current.currentTime; // else another source is loading
+  };
+  useEffect(() => miss(false), [source]);
   if (task.audio_kept === false) return html`<p class="thin">Its audio is not kept.</p>`;
-  if (missing) return html`<p class="thin">This browser cannot play the audio: <a href=${of(task.task_id, "audio")} download=${task.audio.name}>download it</a>.</p>`;
+  if (missing) return html`<p class="thin">This browser cannot play the audio: <a href=${source} download=${task.audio.name}>download it</a>.</p>`;
   return html`<section class="player card" aria-label="Audio">
-    ${peaks?.length ? html`<${Wave} peaks=${peaks} audio=${audio} duration=${task.audio.duration} />` : task.audio.duration > 0 && !peaks && html`<div class="wave"></div>`}
+    ${peaks?.length ? html`<div class="marked"><${Wave} peaks=${peaks} audio=${audio} duration=${task.audio.duration} /><${Marks} of=${findings} duration=${task.audio.duration} /></div>` : task.audio.duration > 0 && !peaks && html`<div class="wave"></div>`}
     <div class="controls">
-      <audio ref=${audio} controls=${isShown} preload=${isShown ? "metadata" : "none"} src=${of(task.task_id, "audio")} onLoadedMetadata=${ready} onError=${() => miss(true)}></audio>
-      <label class="inline"><span>Speed</span><select onChange=${(event) => { audio.current.playbackRate = Number(event.target.value); }}>
+      <audio ref=${audio} controls=${isShown} preload=${isShown ? "metadata" : "none"} src=${source} onLoadedMetadata=${ready} onTimeUpdate=${note} onError=${() => miss(true)}></audio>
+      <label class="inline"><span>Speed</span><select onChange=${(event) => { audio.current.defaultPlaybackRate = audio.current.playbackRate = Number(event.target.value); }}>
         ${SPEEDS.map((speed) => html`<option key=${speed} value=${speed} selected=${speed === 1}>${speed}×</option>`)}
       </select></label>
     </div>
   </section>`;
+}
+
+/** Where something was found; who hears the page is told by the list. */
+function Marks({ of: findings, duration }) {
+  const timed = findings.filter((one) => one.start !== null && duration > 0);
+  return html`<div class="marks" aria-hidden="true">${timed.map(({ id, start, severity }) => html`<i key=${id} class="severity ${severity}" style=${{ left: `${Math.min(100, (100 * start) / duration)}%` }}></i>`)}</div>`;
 }
 
 function Wave({ peaks, audio, duration }) {

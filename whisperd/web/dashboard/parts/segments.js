@@ -3,6 +3,7 @@
 import { html, useEffect, useMemo, useRef, useState } from "../vendor/preact.js";
 import { clock, percent } from "../format.js";
 import { Button } from "./basics.js";
+import { playFrom } from "./player.js";
 
 const UNSURE = 0.8;
 const DOUBTFUL = 0.5;
@@ -17,9 +18,8 @@ export function Segments({ segments, audio, sure, searched, from = 0, pointed })
   useFollowing(list, segments, audio, shown, show);
   const jump = (event) => {
     const at = event.target.closest("[data-at]")?.dataset.at;
-    if (at === undefined || !audio.current || String(getSelection())) return; // who selects text does not jump
-    audio.current.currentTime = Number(at);
-    audio.current.play().catch(() => {});
+    if (at === undefined || String(getSelection())) return; // who selects text does not jump
+    playFrom(audio, Number(at));
   };
   useEffect(() => {
     if (words.length) found(list.current, from)?.scrollIntoView({ block: "center" });

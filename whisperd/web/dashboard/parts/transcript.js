@@ -13,36 +13,40 @@ import { Segments } from "./segments.js";
 export const RESULT = { format: "json" };
 const KEPT = "whisperd.certainty";
 
-export function Transcript({ task, audio, searched, from }) {
-  const over = task.status === "completed";
-  return html`<section class="card transcript" aria-labelledby="said">
-    ${over && html`<${Whole} key=${task.finished_at} task=${task} audio=${audio} searched=${searched} from=${from} />`}
-    ${task.status === "processing" && html`<${Heard} task=${task} audio=${audio} />`}
-    ${!over && task.status !== "processing" && html`<h2 id="said">Transcript</h2><p class="thin">${NONE[task.status]}</p>`}
-  </section>`;
+/** `redacted`: without what rules want out of it; `withheld`: that is not known yet. `saved` is told of a correction. */
+export function Transcript({ task, withheld, ...rest }) {
+  const { status } = task;
+  if (status === "processing") return html`<${Said}><${Heard} task=${task} audio=${rest.audio} /><//>`;
+  if (status === "completed" && !withheld) return html`<${Said}><${Whole} key=${task.finished_at} task=${task} ...${rest} /><//>`;
+  return html`<${Said}><h2 id="said">Transcript</h2><p class="thin">${NONE[status]}</p><//>`;
 }
 
+const Said = ({ children }) => html`<section class="card transcript" aria-labelledby="said">${children}</section>`;
+
 const NONE = {
+  completed: "It is not shown yet.",
   queued: "It is written here as soon as the task runs, sentence by sentence.",
   failed: "There is none: the task failed.",
   cancelled: "There is none: the task was cancelled.",
 };
 
-async function load(id, signal) {
-  const answer = await call("GET", of(id, "result"), { params: RESULT, signal });
+async function load(id, redacted, signal) {
+  const answer = await call("GET", of(id, "result"), { params: { ...RESULT, redacted }, signal });
   return { ...(await answer.json()), tag: answer.headers.get("etag") };
 }
 
-function Whole({ task, audio, searched, from }) {
-  const result = useAnswer((signal) => load(task.task_id, signal), [task.task_id]);
-  const [editing, edit] = useState(false);
+function Whole({ task, audio, searched, from, redacted, editing, edit, saved: told }) {
+  const result = useAnswer((signal) => load(task.task_id, redacted, signal), [task.task_id, redacted]);
   const [sure, show] = useState(kept(KEPT) !== "off");
   const hasWords = result.data?.segments.some((segment) => segment.words?.length);
   const [pointed, point] = useState(null);
   const heading = useRef();
   const close = (saved) => {
     edit(false);
-    if (saved) result.reload();
+    if (saved) {
+      result.reload();
+      told();
+    }
     heading.current.focus(); // the button that opened it is not there yet
   };
   const turn = (event) => {
@@ -52,7 +56,7 @@ function Whole({ task, audio, searched, from }) {
   return html`<div class="heading"><h2 id="said" tabindex="-1" ref=${heading}>Transcript${result.data?.edited && html` <small>corrected</small>`}</h2>
       <div class="actions">
         ${hasWords && !editing && html`<label class="check"><input type="checkbox" checked=${sure} onChange=${turn} /> Mark uncertain words</label>`}
-        ${may("submit") && result.data?.segments.length > 0 && !editing && html`<${Button} icon="edit" onClick=${() => edit(true)}>Edit<//>`}
+        ${!redacted && may("submit") && result.data?.segments.length > 0 && !editing && html`<${Button} icon="edit" onClick=${() => edit(true)}>Edit<//>`}
       </div>
     </div>
     <${Answered} of=${result} what="The transcript could not be loaded.">
@@ -63,5 +67,5 @@ function Whole({ task, audio, searched, from }) {
           <${Segments} segments=${transcript.segments} audio=${audio} sure=${sure} searched=${searched} from=${from} pointed=${(word) => word && point(`“${word.textContent}”: ${word.title}`)} />`;
       }}
     <//>
-    <${Downloads} task=${task} />`;
+    <${Downloads} task=${task} redacted=${redacted} />`;
 }
