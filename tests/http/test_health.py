@@ -331,7 +331,7 @@ def test_a_loop_that_was_blocked_is_said_for_a_minute(with_server):
             following = group.create_task(lag.follow())
             await asyncio.sleep(0)
             assert lag.worst() == 0
-            asyncio.get_running_loop().call_soon(time.sleep, 1.0)  # as a handler that computes
+            asyncio.get_running_loop().call_soon(time.sleep, 2.0)  # as a handler that computes
             await until(lambda: lag.worst() > 0.3)
             following.cancel()
         verdict, message = await check(server, "loop")
