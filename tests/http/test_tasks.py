@@ -745,7 +745,7 @@ ALLOWED = {
     "/tasks/x/peaks": {"GET", "HEAD"},
     "/tasks/x/retry": {"POST"},
     "/tasks/x/risk": {"GET", "HEAD"},
-    "/tasks/risk-detection": {"POST", "GET", "HEAD", "PATCH", "DELETE"},
+    "/tasks/risk-detection": {"POST"},
     "/tasks/bulk": {"POST"},
     "/tasks/x/events": {"GET", "HEAD"},
     "/stats": {"GET", "HEAD"},
