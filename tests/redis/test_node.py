@@ -156,7 +156,7 @@ def test_a_job_whose_task_failed_runs_again_when_bull_board_retries_it(host, nod
     done(board.put(f"/{job_id}/retry"))
 
     ended(host, "mended", "completed")
-    assert node.look(job_id)["state"] == "completed"
+    assert over(node, job_id)["state"] == "completed"
 
 
 def test_what_was_cancelled_while_it_waited_runs_when_bull_board_retries_it(

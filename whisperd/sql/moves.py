@@ -210,9 +210,6 @@ def retry(
     place = line.place(conn, row["tenant"], row["content"], rules, now)
     if place.done is None:
         check_room(conn, rules, row["tenant"], plan, now)
-    # The plan is made again, since the decoded audio is gone; an equal one keeps the finished chunks.
-    conn.execute("update chunk set failures = 0 where task = ?", (row["seq"],))
-    conn.execute("update chunk set state = 'waiting' where task = ? and number = 0", (row["seq"],))
     task = _again(conn, row["seq"], place, now)
     if task.kind is Kind.RISK_DETECTION:
         return [looks.again(conn, task)]
@@ -226,6 +223,9 @@ def retry(
 def _again(conn: sqlite3.Connection, seq: int, place: line.Place, now: float) -> Task:
     timeline.note_run(conn, seq)
     timeline.note(conn, seq, now, Moment(kind="retried"))
+    # The plan is made again, since the decoded audio is gone; an equal one keeps the finished chunks.
+    conn.execute("update chunk set failures = 0 where task = ?", (seq,))
+    conn.execute("update chunk set state = 'waiting' where task = ? and number = 0", (seq,))
     change = """
         state = 'queued', attempt = 1, progress = 0, compute_seconds = 0,
         finished_at = null, started_at = null,
