@@ -43,6 +43,25 @@ def test_a_pack_that_is_gone_by_then_is_an_error_and_not_nothing_to_hide(books, 
     assert (gone.field, gone.message.split(";")[0]) == ("packs", "there is no pack mine")
 
 
+def test_a_search_by_less_than_all_packs_says_so_and_quotes_nothing(tmp_path):
+    (tmp_path / "mine.toml").write_text("name = ")
+    books = Rulebooks(tmp_path)
+    assert books.reload()
+    resumed = Rulebooks(tmp_path)
+    resumed.restore(books.sources, books.rulebook.left_out)
+
+    for by in (books, resumed):
+        found = searched(by, "ring 07700 900456", redact="tag")
+        document = msgspec.json.decode(found.document)
+
+        assert document["rules_errors"] == ["mine.toml: it is broken, so its rules were not looked for"]
+        assert [one["text"] for one in document["findings"]] == ["****"]
+    assert (
+        msgspec.json.decode(searched(books, "ring 07700 900456", packs=("pii",)).document)["rules_errors"]
+        == []
+    )
+
+
 def test_an_alert_quotes_nothing_where_not_all_is_redacted(books):
     found = searched(books, "my card is 4111 1111 1111 1111, " * 1001, redact="tag")
 

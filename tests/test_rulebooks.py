@@ -1,4 +1,5 @@
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -98,6 +99,56 @@ def test_a_pack_that_is_broken_from_the_first_is_out(folder):
 
     assert len(books.reload()) == 1
     assert len(books.rulebook.packs) == len(PACKS)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        rule('match = "a"', id="threat.kill"),
+        rule('match.rule = "nobodys"'),
+        rule('match.rule = "two"', id="one") + rule('match.rule = "one"', id="two"),
+    ],
+    ids=["an id twice", "no such rule", "a circle"],
+)
+def test_at_first_what_does_not_fit_is_out_and_nothing_else(folder, fault):
+    good = HEAD.replace("mine", "good", 1) + rule('match = "code"', id="good")
+    books = Rulebooks(folder(bad=HEAD.replace("mine", "bad", 1) + fault, good=good))
+
+    problems = books.reload()
+
+    assert problems
+    assert {Path(problem.file).name for problem in problems} == {"bad.toml"}
+    assert books.rulebook.left_out == ["bad.toml"]
+    assert "good" in books.rulebook.rules
+    assert "pii.card" in books.rulebook.rules
+
+
+def test_where_it_is_not_clear_what_does_not_fit_the_shipped_packs_are_left(folder):
+    instead = HEAD.replace("mine", "compliance-calls", 1) + rule('match = "a"', id="threat.kill")
+    books = Rulebooks(
+        folder(own=instead, good=HEAD.replace("mine", "good", 1) + rule('match = "b"', id="good"))
+    )
+
+    assert books.reload()
+    assert list(books.rulebook.packs) == [path.stem for path in PACKS]
+    assert books.rulebook.left_out == ["good.toml", "own.toml"]
+
+
+def test_files_beyond_the_most_are_told_and_left_out(folder, monkeypatch):
+    monkeypatch.setattr(rulebooks, "MOST_FILES", len(PACKS) + 1)
+    texts = {name: HEAD.replace("mine", name, 1) + rule('match = "a"', id=name) for name in "abc"}
+    books = Rulebooks(folder(**texts))
+
+    assert [str(problem) for problem in books.reload()] == [
+        f"{folder()}/b.toml:1: 2 files from this one on are not read: {len(PACKS) + 1} may be"
+    ]
+    assert books.rulebook.left_out == ["b.toml", "c.toml"]
+
+
+def test_the_name_of_rules_that_are_sent_is_no_packs(folder):
+    books = Rulebooks(folder(mine=HEAD.replace("mine", "request", 1) + rule('match = "a"')))
+
+    assert "request is the name of rules that are sent" in str(books.reload()[0])
 
 
 def test_packs_that_do_not_fit_together_change_nothing(folder):

@@ -21,6 +21,7 @@ class Begin(Struct, frozen=True, tag="begin"):
     """Go by these packs, by file; `reread`: then read the files, of which a broken one stays as it was."""
 
     sources: dict[str, str]
+    left_out: tuple[str, ...]  # files whose packs are broken, and never were whole
     reread: bool
 
 
@@ -40,6 +41,7 @@ class Search(Struct, frozen=True, kw_only=True, tag="search"):
 
 class InForce(Struct, frozen=True, kw_only=True, tag="in_force"):
     sources: dict[str, str]
+    left_out: tuple[str, ...]
     problems: tuple[str, ...]  # of the files, each with its line
 
 

@@ -81,10 +81,14 @@ class Worker:
 
     def _begin(self, begin: Begin) -> InForce:
         books = self._books
-        books.restore(begin.sources)
+        books.restore(begin.sources, begin.left_out)
         problems = books.reload() if begin.reread else ()
         named = [problem._replace(file=Path(problem.file).name) for problem in problems]  # no path is told
-        return InForce(sources=dict(books.sources), problems=tuple(map(str, named)))
+        return InForce(
+            sources=dict(books.sources),
+            left_out=tuple(books.rulebook.left_out),
+            problems=tuple(map(str, named)),
+        )
 
     def _check(self, check: Check) -> Wrong | Right:
         if wrong := self._absent(check.packs):
@@ -103,8 +107,8 @@ class Worker:
         """All packs, since a rule may name one of another pack, and the rules that were sent."""
         if rules is None:
             return self._books.rulebook
-        packs = {**self._books.rulebook.packs, REQUEST: read_rules(rules.encode())}
-        return Rulebook(list(packs.values()))
+        books = self._books.rulebook
+        return Rulebook([*books.packs.values(), read_rules(rules.encode())], books.left_out)
 
     def _search(self, search: Search) -> Found | Wrong:
         asked, rulebook = search.asked, self._rulebook(search.rules)

@@ -16,7 +16,7 @@ from whisperd.risk.rules import MOST_BYTES
 
 SHIPPED = Path(__file__).with_name("rules")
 SCHEMA = SHIPPED / "pack.schema.json"
-MOST_FILES = 100  # of the user's own
+MOST_FILES = 100  # the shipped ones with them
 
 _LIBRARIES = ("re2", "rapidfuzz", "phonenumbers")
 
@@ -40,45 +40,77 @@ class Rulebooks:
         """What is in force, by file: the old text of one that is broken now."""
         return {str(path): read.source.decode() for path, read in self._read.items()}
 
-    def restore(self, sources: Mapping[str, str]) -> None:
+    def restore(self, sources: Mapping[str, str], left_out: Sequence[str]) -> None:
         """Put in force what was so elsewhere, whatever the files hold by now."""
         self._read = {Path(path): read(source.encode(), path) for path, source in sources.items()}
-        self.rulebook = Rulebook(list(_by_name(self._read).values()))
+        self.rulebook = Rulebook(by_name(self._read), left_out)
 
     def reload(self) -> Sequence[Problem]:
         """Reads all files anew. A broken one stays as it was, or out, and what is wrong with it comes back.
 
-        Where files cannot be used together, all stay as they were.
+        Where files cannot be used together, all stay as they were; at first, those that do not fit are out.
         """
-        found: dict[Path, ReadPack] = {}
-        problems: list[Problem] = []
-        for path in files(self._folder):
-            try:
-                found[path] = load(path)
-            except BadRules as error:
-                problems += error.problems
-                if path in self._read:
-                    found[path] = self._read[path]
+        paths = files(self._folder)
+        good, problems = read_files(paths)
+        found = {path: each for path in paths if (each := good.get(path) or self._read.get(path))}
+        fits, misfits = (found, ()) if self._read else _fitting(found)
         try:
-            self.rulebook = Rulebook(list(_by_name(found).values()))
+            rulebook = Rulebook(by_name(fits), [path.name for path in paths if path not in fits])
         except BadRules as error:
             return [*problems, *error.problems]
-        self._read = found
-        return problems
+        self._read, self.rulebook = fits, rulebook
+        return [*problems, *misfits]
 
 
-def _by_name(found: Mapping[Path, ReadPack]) -> Mapping[str, ReadPack]:
-    return {each.pack.name: each for each in found.values()}  # the user's own come last
+def _fitting(found: Mapping[Path, ReadPack]) -> tuple[Mapping[Path, ReadPack], Sequence[Problem]]:
+    """Without those of the user's own that do not fit, or without all where that is not clear; and why."""
+    problems: list[Problem] = []
+    while True:
+        try:
+            Rulebook(by_name(found))
+        except BadRules as error:
+            problems += error.problems
+            own = {path for path in found if path.parent != SHIPPED}
+            if not own:
+                return found, problems
+            named = {Path(problem.file) for problem in error.problems}
+            found = {path: each for path, each in found.items() if path not in (own & named or own)}
+        else:
+            return found, problems
+
+
+def by_name(found: Mapping[Path, ReadPack]) -> Sequence[ReadPack]:
+    """One for each name: the last, so that the user's own take the place of the shipped ones."""
+    return list({each.pack.name: each for each in found.values()}.values())
 
 
 def files(folder: Path | None) -> Sequence[Path]:
     """The shipped packs, then those of the folder, by name; a folder that is not there has none."""
-    own = sorted(path for path in folder.iterdir() if _is_pack(path)) if folder and folder.is_dir() else []
-    return [*sorted(SHIPPED.glob("*.toml")), *own[:MOST_FILES]]
+    try:
+        own = sorted(filter(_is_pack, folder.iterdir())) if folder and folder.is_dir() else []
+    except OSError:
+        own = [folder] if folder else []  # reading it says why it cannot be read
+    return [*sorted(SHIPPED.glob("*.toml")), *own]
 
 
 def _is_pack(path: Path) -> bool:
-    return path.suffix == ".toml" and not path.name.startswith(".")  # what an editor leaves has a dot
+    """What an editor leaves begins with a dot."""
+    return path.suffix == ".toml" and not path.name.startswith(".") and path.is_file()
+
+
+def read_files(paths: Sequence[Path]) -> tuple[Mapping[Path, ReadPack], Sequence[Problem]]:
+    """The packs that can be read, and what is wrong with the others."""
+    found: dict[Path, ReadPack] = {}
+    problems: list[Problem] = []
+    for path in paths[:MOST_FILES]:
+        try:
+            found[path] = load(path)
+        except BadRules as error:
+            problems += error.problems
+    if beyond := paths[MOST_FILES:]:
+        message = f"{len(beyond)} files from this one on are not read: {MOST_FILES} may be"
+        problems.append(Problem(str(beyond[0]), 1, "", message))
+    return found, problems
 
 
 def load(path: Path) -> ReadPack:

@@ -46,12 +46,13 @@ class Books:
 
     def __init__(self) -> None:
         self.sources: dict[str, str] = {}  # by file
+        self.left_out: tuple[str, ...] = ()  # files that are broken, and never were whole
         self.problems: tuple[str, ...] = ()  # of the files, each with its line
         self.version = 0  # grows each time the files are read; 0: nobody has
 
     def take(self, found: InForce) -> None:
         """The files were read anew."""
-        self.sources = found.sources
+        self.sources, self.left_out = found.sources, found.left_out
         self.version += 1
         self.note(found.problems)
 
@@ -130,8 +131,8 @@ class Searcher:
             self._process, self._version = await self._started(), 0
         if self._version == self.books.version and not reread:
             return
-        sources, version = self.books.sources, self.books.version  # another may read the files meanwhile
-        found = await self._answer(Begin(sources, reread), READ_SECONDS)
+        books, version = self.books, self.books.version  # another may read the files meanwhile
+        found = await self._answer(Begin(books.sources, books.left_out, reread), READ_SECONDS)
         if not isinstance(found, InForce):
             raise SearchFailed(Problem(CRASHED, "the rule packs cannot be read"))
         if reread:

@@ -146,6 +146,26 @@ def test_while_a_call_goes_on_nothing_is_told_that_the_next_words_change(match, 
     assert "code" not in [finding.text for finding in changed]
 
 
+def test_what_was_said_is_not_missing_however_sure_findings_must_be():
+    said = [with_words("this call is recorded", 0.2, start=0.0)]
+    sure = Wanted(min_score=0.5)
+
+    assert report(said, 'match = "is recorded"\nnegate = true', wanted=sure).missing == ()
+    assert len(report("good morning", 'match = "is recorded"\nnegate = true', wanted=sure).missing) == 1
+    assert (
+        report("good morning", 'match = "is recorded"\nnegate = true', wanted=Wanted(min_score=0.6)).missing
+        == ()
+    )
+
+
+def test_who_says_nothing_all_through_a_call_misses_what_is_to_be_said():
+    only_b = heard(("B", "hello, anybody there"))
+
+    assert [one.rule_id for one in report(only_b, NOTICE).missing] == ["it"]
+    assert report(heard(("A", "hello")), NOTICE.replace('"A"', '"B"')).missing == ()
+    assert report(heard(("agent", "hello")), NOTICE).missing == ()
+
+
 @pytest.mark.parametrize(
     ("what", "said"), [("negate = true", "good morning"), ("where.last_seconds = 60", "the code")]
 )

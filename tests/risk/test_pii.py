@@ -3,6 +3,8 @@ import pytest
 from tests.risk.heard import said, stream
 from whisperd.risk import pii
 
+SPELT = "four five three nine one four eight eight oh three four three six four six seven,"
+
 
 def found(kind, text):
     line = stream(text)
@@ -17,6 +19,10 @@ def found(kind, text):
         ("card", "four two four two " * 4, "four two four two " * 4),
         ("card", "forty one eleven eleven eleven eleven eleven eleven eleven", "forty one " + "eleven " * 7),
         ("card", "I have 2 cards, 3782 822463 10005", "3782 822463 10005"),
+        ("card", "2223 0031 2200 3222", "2223 0031 2200 3222"),
+        ("card", f"{SPELT} oh one two six, one two three", f"{SPELT} oh one two six, one two three"),
+        ("card", "4539 1488 0343 6 4 6 7 0 1 2 6 then", "4539 1488 0343 6 4 6 7 0 1 2 6"),
+        ("card", "press 9 4 5 3 9 1 4 8 8 0 3 4 3 6 4 6 7", "9 4 5 3 9 1 4 8 8 0 3 4 3 6 4 6 7"),
         ("iban", "pay GB29 NWBK 6016 1331 9268 19 please", "GB29 NWBK 6016 1331 9268 19"),
         ("iban", "DE89370400440532013000", "DE89370400440532013000"),
         ("email", "mail jane.doe+x@example.co.uk.", "jane.doe+x@example.co.uk."),
@@ -57,6 +63,9 @@ def test_what_names_a_person_is_found_spoken_and_written(kind, text, place):
         ("card", "4111 1111 1111 1112"),  # the check digit is wrong
         ("card", "the order 4829 1746 2231 9083"),
         ("card", "4111 1111 1111"),
+        ("card", "1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9 0 1 2"),
+        ("card", "45391488034364670126123"),  # written as one number, it is one
+        ("card", "2123 0031 2200 3220"),  # of no bank
         ("iban", "GB29 NWBK 6016 1331 9268 18"),
         ("iban", "everyone is better off without me"),
         ("email", "I saw it on ebay dot com"),

@@ -195,20 +195,13 @@ def _read(
     from whisperd.risk.rulebook import Rulebook
 
     rulebooks.need_libraries()
-    packs: dict[str, ReadPack] = {}
-    problems: list[Problem] = []
-    for path in files or rulebooks.files(_folder(config, rules_dir)):
-        try:
-            read = rulebooks.load(path)
-        except BadRules as error:
-            problems += error.problems
-        else:
-            packs[read.pack.name] = read
+    found, problems = rulebooks.read_files(files or rulebooks.files(_folder(config, rules_dir)))
+    packs = rulebooks.by_name(found)
     try:
-        Rulebook(list(packs.values()))
+        Rulebook(packs)
     except BadRules as error:
-        problems += error.problems
-    return list(packs.values()), problems
+        problems = [*problems, *error.problems]
+    return packs, problems
 
 
 def _folder(config: Path | None, rules_dir: Path | None) -> Path:

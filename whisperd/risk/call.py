@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from string import ascii_uppercase
 from typing import Any, NamedTuple
 
 from whisperd.risk.matching import MOST_PLACES, Budget, Search, TooMuch, apart, covered
@@ -17,6 +19,7 @@ from whisperd.risk.words import Span, Spoken, Stream, streams
 from whisperd.task import Segment
 
 WORDS_A_SECOND = 2.5  # of speech whose times are not known
+_LETTERS = frozenset(ascii_uppercase)  # of channels, in their order
 DOUBT = 0.4  # what a score loses where the model is not sure of the words at all
 
 
@@ -59,13 +62,17 @@ class Call:
         self._clocked: dict[tuple[Search, str], Sequence[float]] = {}
 
     def hits(self, rule: Rule) -> list[Hit]:
-        found = []
-        for search in self._heard(rule):
-            for span in apart(search.rule(rule.id)):
-                search.spend(span[1] - span[0])  # words that are gone over, at least once
-                if self._is_within(rule.where, search.stream, span) and self._is_certain(search.stream, span):
-                    found.append(self._hit(rule, search, span))
-        return found
+        """Its places, stream by stream; the first MOST_PLACES."""
+        places = (
+            self._hit(rule, search, span) for search in self._heard(rule) for span in self._met(rule, search)
+        )
+        return list(islice(places, MOST_PLACES))
+
+    def _met(self, rule: Rule, search: Search) -> Iterator[Span]:
+        for span in apart(search.rule(rule.id)):
+            search.spend(span[1] - span[0])  # words that are gone over, at least once
+            if self._is_within(rule.where, search.stream, span) and self._is_certain(search.stream, span):
+                yield span
 
     def out(self, rule: Rule) -> list[Out]:
         """All that it wants redacted, of places that overlap each. Raises TooMuch where there may be more."""
@@ -88,8 +95,14 @@ class Call:
         return (hit.stream.begins(hit.span) if self._timed else 0.0, hit.span, hit.rule.id)
 
     def may_miss(self, rule: Rule) -> bool:
-        """Whether it means anything that it is met nowhere: not where the rule has nowhere to look."""
-        return not self._so_far and bool(self._heard(rule))
+        """Whether it means anything that it is met nowhere: not where the rule has nowhere to look.
+
+        Who is silent all through a call has said nothing, and is there: before B comes A, as the channels do.
+        """
+        there = {str(search.stream.speaker) for search in self._searches}
+        absent = _speakers(rule) - there
+        silent = {chr(letter) for letter in range(ord("A"), ord(max(there & _LETTERS, default="A")))}
+        return not self._so_far and self._can_look(rule) and bool(there) and absent <= silent
 
     def window(self, where: Where | None) -> tuple[float, float]:
         """Seconds [begin, past) in which it looks."""
@@ -102,13 +115,14 @@ class Call:
 
     def _heard(self, rule: Rule) -> list[Search]:
         """The streams in which it looks; none where it looks by what is not known."""
+        if not self._can_look(rule):
+            return []
+        return [search for search in self._searches if _speakers(rule) <= {search.stream.speaker}]
+
+    def _can_look(self, rule: Rule) -> bool:
         where = rule.where or Where()
-        if not self._timed and (where.first_seconds or where.last_seconds):
-            return []
-        if self._so_far and where.last_seconds:
-            return []
-        speakers = {where.speaker, None if where.channel is None else chr(ord("A") + where.channel)} - {None}
-        return [search for search in self._searches if speakers <= {search.stream.speaker}]
+        by_time = where.first_seconds or where.last_seconds
+        return (self._timed or not by_time) and not (self._so_far and where.last_seconds)
 
     def _is_within(self, where: Where | None, stream: Stream, span: Span) -> bool:
         if where is None or not (where.first_seconds or where.last_seconds):
@@ -149,7 +163,7 @@ class Call:
         place, spans = self._clock(stream)(span), other.phrase(phrase)
         times = self._times(other, phrase)
         near = range(bisect_left(times, place - within), bisect_right(times, place + within))
-        other.spend(len(near))
+        other.spend(1 + len(near))
         apart = [n for n in near if other.stream is not stream or not _overlap(spans[n], span)]
         return min((times[n] for n in apart), key=lambda time: abs(time - place), default=None)
 
@@ -162,6 +176,13 @@ class Call:
 
     def _clock(self, stream: Stream) -> Callable[[Span], float]:
         return stream.begins if self._timed else lambda span: span[0] / WORDS_A_SECOND
+
+
+def _speakers(rule: Rule) -> set[str]:
+    """Of whom it is; none: of everybody."""
+    where = rule.where or Where()
+    channel = None if where.channel is None else chr(ord("A") + where.channel)
+    return {speaker for speaker in (where.speaker, channel) if speaker is not None}
 
 
 def _overlap(one: Span, other: Span) -> bool:

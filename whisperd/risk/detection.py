@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import accumulate, groupby
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -11,7 +11,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from whisperd.risk.call import Call, Hit, Out
-from whisperd.risk.matching import MOST_PLACES, TooMuch
+from whisperd.risk.matching import TooMuch
 from whisperd.risk.reading import ReadPack
 from whisperd.risk.rulebook import Rulebook
 from whisperd.risk.rules import Category, Rule, Severity
@@ -117,6 +117,7 @@ def detect(
     call = Call(segments, rulebook, timed, so_far=so_far)
     asked = [rule for rule in rules if _is_wanted(rule, wanted)]
     hits, missing, errors = _search(call, asked, wanted.min_score)
+    errors += _left_out(rulebook, wanted.packs)
     out, doubts = _redactions([call, *_unsaid(segments, rulebook, timed)], rules)
     quotes = _Quotes(segments, out, wanted.redact, timed)
     findings = [quotes.finding(number, hit) for number, hit in enumerate(hits, 1)]
@@ -130,6 +131,12 @@ def silenced(report: AnyReport) -> AnyReport:
     return replace(report, findings=tuple(replace(one, text=MASK, context="") for one in report.findings))
 
 
+def _left_out(rulebook: Rulebook, packs: Collection[str]) -> list[str]:
+    """What is broken might have found more; of packs that are asked for, where its file has their name."""
+    broken = [file for file in rulebook.left_out if not packs or file.removesuffix(".toml") in packs]
+    return [f"{file}: it is broken, so its rules were not looked for" for file in broken]
+
+
 def _search(call: Call, rules: Iterable[Rule], least: float) -> tuple[list[Hit], list[Missing], list[str]]:
     """Places in order and absences, and why there may be more of them."""
     hits: list[Hit] = []
@@ -137,14 +144,14 @@ def _search(call: Call, rules: Iterable[Rule], least: float) -> tuple[list[Hit],
     errors: list[str] = []
     for rule in rules:
         try:
-            found = [hit for hit in call.hits(rule) if hit.score >= least]
+            found = call.hits(rule)
         except TooMuch as error:
             errors.append(f"{rule.id}: {error}")
             break
         if rule.negate:
-            missing += _missing(call, rule) if not found else ()
+            missing += _missing(call, rule) if not found and rule.score >= least else ()
         else:
-            hits += found[:MOST_PLACES]
+            hits += [hit for hit in found if hit.score >= least]
     return sorted(hits, key=call.order), missing, errors
 
 

@@ -158,9 +158,9 @@ def _regex(match: Match, making: Making) -> Finder:
         text = search.stream.text
         search.spend(len(text) * size // 1000)
         found: list[Span] = []
-        for hit in pattern.finditer(text):
+        for number, hit in enumerate(pattern.finditer(text)):
             begin, past = hit.span()
-            if past > begin and len(found) == MOST_PLACES:  # the next may cost as much as all before it
+            if number == MOST_PLACES:  # the next may cost as much as all before it, an empty one, too
                 search.cut()
                 break
             if past > begin:

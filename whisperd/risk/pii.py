@@ -13,12 +13,20 @@ from collections.abc import Callable, Iterator
 from ipaddress import ip_address
 from operator import attrgetter
 
-from whisperd.risk.words import Span, Stream
+from whisperd.risk.words import Span, Stream, Token
 
 REGIONS = ("US", "GB")  # whose numbers are known without their country
 NAME_WITHIN = 12  # words between a social security number and its name
 
 _CARD_DIGITS = range(13, 20)
+_BEGINS_CARD = re.compile(r"[3456]|222[1-9]|22[3-9]|2[3-6]|27[01]|2720")  # ISO 7812, of banks
+# With the length that a card of this network has: American Express, Diners Club, and those of 16 digits.
+_ISSUED = re.compile(
+    r"3[47]\d{13}|3(?:0[0-5]|[68]\d)\d{11}|(?:35|4\d|5[1-5]|6[0245])\d{14}"
+    r"|2(?:22[1-9]|2[3-9]\d|[3-6]\d\d|7[01]\d|720)\d{12}"
+)
+_LENGTHS = (14, 15, 16)
+_MOST_IN_BREATH = 40  # digits: a card, its date and code, and something before
 _PHONE_DIGITS = range(9, 16)
 _FOR_FILMS = re.compile(r"(?:0|44)7700900\d{3}")  # set aside by Ofcom, so valid to no one: what demos say
 _FILLERS = 2  # digits at most, of a number beside a phone number: "two times"
@@ -133,7 +141,7 @@ def _cards(stream: Stream) -> Iterator[Span]:
     for first, past in stream.numbers:
         begin = first
         while begin < past:
-            span = _card_from(stream, begin, past)
+            span = _card_from(stream, begin, past) or _card_in_breath(stream, begin, past)
             if span:
                 yield span
             begin = span[1] if span else begin + 1
@@ -143,9 +151,35 @@ def _card_from(stream: Stream, begin: int, past: int) -> Span | None:
     """The longest that begins here."""
     for end in range(min(past, begin + _CARD_DIGITS.stop), begin, -1):
         digits = _digits(stream, (begin, end))
-        if len(digits) in _CARD_DIGITS and digits[0] in "3456" and luhn(digits):
+        if len(digits) in _CARD_DIGITS and _BEGINS_CARD.match(digits) and luhn(digits):
             return begin, end
     return None
+
+
+def _card_in_breath(stream: Stream, begin: int, past: int) -> Span | None:
+    """One said digit by digit, and its date or code right behind it, or a number before it: all of that."""
+    digits, first = "", stream.tokens[begin]
+    for end in range(begin, past):
+        token, before = stream.tokens[end], len(digits)
+        digits += token.text
+        if len(digits) > _MOST_IN_BREATH:
+            return None
+        ends_inside = _is_spelt(token) and any(_is_card(digits[:n]) for n in _LENGTHS if before < n)
+        begins_inside = _is_spelt(first) and any(
+            _is_card(digits[-n:]) for n in _LENGTHS if n > len(digits) - len(first.text)
+        )
+        if ends_inside or begins_inside:
+            return begin, end + 1
+    return None
+
+
+def _is_spelt(token: Token) -> bool:
+    """Whether its digits were said one by one, so that more than one number may be in it."""
+    return 1 < token.past - token.first <= len(token.text)
+
+
+def _is_card(digits: str) -> bool:
+    return _ISSUED.fullmatch(digits) is not None and luhn(digits)
 
 
 def _ibans(stream: Stream) -> Iterator[Span]:

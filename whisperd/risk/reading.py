@@ -65,6 +65,9 @@ def read(source: bytes, file: str) -> ReadPack:
     document, text = _document(source, file)
     lines = _Lines(text)
     pack = _checked(document, lambda key, message: Problem(file, lines.of(key), key, message))
+    if pack.name == REQUEST:
+        message = f"{REQUEST} is the name of rules that are sent with a request"
+        raise BadRules([Problem(file, lines.of("name"), "name", message)])
     begins = tuple(lines.of(f"rule[{number}]") for number in range(len(pack.rule)))
     return ReadPack(pack, file, sha256(source).hexdigest(), begins, source)
 

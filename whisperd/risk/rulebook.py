@@ -17,7 +17,9 @@ MOST_NODES = 20_000  # phrases and operators of all packs
 class Rulebook:
     """Raises BadRules where packs do not fit together: an id twice, a rule that is not there, a circle."""
 
-    def __init__(self, packs: Sequence[ReadPack]) -> None:
+    def __init__(self, packs: Sequence[ReadPack], left_out: Sequence[str] = ()) -> None:
+        """`left_out`: names of files whose packs ought to be among them, and are broken."""
+        self.left_out = left_out
         self.packs = {each.pack.name: each for each in packs}
         homes = [_Home(each, number, rule) for each in packs for number, rule in enumerate(each.pack.rule)]
         if problems := list(_conflicts(packs, homes)):
