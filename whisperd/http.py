@@ -124,8 +124,9 @@ def _for_pages_elsewhere(config: Http) -> list[Middleware]:
                 "Idempotency-Key",
                 "Last-Event-ID",
                 "If-Match",
+                "If-None-Match",
             ],
-            expose_headers=["Location", "Retry-After", "ETag"],
+            expose_headers=["Location", "Retry-After", "ETag", "Whisperd-Partial"],
         )
     ]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -216,6 +216,7 @@ def rules(config: Config) -> Rules:
         idempotency_seconds=config.queue.idempotency_hours * 3600,
         limits=partial(_limits, config),
         heaviest=_heaviest(config.limits),
+        paced=any(plan.per_minute for plan in _plans(config.limits)),
         cache_seconds=config.cache.hours * 3600 if config.cache.enabled else None,
     )
 
@@ -232,8 +233,11 @@ def _limits(config: Config, tenant: str, plan: str | None) -> Limits:
 
 
 def _heaviest(limits: TenantLimits) -> float:
-    plans = (limits.FREE, limits.PRO, limits.PAYG)
-    return max(1.0, *(plan.weight for plan in plans), *limits.weights.values())
+    return max(1.0, *(plan.weight for plan in _plans(limits)), *limits.weights.values())
+
+
+def _plans(limits: TenantLimits) -> Sequence[PlanLimits]:
+    return limits.FREE, limits.PRO, limits.PAYG
 
 
 def pool_settings(config: Config) -> PoolSettings:

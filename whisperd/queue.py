@@ -126,6 +126,10 @@ class SqliteQueue:
         """Those of this plan, or else of the one that is remembered of the tenant."""
         return await self._db.read(questions.limits, self._rules, tenant, plan)
 
+    async def per_minute(self, tenant: str, plan: str | None = None) -> int:
+        """How often it may submit, 0 for no limit; the database is not asked where that holds for all."""
+        return (await self.limits(tenant, plan)).per_minute if self._rules.paced else 0
+
     async def check_room(self, tenant: str | None = None, plan: str | None = None) -> Limits:
         """The limits that hold for a tenant; asked before the audio is stored. Promises nothing.
 

@@ -353,6 +353,7 @@ class Rules(Struct, frozen=True, kw_only=True):
     cache_seconds: float | None = None  # how old a transcript a twin may get; None: each task is decoded
     limits: Callable[[str, str | None], Limits] = lambda tenant, plan: NO_LIMITS
     heaviest: float = 1.0
+    paced: bool = True  # some tenant may submit only so often
 
     def delay(self, failures: int) -> float:
         """Seconds before the next attempt: exponential, capped, with jitter against returning in step."""
@@ -449,6 +450,7 @@ class TaskQueue(Protocol):
 
     async def submit(self, new: NewTask) -> tuple[Task, bool]: ...  # False: the key's first task
     async def limits(self, tenant: str, plan: str | None = None) -> Limits: ...
+    async def per_minute(self, tenant: str, plan: str | None = None) -> int: ...  # submissions; 0: no limit
     async def check_room(self, tenant: str | None = None, plan: str | None = None) -> Limits: ...
     async def get(self, task_id: str) -> Task: ...
     async def list(self, query: ListQuery) -> Sequence[Task]: ...

@@ -4,6 +4,8 @@ import pytest
 
 from tests.http.test_rights import add, bearer
 from tests.http_server import SUBMIT, the_error
+from whisperd.config import Config, PlanLimits, TenantLimits
+from whisperd.machine import rules
 from whisperd.task import Limits
 
 
@@ -187,3 +189,11 @@ def test_a_retry_goes_by_the_plan_of_its_key(with_server):
         assert the_error(refused) == (429, "tenant_queue_full", None)
 
     with_server(body, **plans(FREE=Limits(queued=1), PAYG=Limits()))
+
+
+@pytest.mark.parametrize("plan", ["FREE", "PRO", "PAYG"])
+def test_how_often_a_tenant_may_submit_is_asked_where_any_plan_says_it(plan):
+    limits = TenantLimits(**{plan: PlanLimits(per_minute=3)})
+
+    assert rules(Config(limits=limits)).paced
+    assert not rules(Config()).paced

@@ -518,7 +518,7 @@ def test_a_page_of_an_allowed_site_reads_answers_and_refusals(with_server):
             headers={
                 **origin,
                 "Access-Control-Request-Method": "POST",
-                "Access-Control-Request-Headers": "authorization,idempotency-key,content-type",
+                "Access-Control-Request-Headers": "authorization,idempotency-key,content-type,if-none-match",
             },
         )
         assert preflight.status_code == 200
@@ -533,7 +533,8 @@ def test_a_page_of_an_allowed_site_reads_answers_and_refusals(with_server):
             assert "access-control-allow-credentials" not in answer.headers
             assert "Origin" in answer.headers["vary"]
         assert answer.status_code == 202
-        assert answer.headers["access-control-expose-headers"] == "Location, Retry-After, ETag"
+        exposed = "Location, Retry-After, ETag, Whisperd-Partial"
+        assert answer.headers["access-control-expose-headers"] == exposed
 
     with_server(body, http={"allowed_origins": ("https://app.example.org/",)})
 

@@ -50,5 +50,4 @@ async def admit_again(request: Request, task: Task) -> None:
 async def _keep_pace(request: Request, tenant: str | None, plan: str | None) -> None:
     here = services(request)
     if tenant is not None:
-        limits = await here.queue.limits(tenant, plan)
-        here.pace.take(tenant, limits.per_minute)
+        here.pace.take(tenant, await here.queue.per_minute(tenant, plan))

@@ -8,7 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator, Mapping
 from enum import EnumType
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from functools import cache
+from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Struct
@@ -36,19 +37,31 @@ def queried(request: Request, kind: type[Fields]) -> Fields:
     A field that is a tuple takes its values with commas between, or none; names that are not asked for are
     ignored.
     """
-    known = {field.encode_name: field for field in msgspec.structs.fields(kind)}
+    known = _known(kind)
     fields: dict[str, Any] = {}
     for name, value in request.query_params.multi_items():
         if name in fields:
             raise Refusal(422, "duplicate_field", "stands twice in the query", name)
         if name in known:
-            is_list = _is_list(known[name].type)
-            fields[name] = [part for part in value.split(",") if part] if is_list else value
+            fields[name] = [part for part in value.split(",") if part] if known[name].is_list else value
     query = checked(fields, kind, strict=False)
     for name in fields:
-        if getattr(query, known[name].name) is None:  # to msgspec the text "null" is one
+        if getattr(query, known[name].attribute) is None:  # to msgspec the text "null" is one
             raise Refusal(422, "invalid_field", "null stands for no value here", name)
     return query
+
+
+class _Known(NamedTuple):
+    attribute: str
+    is_list: bool
+
+
+@cache
+def _known(kind: type[Struct]) -> Mapping[str, _Known]:
+    """The names of a query; msgspec reads the annotations anew each time that it is asked."""
+    return {
+        field.encode_name: _Known(field.name, _is_list(field.type)) for field in msgspec.structs.fields(kind)
+    }
 
 
 def check_header(request: Request, name: str, pattern: str, means: str) -> None:

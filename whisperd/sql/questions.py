@@ -163,7 +163,10 @@ def positions(conn: sqlite3.Connection, ids: Sequence[str], order: str) -> dict[
 
 def position(conn: sqlite3.Connection, task_id: str, order: str) -> int | None:
     row = conn.execute(
-        "select * from task where id = ? and state = 'queued' and waiting > 0 and run_at is null", (task_id,)
+        """
+        select priority, seq from task where id = ? and state = 'queued' and waiting > 0 and run_at is null
+        """,
+        (task_id,),
     ).fetchone()
     if row is None:
         return None
