@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from whisperd.risk.reading import BadRules, Problem, ReadPack, read
-from whisperd.risk.rulebook import Rulebook
+from whisperd.risk.rulebook import Rulebook, conflicts
 from whisperd.risk.rules import MOST_BYTES
 
 SHIPPED = Path(__file__).with_name("rules")
@@ -65,18 +65,13 @@ class Rulebooks:
 def _fitting(found: Mapping[Path, ReadPack]) -> tuple[Mapping[Path, ReadPack], Sequence[Problem]]:
     """Without those of the user's own that do not fit, or without all where that is not clear; and why."""
     problems: list[Problem] = []
-    while True:
-        try:
-            Rulebook(by_name(found))
-        except BadRules as error:
-            problems += error.problems
-            own = {path for path in found if path.parent != SHIPPED}
-            if not own:
-                return found, problems
-            named = {Path(problem.file) for problem in error.problems}
-            found = {path: each for path, each in found.items() if path not in (own & named or own)}
-        else:
-            return found, problems
+    own = {path for path in found if path.parent != SHIPPED}
+    while own and (wrong := conflicts(by_name(found))):
+        problems += wrong
+        misfits = own & {Path(problem.file) for problem in wrong} or set(own)
+        own -= misfits
+        found = {path: each for path, each in found.items() if path not in misfits}
+    return found, problems
 
 
 def by_name(found: Mapping[Path, ReadPack]) -> Sequence[ReadPack]:

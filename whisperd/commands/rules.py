@@ -191,17 +191,12 @@ def _read(
 ) -> tuple[Sequence[ReadPack], Sequence[Problem]]:
     """The packs that can be read, and what is wrong with the others, or with all of them together."""
     from whisperd import rulebooks
-    from whisperd.risk.reading import BadRules
-    from whisperd.risk.rulebook import Rulebook
+    from whisperd.risk.rulebook import conflicts
 
     rulebooks.need_libraries()
     found, problems = rulebooks.read_files(files or rulebooks.files(_folder(config, rules_dir)))
     packs = rulebooks.by_name(found)
-    try:
-        Rulebook(packs)
-    except BadRules as error:
-        problems = [*problems, *error.problems]
-    return packs, problems
+    return packs, [*problems, *conflicts(packs)]
 
 
 def _folder(config: Path | None, rules_dir: Path | None) -> Path:

@@ -64,21 +64,20 @@ def folded(words: Sequence[str]) -> Iterator[Folded]:
     run: list[_Part] = []  # digits said one by one, which join
     at = 0
     while at < len(words):
-        part = _number(words, at)
+        word = words[at]
+        part = _number(words, at) if word in _BEGINNINGS or word.isdigit() else None  # hardly ever
         if part and part.single:
             run.append(part)
         else:
             if run:
                 yield from _joined(words, run)
                 run = []
-            yield Folded(part.text, at, part.past) if part else Folded(words[at], at, at + 1)
+            yield Folded(part.text, at, part.past) if part else Folded(word, at, at + 1)
         at = part.past if part else at + 1
     yield from _joined(words, run)
 
 
 def _number(words: Sequence[str], at: int) -> _Part | None:
-    if words[at] not in _BEGINNINGS and not words[at].isdigit():  # nearly all
-        return None
     return _repeated(words, at) or _composed(words, at) or _single(words, at)
 
 

@@ -99,7 +99,7 @@ def _misspelt(word: str, stream: Stream) -> frozenset[str]:
 
     edits = len(word) // LETTERS_PER_EDIT
     lengths = range(max(LETTERS_PER_EDIT, len(word) - edits), len(word) + edits + 1)
-    others = [other for length in lengths for other in stream.by_length.get(length, ())]
+    others = stream.words_of(lengths)
     found = process.extract(word, others, scorer=Levenshtein.distance, score_cutoff=edits, limit=None)
     return frozenset(other for other, _, _ in found)
 

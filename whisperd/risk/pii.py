@@ -184,7 +184,8 @@ def _is_card(digits: str) -> bool:
 
 def _ibans(stream: Stream) -> Iterator[Span]:
     for begin, token in enumerate(stream.tokens):
-        if token.text[:2] in _IBAN_LENGTHS or len(token.text) == 1:
+        text = token.text
+        if len(text) == 1 or (text[:2] in _IBAN_LENGTHS and (len(text) == 2 or text[2].isdigit())):
             span = _iban_from(stream, begin)
             if span:
                 yield span

@@ -15,22 +15,27 @@ MOST_NODES = 20_000  # phrases and operators of all packs
 
 
 class Rulebook:
-    """Raises BadRules where packs do not fit together: an id twice, a rule that is not there, a circle."""
+    """Raises BadRules where packs do not fit together, as `conflicts` tells."""
 
     def __init__(self, packs: Sequence[ReadPack], left_out: Sequence[str] = ()) -> None:
         """`left_out`: names of files whose packs ought to be among them, and are broken."""
         self.left_out = left_out
         self.packs = {each.pack.name: each for each in packs}
-        homes = [_Home(each, number, rule) for each in packs for number, rule in enumerate(each.pack.rule)]
-        if problems := list(_conflicts(packs, homes)):
+        if problems := conflicts(packs):
             raise BadRules(problems)
-        self.rules: Mapping[str, Rule] = {home.rule.id: home.rule for home in homes}
+        self.rules: Mapping[str, Rule] = {rule.id: rule for each in packs for rule in each.pack.rule}
         self.finders: Mapping[str, Finder] = dict(pair for each in packs for pair in _finders(each.pack))
         self.contexts: Mapping[str, Sequence[Phrase]] = {
             rule.id: [Phrase(words) for words in rule.context.words]
             for rule in self.rules.values()
             if rule.context
         }
+
+
+def conflicts(packs: Sequence[ReadPack]) -> Sequence[Problem]:
+    """Why packs cannot be used together: an id twice, a rule that is not there, a circle, too much."""
+    homes = [_Home(each, number, rule) for each in packs for number, rule in enumerate(each.pack.rule)]
+    return list(_conflicts(packs, homes))
 
 
 def _finders(pack: Pack) -> Iterator[tuple[str, Finder]]:

@@ -12,8 +12,8 @@ import math
 import re
 import unicodedata
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property
+from collections.abc import Iterator, Sequence
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 from whisperd.risk.numerals import folded
@@ -71,6 +71,7 @@ class Stream:
         self.speaker = speaker
         self.spoken = spoken
         self.tokens = list(_tokens(spoken))
+        self._of_lengths: dict[range, list[str]] = {}
 
     @cached_property
     def text(self) -> str:
@@ -103,12 +104,18 @@ class Stream:
         return sorted(self.places)
 
     @cached_property
-    def by_length(self) -> dict[int, list[str]]:
+    def _by_length(self) -> dict[int, list[str]]:
         """The vocabulary by its number of letters."""
         by_length: dict[int, list[str]] = {}
         for word in self.vocabulary:
             by_length.setdefault(len(word), []).append(word)
         return by_length
+
+    def words_of(self, lengths: range) -> list[str]:
+        """The vocabulary with so many letters; each range is put together once."""
+        if lengths not in self._of_lengths:
+            self._of_lengths[lengths] = [word for n in lengths for word in self._by_length.get(n, ())]
+        return self._of_lengths[lengths]
 
     @cached_property
     def _offsets(self) -> list[int]:
@@ -196,13 +203,14 @@ def _tokens(spoken: Sequence[Spoken]) -> Iterator[Token]:
         yield Token(word.text, pieces[word.first][1], pieces[word.past - 1][1] + 1)
 
 
-def _pieces(word: str) -> Iterable[str]:
+@lru_cache(1 << 14)  # a call has some thousands of different words
+def _pieces(word: str) -> tuple[str, ...]:
     bare = word.strip(_AROUND)
     if bare.isascii() and bare.isalpha():  # nearly all
         lower = bare.lower()
-        return _SHORT[lower].split() if lower in _SHORT else (lower,)
+        return tuple(_SHORT[lower].split()) if lower in _SHORT else (lower,)
     plain = unicodedata.normalize("NFKC", word).casefold().translate(_APOSTROPHES)
-    return [part for piece in _PIECE.findall(_THOUSANDS.sub("", plain)) for part in _long(piece).split()]
+    return tuple(part for piece in _PIECE.findall(_THOUSANDS.sub("", plain)) for part in _long(piece).split())
 
 
 def _long(piece: str) -> str:
