@@ -7,7 +7,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SUDO   := $(if $(filter-out 0,$(shell id -u)),sudo)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test reliability lint format docs site lock vendor man clean
+.PHONY: help run test reliability lint format docs site lock vendor binary man clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
@@ -50,12 +50,15 @@ vendor:  ## fetch the dashboard's libraries anew, in the versions of packaging/d
 	cd packaging/dashboard && npm ci --silent --no-audit --no-fund --ignore-scripts
 	node packaging/dashboard/build.mjs whisperd/web/dashboard/vendor
 
+binary: $(VENV)/dev  ## build dist/whisperd: whisperd as one file, with its Python, whisper.cpp and tiny.en in it
+	$(BIN)/python packaging/binary/build.py dist/whisperd build/binary
+
 man: $(VENV)/run  ## write the man page anew, from what the commands say of themselves
 	@mkdir -p packaging/man
 	$(BIN)/whisperd --man > packaging/man/whisperd.1
 
 clean:  ## remove what make made
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
 
 # What is locked holds all of them: the build backend too, which pip would fetch unpinned and unhashed.
 $(VENV)/run: $(VENV)/made requirements.lock pyproject.toml

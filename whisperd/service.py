@@ -74,7 +74,9 @@ class Program:
 
     @classmethod
     def running(cls) -> Program:
-        """This one: the command beside its Python, or else the module."""
+        """This one: the file it was unpacked from, the command beside its Python, or else the module."""
+        if file := os.environ.get("WHISPERD_FILE"):  # of packaging/binary
+            return cls((file,))
         script = Path(sysconfig.get_path("scripts"), "whisperd")
         module = (sys.executable, "-P", "-m", "whisperd")
         needs = (Path(sys.executable), Path(sys.executable).resolve(), Path(sys.base_prefix), Path(__file__))

@@ -58,6 +58,7 @@ class Daemon:
         self.folder = Path(folder)
         self.data = Path(data or self.folder / "data")
         self.models = models
+        self.program = (sys.executable, "-P", "-m", "whisperd")
         self.inside = tuple(inside)
         settings = {"CACHE__ENABLED": "false", **settings}  # tests send the same clip over and over
         self.environment = {f"WHISPERD_{name}": str(value) for name, value in settings.items()}
@@ -82,7 +83,7 @@ class Daemon:
     def launch(self):
         """Begin to start it, and wait for nothing."""
         self.folder.mkdir(exist_ok=True)
-        command = [*self.inside, sys.executable, "-P", "-m", "whisperd", "serve", "--port", "0"]
+        command = [*self.inside, *self.program, "serve", "--port", "0"]
         command += ["--data-dir", str(self.folder / "data"), "--models-dir", str(self.models), *self.options]
         with open(self.log, "ab") as log:
             self._said_before = log.tell()
