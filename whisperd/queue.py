@@ -103,6 +103,12 @@ class SqliteQueue:
         )
         return tasks[0], created
 
+    async def first_of_key(self, new: NewTask) -> Task | None:
+        """What `submit` would return in place of a new task. Raises IdempotencyConflict."""
+        if not new.idempotency_key:
+            return None
+        return await self._db.read(moves.first_of_key, new, self._keys_after())
+
     async def _recognised(self, new: NewTask) -> NewTask:
         """With what tells its twins."""
         if self._model_sha256 is None or self._rules.cache_seconds is None:

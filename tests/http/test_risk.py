@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from pathlib import Path
 
 import pytest
 
@@ -515,6 +516,85 @@ def test_an_idempotency_key_makes_one_task(with_server):
         ]
         assert [answer.status_code for answer in of_audio] == [202, 200]
         assert len({answer.json()["task_id"] for answer in of_audio}) == 1
+
+    with_server(body)
+
+
+def keyed(server, key="once", **fields):
+    return server.client.post(DETECT, json=fields, headers={"Idempotency-Key": key}, timeout=PATIENCE)
+
+
+@pytest.mark.parametrize("end", ["failed", "cancelled"])
+def test_a_repeat_under_a_key_is_answered_whatever_has_become_of_the_transcript(with_server, end):
+    async def body(server):
+        transcription = (await server.submit())["task_id"]
+        first = await keyed(server, task_id=transcription)
+        if end == "cancelled":
+            await server.queue.cancel(transcription)
+        else:
+            await server.queue.fail(await server.queue.claim(), Problem("no_audio", "none"), final=True)
+        again = await keyed(server, task_id=transcription)
+        new = await keyed(server, "another", task_id=transcription)
+
+        assert (first.status_code, again.status_code) == (202, 200), again.text
+        assert again.json()["task_id"] == first.json()["task_id"]
+        assert the_error(new) == (409, "wrong_state", None)
+
+    with_server(body)
+
+
+OWN_PACK = """name = "mine"
+version = 1
+title = "Mine"
+[[rule]]
+id = "mine.code"
+title = "A code"
+category = "custom"
+severity = "low"
+score = 0.5
+match = "code"
+"""
+
+
+def test_a_repeat_under_a_key_is_answered_though_its_pack_is_gone(with_server):
+    async def body(server):
+        pack = Path(server.services.searcher.settings.rules_dir) / "mine.toml"
+        pack.parent.mkdir()
+        pack.write_text(OWN_PACK)
+        first = await keyed(server, text="code", packs=["mine"])
+        pack.unlink()
+        await server.services.searcher.reload()
+        again = await keyed(server, text="code", packs=["mine"])
+        new = await keyed(server, "another", text="code", packs=["mine"])
+
+        assert (first.status_code, again.status_code) == (202, 200), again.text
+        assert again.json()["task_id"] == first.json()["task_id"]
+        assert the_error(new) == (422, "invalid_field", "packs")
+
+    with_server(body)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"text": FRAUD, "packs": ["nosuch"]},
+        {"text": FRAUD, "rules": [{}]},
+        {"text": FRAUD, "nosuch": 1},
+        {"task_id": "nosuch"},
+        {},
+    ],
+    ids=str,
+)
+def test_what_is_refused_leaves_its_key_to_the_next(with_server, bad):
+    async def body(server):
+        refused = await keyed(server, **bad)
+        accepted, again = [await keyed(server, text=FRAUD) for _ in "12"]
+        other = await keyed(server, text="x", packs=["nosuch"])
+
+        assert refused.status_code in (404, 422)
+        assert (accepted.status_code, again.status_code) == (202, 200)
+        assert again.json()["task_id"] == accepted.json()["task_id"]
+        assert the_error(other) == (422, "idempotency_conflict", "Idempotency-Key")
 
     with_server(body)
 

@@ -414,6 +414,19 @@ def test_a_key_with_another_body_is_a_conflict_and_keeps_the_first_file_only(wit
     with_server(body)
 
 
+def test_a_repeat_under_a_key_is_answered_though_its_model_is_gone(with_server):
+    async def body(server):
+        first = await server.post(headers=once(), model="tiny")
+        (server.config.models_dir / "ggml-tiny.bin").unlink()
+        again, new = await server.post(headers=once(), model="tiny"), await server.post(model="tiny")
+
+        assert (first.status_code, again.status_code) == (202, 200), again.text
+        assert again.json()["task_id"] == first.json()["task_id"]
+        assert the_error(new)[1] == "model_not_found"
+
+    with_server(body)
+
+
 @pytest.mark.parametrize("key", ["", "x" * 256, "a\tb", "a\x85b"])
 def test_a_key_that_is_not_worth_keeping_is_refused(with_idle_server, key):
     async def body(server):

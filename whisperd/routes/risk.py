@@ -158,9 +158,20 @@ async def _of_what_was_sent(request: Request, here: Services, wanted: RiskSubmis
         raise _one_of_these()
     wanted.check_sent()
     transcription = None if wanted.task_id is None else await _transcription(request, wanted.task_id)
-    said, who, asked = _said(wanted), caller(request), wanted.detection()
+    new = _new(request, wanted, transcription)
+    if await here.queue.first_of_key(new) is None:  # else transcript and packs may be gone: it is no matter
+        _check_is_made(transcription)
+        await check_detection(here, new)
+    await admit(request, new)
+    return new
+
+
+def _new(request: Request, wanted: RiskSubmission, transcription: Task | None) -> NewTask:
+    """Raises Refusal for what the caller may not do."""
+    here, who = services(request), caller(request)
+    said, asked = _said(wanted), wanted.detection()
     submission.checked_callback(wanted.alert_url, here.config, "alert_url")
-    new = NewTask(
+    return NewTask(
         id=str(ULID()),
         kind=Kind.RISK_DETECTION,
         audio=_audio(said) if transcription is None else transcription.audio,
@@ -178,9 +189,6 @@ async def _of_what_was_sent(request: Request, here: Services, wanted: RiskSubmis
         said=said,
         rules=wanted.rules_json(),
     )
-    await check_detection(here, new)
-    await admit(request, new)
-    return new
 
 
 def _one_of_these() -> Refusal:
@@ -188,13 +196,17 @@ def _one_of_these() -> Refusal:
 
 
 async def _transcription(request: Request, task_id: str) -> Task:
-    """Raises TaskNotFound, WrongState, Refusal."""
+    """Raises TaskNotFound, Refusal."""
     task = await visible_task(request, task_id)
     if task.kind is not Kind.TRANSCRIPTION:
         raise Refusal(422, "invalid_field", "must be a transcription", "task_id")
-    if task.state in (State.FAILED, State.CANCELLED):
-        raise WrongState(f"task {task.id} is {task.state}: there is no transcript to look through")
     return task
+
+
+def _check_is_made(task: Task | None) -> None:
+    """Raises WrongState where there will be no transcript."""
+    if task is not None and task.state in (State.FAILED, State.CANCELLED):
+        raise WrongState(f"task {task.id} is {task.state}: there is no transcript to look through")
 
 
 def _said(wanted: RiskSubmission) -> tuple[Segment, ...]:

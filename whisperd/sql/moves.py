@@ -29,7 +29,7 @@ from whisperd.timeline import Moment
 def submit(
     conn: sqlite3.Connection, new: NewTask, rules: Rules, keys_after: float, now: float
 ) -> tuple[Task, bool]:
-    if new.idempotency_key and (first := _first_of_key(conn, new, keys_after)):
+    if first := first_of_key(conn, new, keys_after):
         return first, False
     place = _place(conn, new, rules, now)
     if place.done is None:
@@ -148,7 +148,10 @@ def _columns(new: NewTask, place: line.Place, now: float) -> dict[str, Any]:
     }
 
 
-def _first_of_key(conn: sqlite3.Connection, new: NewTask, not_before: float) -> Task | None:
+def first_of_key(conn: sqlite3.Connection, new: NewTask, not_before: float) -> Task | None:
+    """The task that came with its key before, and is kept. Raises IdempotencyConflict."""
+    if not new.idempotency_key:
+        return None
     row = conn.execute(
         """
         select task.*, idempotency.body_sha256 from idempotency join task on task.seq = idempotency.task
