@@ -1,12 +1,26 @@
 """Risk detection in the queue: its own line, its claims, its interruptions."""
 
+import asyncio
+
 import msgspec
 import pytest
 
 from tests.conftest import a_task
+from tests.test_queue import a_plan
 from whisperd.detections import Detections
 from whisperd.look import Outcome, Sighting
-from whisperd.task import Audio, Detection, Kind, LostClaim, NewTask, Problem, Segment, State
+from whisperd.task import (
+    Audio,
+    Detection,
+    Kind,
+    Limits,
+    LostClaim,
+    NewTask,
+    NoRoom,
+    Problem,
+    Segment,
+    State,
+)
 
 HERE = "http://127.0.0.1/"
 FOUND = Outcome("{}", (), None)
@@ -51,6 +65,82 @@ def test_what_waits_for_a_transcript_holds_up_nothing(with_queue):
         assert await detections(queue).claim() is None
         await queue.cancel("audio")
         assert (await detections(queue).claim()).task.id == "waits"
+
+    with_queue(body)
+
+
+def test_what_looks_takes_no_place_of_a_tenant_that_may_have_one_task_at_work(with_queue):
+    async def body(queue):
+        await queue.submit(a_detection("look"))
+        await detections(queue).claim()
+        await queue.submit(a_task(id="audio"))
+
+        assert await queue.running("default") == 0
+        async with asyncio.timeout(10):
+            assert (await queue.claim()).task.id == "audio"
+        assert await queue.running("default") == 1
+
+    with_queue(body, limits=lambda tenant, plan: Limits(concurrent=1))
+
+
+ONE_MAY_WAIT = pytest.mark.parametrize(
+    "rules",
+    [{"max_queued": 1}, {"limits": lambda tenant, plan: Limits(queued=1)}],
+    ids=["in all", "of a tenant"],
+)
+
+
+@ONE_MAY_WAIT
+def test_each_kind_has_room_of_its_own(with_queue, rules):
+    async def body(queue):
+        for first, second in ((a_task(), a_task()), (a_detection("a"), a_detection("b"))):
+            await queue.submit(first)
+            with pytest.raises(NoRoom):
+                await queue.submit(second)
+
+        await detections(queue).claim()
+        await queue.submit(a_detection("b"))
+        with pytest.raises(NoRoom):
+            await queue.submit(a_task())
+
+    with_queue(body, **rules)
+
+
+@ONE_MAY_WAIT
+def test_what_looks_once_more_needs_the_room_of_what_looks(with_queue, rules):
+    async def body(queue):
+        await queue.submit(a_task())
+        await queue.submit(a_detection("a"))
+        await queue.cancel("a")
+        await queue.retry("a")
+        await queue.cancel("a")
+        await queue.submit(a_detection("b"))
+        with pytest.raises(NoRoom):
+            await queue.retry("a")
+
+    with_queue(body, **rules)
+
+
+def test_what_comes_behind_a_task_needs_no_room(with_queue):
+    async def body(queue):
+        await queue.submit(a_detection("a"))
+        await queue.submit(a_task(id="audio", then=a_detection("then", transcript="audio")))
+
+        assert await state(queue, "then") == State.QUEUED
+
+    with_queue(body, max_queued=1)
+
+
+@pytest.mark.parametrize("tenant", [None, "default"])
+def test_the_wait_for_a_transcript_is_no_wait_of_the_line(with_queue, clock, tenant):
+    async def body(queue):
+        own = detections(queue)
+        await queue.submit(a_task(id="audio", then=a_detection("then", transcript="audio")))
+        await queue.plan(await queue.claim(), a_plan(0))
+        clock.now += 500
+        await own.finish(await own.claim(), FOUND, 1.0)
+
+        assert (await queue.stats(tenant)).waits == (0.0,)
 
     with_queue(body)
 

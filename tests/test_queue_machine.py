@@ -731,7 +731,8 @@ def count(conn):
           ),
           offer as (select * from task where waiting > 0 and run_at is null)
         select 'tally', state,
-          iif(state <> 'queued', 0, iif(run_at is not null, 1, 2 * (waiting = 0))),
+          iif(kind = 'risk_detection', 3,
+            iif(state <> 'queued', 0, iif(run_at is not null, 1, 2 * (waiting = 0)))),
           tenant, priority, count(*)
           from task group by 1, 2, 3, 4, 5
         union all select 'place', null, 1, priority, seq / 128, count(*) from line group by 1, 2, 3, 4, 5

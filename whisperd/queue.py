@@ -32,6 +32,7 @@ from whisperd.task import (
     Found,
     IndexDamaged,
     Indexed,
+    Kind,
     Limits,
     ListQuery,
     Mark,
@@ -136,12 +137,14 @@ class SqliteQueue:
         """How often it may submit, 0 for no limit; the database is not asked where that holds for all."""
         return (await self.limits(tenant, plan)).per_minute if self._rules.paced else 0
 
-    async def check_room(self, tenant: str | None = None, plan: str | None = None) -> Limits:
+    async def check_room(
+        self, tenant: str | None = None, plan: str | None = None, kind: Kind = Kind.TRANSCRIPTION
+    ) -> Limits:
         """The limits that hold for a tenant; asked before the audio is stored. Promises nothing.
 
         Raises QueueFull and, of a tenant that is known, TenantQueueFull, as `submit` would now.
         """
-        return await self._db.read(questions.check_room, self._rules, tenant, plan, self._now())
+        return await self._db.read(questions.check_room, self._rules, tenant, plan, self._now(), kind)
 
     async def get(self, task_id: str) -> Task:
         return await self._db.read(questions.get, task_id)

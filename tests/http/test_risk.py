@@ -599,6 +599,24 @@ def test_what_is_refused_leaves_its_key_to_the_next(with_server, bad):
     with_server(body)
 
 
+@pytest.mark.parametrize(
+    "rules", [{"max_queued": 1}, plans(FREE=Limits(queued=1))], ids=["in all", "of a tenant"]
+)
+def test_a_full_line_of_audio_refuses_no_text(with_server, rules):
+    async def body(server):
+        await server.submit(plan="FREE")
+        text, one_more = [await server.client.post(DETECT, json={"text": FRAUD}) for _ in "12"]
+        before = await server.left()
+        audio = await server.client.post(DETECT, files={"file": ("a.wav", SOUND, "audio/wav")})
+
+        assert text.status_code == 202
+        for refused in (one_more, audio):
+            assert the_error(refused)[:2] in ((503, "queue_full"), (429, "tenant_queue_full"))
+        assert await server.left() == before
+
+    with_server(body, **rules)
+
+
 # --- while a call runs ---
 
 

@@ -28,7 +28,12 @@ class Queue(Struct, frozen=True, kw_only=True):
     )
     max_queued: Annotated[
         int,
-        key("With so many tasks queued, the next is refused (503 queue_full).", 1, 100_000_000, reload=True),
+        key(
+            "With so many tasks of a kind queued, the next of it is refused (503 queue_full).",
+            1,
+            100_000_000,
+            reload=True,
+        ),
     ] = 1_000_000
     max_wait_seconds: Annotated[
         float,
@@ -42,7 +47,12 @@ class Queue(Struct, frozen=True, kw_only=True):
     ] = 3600
     tenant_concurrent: Annotated[
         int,
-        key("Tasks that run at a time, of a tenant without a plan; 0: no limit.", 0, 10_000, reload=True),
+        key(
+            "Transcriptions that run at a time, of a tenant without a plan; 0: no limit.",
+            0,
+            10_000,
+            reload=True,
+        ),
     ] = 0
     tenants: Annotated[
         dict[str, Annotated[int, Meta(ge=0, le=10_000)]],
@@ -93,11 +103,13 @@ class Plans(Struct, frozen=True, kw_only=True, rename="upper"):
 class PlanLimits(Struct, frozen=True, kw_only=True):
     """What a tenant of this plan may do. A tenant has the plan it named last, while its usage is kept."""
 
-    concurrent: Annotated[int, key("Its tasks that run at a time; 0: no limit.", 0, 10_000, reload=True)] = 0
+    concurrent: Annotated[
+        int, key("Its transcriptions that run at a time; 0: no limit.", 0, 10_000, reload=True)
+    ] = 0
     queued: Annotated[
         int,
         key(
-            "Its tasks that may wait; more are refused (429 tenant_queue_full). 0: no limit.",
+            "Its tasks of a kind that may wait; more are refused (429 tenant_queue_full). 0: no limit.",
             0,
             100_000_000,
             reload=True,

@@ -25,6 +25,7 @@ from whisperd.task import (
     START,
     Change,
     IdempotencyConflict,
+    Kind,
     Limits,
     ListQuery,
     Mark,
@@ -58,10 +59,12 @@ class SharedQueue:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._local, name)
 
-    async def check_room(self, tenant: str | None = None, plan: str | None = None) -> Limits:
+    async def check_room(
+        self, tenant: str | None = None, plan: str | None = None, kind: Kind = Kind.TRANSCRIPTION
+    ) -> Limits:
         if trouble := self._board.trouble:
             raise RedisAway(trouble)
-        return await self._local.check_room(tenant, plan)
+        return await self._local.check_room(tenant, plan, kind)
 
     async def submit(self, new: NewTask) -> tuple[Task, bool]:
         """Its audio goes to the shared storage, then it to the shared queue: from then on it is accepted."""

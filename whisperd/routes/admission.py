@@ -9,7 +9,7 @@ from starlette.requests import Request
 
 from whisperd.routes import caller, services
 from whisperd.routes.errors import emptied, stopping
-from whisperd.task import NewTask, Task
+from whisperd.task import Kind, NewTask, Task
 
 
 async def admit_caller(request: Request) -> None:
@@ -22,12 +22,13 @@ async def admit_caller(request: Request) -> None:
     await _keep_pace(request, caller(request).tenant, caller(request).plan)
 
 
-async def check_room(request: Request) -> None:
-    """Before the body is read. Raises QueueFull, TenantQueueFull.
+async def check_room(request: Request, kind: Kind = Kind.TRANSCRIPTION) -> None:
+    """Before there is work with the request. Raises QueueFull, TenantQueueFull.
 
     Not for what may be answered with a task that is there already, and needs no room.
     """
-    await services(request).queue.check_room(caller(request).tenant, caller(request).plan)
+    if "idempotency-key" not in request.headers:
+        await services(request).queue.check_room(caller(request).tenant, caller(request).plan, kind)
 
 
 async def admit(request: Request, new: NewTask) -> None:

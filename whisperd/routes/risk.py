@@ -19,7 +19,7 @@ from ulid import ULID
 
 from whisperd.risk.rules import MOST_BYTES, MOST_RULES, Category, Severity
 from whisperd.routes import Json, Services, caller, services, submission, visible_task
-from whisperd.routes.admission import admit
+from whisperd.routes.admission import admit, check_room
 from whisperd.routes.call import Answer, Call, Form
 from whisperd.routes.detection import RULES, check_detection, check_possible, looking_through
 from whisperd.routes.errors import Refusal
@@ -160,6 +160,7 @@ async def _of_what_was_sent(request: Request, here: Services, wanted: RiskSubmis
     transcription = None if wanted.task_id is None else await _transcription(request, wanted.task_id)
     new = _new(request, wanted, transcription)
     if await here.queue.first_of_key(new) is None:  # else transcript and packs may be gone: it is no matter
+        await check_room(request, Kind.RISK_DETECTION)
         _check_is_made(transcription)
         await check_detection(here, new)
     await admit(request, new)

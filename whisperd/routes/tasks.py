@@ -59,8 +59,6 @@ async def accepted(
     """
     here = services(request)
     await admit_caller(request)
-    if "idempotency-key" not in request.headers:
-        await check_room(request)
     new = await (received or _received)(request, here)
     try:
         task, created = await here.queue.submit(new)
@@ -88,6 +86,7 @@ async def with_audio(
     request: Request, here: Services, receive: Receive[submission.Asked]
 ) -> tuple[submission.Asked, NewTask]:
     """A transcription of what `receive` writes to the spool, and by which options."""
+    await check_room(request)
     task_id = str(ULID())
     key = request.headers.get("idempotency-key")
     async with here.spool.receive(task_id, submission.declared_bytes(request)) as incoming:

@@ -33,7 +33,7 @@ def submit(
         return first, False
     place = _place(conn, new, rules, now)
     if place.done is None:
-        check_room(conn, rules, new.tenant, new.plan, now)
+        check_room(conn, rules, new.tenant, new.plan, now, new.kind)
     if new.plan is not None:
         plans.remember(conn, new.tenant, new.plan)
     return _inserted(conn, new, place, now), True
@@ -206,13 +206,14 @@ def retry(
     conn: sqlite3.Connection, task_id: str, plan: str | None, rules: Rules, now: float
 ) -> Sequence[Task]:
     row = conn.execute(
-        "select seq, tenant, content from task where id = ? and state in ('failed', 'cancelled')", (task_id,)
+        "select seq, kind, tenant, content from task where id = ? and state in ('failed', 'cancelled')",
+        (task_id,),
     ).fetchone()
     if row is None:
         _refuse(conn, task_id, "retried")
     place = line.place(conn, row["tenant"], row["content"], rules, now)
     if place.done is None:
-        check_room(conn, rules, row["tenant"], plan, now)
+        check_room(conn, rules, row["tenant"], plan, now, Kind(row["kind"]))
     task = _again(conn, row["seq"], place, now)
     if task.kind is Kind.RISK_DETECTION:
         return [looks.again(conn, task)]

@@ -37,6 +37,9 @@ from whisperd.task import (
 RECENT = 200  # tasks; how many past waits the statistics look at,
 TENANTS = 20  # that are told one by one
 RECENT_OF_TENANT = 50  # and how many of one tenant
+LOOKED_AT = (
+    10  # times as many, to find them: risk detections wait for their transcript, and say nothing of it
+)
 
 
 def get(conn: sqlite3.Connection, task_id: str) -> Task:
@@ -47,26 +50,36 @@ def get(conn: sqlite3.Connection, task_id: str) -> Task:
 
 
 def check_room(
-    conn: sqlite3.Connection, rules: Rules, tenant: str | None, plan: str | None, now: float
+    conn: sqlite3.Connection,
+    rules: Rules,
+    tenant: str | None,
+    plan: str | None,
+    now: float,
+    kind: Kind = Kind.TRANSCRIPTION,
 ) -> Limits:
     """The limits of a tenant: those of `plan`, or else of the one that is remembered.
 
     Raises QueueFull, TenantQueueFull when it could not queue one more task; the latter not without a tenant.
+    Each kind has room of its own: as many as may wait of the one may wait of the other.
     """
-    queued = _tasks(conn, "state = 'queued'")
+    waiting = _WAITING[kind]
+    queued = _tasks(conn, waiting)
     if queued >= rules.max_queued:
-        raise QueueFull(f"{queued} tasks are waiting already", _seconds_for_a_place(conn, now))
+        raise QueueFull(f"{queued} tasks are waiting already", _seconds_for_a_place(conn, now, kind))
     if tenant is None:
         return NO_LIMITS
     found = limits(conn, rules, tenant, plan)
-    if found.queued and _tasks(conn, _WAITING_OF_TENANT, tenant) >= found.queued:
+    if found.queued and _tasks(conn, f"{waiting} and tenant = ?", tenant) >= found.queued:
         (tenants,) = conn.execute("select count(distinct tenant) from share where offered > 0").fetchone()
-        seconds = _seconds_for_a_place(conn, now) * max(1, tenants)
+        seconds = _seconds_for_a_place(conn, now, kind) * max(1, tenants)
         raise TenantQueueFull(f"{found.queued} tasks of this tenant may wait, and do", seconds)
     return found
 
 
-_WAITING_OF_TENANT = "state = 'queued' and delayed in (0, 1, 2) and tenant = ?"
+_WAITING = {
+    Kind.TRANSCRIPTION: "state = 'queued' and delayed in (0, 1, 2)",
+    Kind.RISK_DETECTION: "state = 'queued' and delayed = 3",
+}
 
 
 def _tasks(conn: sqlite3.Connection, where: str, *args: str) -> int:
@@ -78,15 +91,16 @@ def limits(conn: sqlite3.Connection, rules: Rules, tenant: str, plan: str | None
     return rules.limits(tenant, plan or plans.find(conn, tenant))
 
 
-def _seconds_for_a_place(conn: sqlite3.Connection, now: float) -> float:
+def _seconds_for_a_place(conn: sqlite3.Connection, now: float, kind: Kind) -> float:
     """How long it took in the last minute until one of the tasks was over."""
     (over,) = conn.execute(
         """
         select count(*) from (
-          select 1 from task where state = 'completed' and finished_at > ? and finished_at <= ? limit 1000
+          select 1 from task
+          where state = 'completed' and finished_at > ? and finished_at <= ? and kind = ? limit 1000
         )
         """,
-        (now - 60, now),
+        (now - 60, now, kind),
     ).fetchone()
     return 60.0 / max(1, int(over))
 
@@ -184,6 +198,7 @@ def ahead(conn: sqlite3.Connection, priority: int) -> dict[int, int]:
 
 
 def running(conn: sqlite3.Connection, tenant: str) -> int:
+    """Transcriptions: what looks for risk has no worker, and counts for none."""
     return _tasks(conn, "state = 'processing' and delayed = 0 and tenant = ?", tenant)
 
 
@@ -303,14 +318,20 @@ def depths(conn: sqlite3.Connection, tenants: int) -> Depths:
 # What was completed as a copy of its twin never had its plan handed out.
 _WAS_DECODED = "(select claims from chunk where task = task.seq and number = 0)"
 
-_WAITS = """
-    select max(0.0, started_at - created_at) from task
-    where finished_at is not null and started_at is not null
-    order by finished_at desc limit :recent
+_WAITS = f"""
+    select max(0.0, started_at - created_at) from (
+      select kind, started_at, created_at from task
+      where finished_at is not null and started_at is not null
+      order by finished_at desc limit {LOOKED_AT} * :recent
+    )
+    where kind = 'transcription' limit :recent
 """
 # By submission, not by end: about the same tasks, and no index of their own.
-_WAITS_OF_TENANT = """
-    select max(0.0, started_at - created_at) from task
-    where tenant = :tenant and state = 'completed' and started_at is not null
-    order by seq desc limit :recent
+_WAITS_OF_TENANT = f"""
+    select max(0.0, started_at - created_at) from (
+      select kind, started_at, created_at from task
+      where tenant = :tenant and state = 'completed' and started_at is not null
+      order by seq desc limit {LOOKED_AT} * :recent
+    )
+    where kind = 'transcription' limit :recent
 """
