@@ -82,6 +82,51 @@ def test_what_looks_like_it_is_not(kind, text):
     assert found(kind, text) == []
 
 
+ONE_WRONG = "4539 1488 0343 6468"  # its last digit
+BY_DIGITS = "45391488034364680126123"  # with date and code
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        (f"my card number is {ONE_WRONG}", ONE_WRONG),
+        (f"card number {ONE_WRONG} thank you", ONE_WRONG),
+        (f"can I take your card number please? Yes, it's {ONE_WRONG}", ONE_WRONG),
+        (f"it's a Visa, the number on the card is {ONE_WRONG}", ONE_WRONG),
+        (f"the long number is, uh, {ONE_WRONG}", ONE_WRONG),
+        ("the card is 4539 1488 0343", "4539 1488 0343"),  # a group was lost
+        ("the card is 4539 1488 1488 0343 646", "4539 1488 1488 0343 646"),  # one was doubled
+        ("my card number is 1539 1488 0343 6467", "1539 1488 0343 6467"),  # no card begins so
+        (f"the card is {ONE_WRONG} 08 27 123", f"{ONE_WRONG} 08"),  # 19 digits at most
+        (f"the card is {' '.join(BY_DIGITS)}, thank you", f"{' '.join(BY_DIGITS)},"),  # or one word
+    ],
+)
+def test_a_number_that_is_announced_as_a_cards_is_found_though_a_digit_is_wrong(text, place):
+    assert found("misheard_card", text) == [place]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "my card number is 4539 1488 0343 6467",  # it is one
+        "my card number is 4539 1488 0343 6467 12",  # and has something behind it
+        f"the order number is {ONE_WRONG}",
+        f"the tracking number of my card is on the way, {ONE_WRONG}",
+        f"I paid by card for order {ONE_WRONG}",
+        f"card payments go to reference {ONE_WRONG}",
+        f"my gift card number is {ONE_WRONG}",
+        f"the SIM card is {ONE_WRONG}",
+        f"your membership card number is {ONE_WRONG}",
+        "the number on the card is +44 20 7946 0958",  # whom to call
+        "my card number is 4539 1488",
+        "my card is in the drawer since 2019",
+        ONE_WRONG,
+    ],
+)
+def test_what_is_a_card_or_not_announced_as_one_is_no_misheard_card(text):
+    assert found("misheard_card", text) == []
+
+
 def test_a_card_between_other_numbers_is_found():
     assert found("card", "order 12 card 4111111111111111 99") == ["4111111111111111"]
 

@@ -2,7 +2,8 @@
 
 A card has its check digit (Luhn), an IBAN its length and remainder (ISO 7064, mod 97-10), a phone number is
 one that libphonenumber takes for valid, in the United States and the United Kingdom where no country is said.
-A US social security number has no check: it is written 3-2-4, or its name is said near it.
+A US social security number has no check: it is written 3-2-4, or its name is said near it. A card's number in
+which a model has lost, doubled or misheard a digit has none either: it is announced as one.
 """
 
 from __future__ import annotations
@@ -27,6 +28,43 @@ _ISSUED = re.compile(
 )
 _LENGTHS = (14, 15, 16)
 _MOST_IN_BREATH = 40  # digits: a card, its date and code, and something before
+_MISHEARD_DIGITS = range(12, 20)  # models lose digits, and double them
+_BEFORE_A_CARD = 12  # words that may announce it
+_ANNOUNCES = re.compile(
+    r"(?:\b(\w+) )?\b"
+    r"(?:card(?: number)?|visa(?: number)?|mastercard(?: number)?|amex(?: number)?|long number"
+    r"|(?:long number|number|digits) on (?:the |my |its )?(?:front|card)(?: of (?:it|the card|my card))?)"
+    r"(?: (?:is|it|that|was|are|yes|yeah|sure|of|course|okay|ok|so|well|please|uh|um|being)){0,5}$"
+)
+_NO_PAYMENT_CARDS = frozenset(
+    (
+        *(
+            "gift",
+            "sim",
+            "library",
+            "loyalty",
+            "membership",
+            "member",
+            "id",
+            "identity",
+            "insurance",
+            "health",
+        ),
+        *(
+            "medicare",
+            "medical",
+            "business",
+            "graphics",
+            "memory",
+            "sd",
+            "report",
+            "boarding",
+            "travel",
+            "bus",
+        ),
+        *("rewards", "reward", "points", "club", "green", "key", "access", "phone", "calling", "donor"),
+    )
+)
 _PHONE_DIGITS = range(9, 16)
 _FOR_FILMS = re.compile(r"(?:0|44)7700900\d{3}")  # set aside by Ofcom, so valid to no one: what demos say
 _FILLERS = 2  # digits at most, of a number beside a phone number: "two times"
@@ -182,6 +220,37 @@ def _is_card(digits: str) -> bool:
     return _ISSUED.fullmatch(digits) is not None and luhn(digits)
 
 
+def _misheard_cards(stream: Stream) -> Iterator[Span]:
+    cards = list(_cards(stream))
+    for first, past in stream.numbers:
+        if any(first <= begin < past for begin, _ in cards):
+            continue
+        span = _misheard_card_from(stream, first, past)
+        if span and _is_announced(stream, first):
+            yield span
+
+
+def _misheard_card_from(stream: Stream, first: int, past: int) -> Span | None:
+    """The longest that begins here, unless it is the phone number of some country.
+
+    Read out digit by digit, a number is one word with the date and code behind it: then all of it is.
+    """
+    if len(stream.tokens[first].text) >= _MISHEARD_DIGITS.stop:
+        return first, first + 1
+    for end in range(min(past, first + _MISHEARD_DIGITS.stop), first, -1):
+        digits = _digits(stream, (first, end))
+        if len(digits) in _MISHEARD_DIGITS:
+            return None if _is_phone(digits, has_country=True) else (first, end)
+    return None
+
+
+def _is_announced(stream: Stream, first: int) -> bool:
+    """Whether the words before say that a payment card's number comes."""
+    before = " ".join(stream.words[max(0, first - _BEFORE_A_CARD) : first])
+    found = _ANNOUNCES.search(before)
+    return found is not None and found[1] not in _NO_PAYMENT_CARDS
+
+
 def _ibans(stream: Stream) -> Iterator[Span]:
     for begin, token in enumerate(stream.tokens):
         text = token.text
@@ -309,6 +378,7 @@ def _may_be(word: str) -> bool:
 
 KINDS: dict[str, Callable[[Stream], Iterator[Span]]] = {
     "card": _cards,
+    "misheard_card": _misheard_cards,
     "iban": _ibans,
     "email": _emails,
     "phone": _phones,

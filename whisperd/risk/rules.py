@@ -76,7 +76,7 @@ class Match(_Said, frozen=True, rename={"not_": "not"}):
     sequence: Stretch | None = None  # in this order
     count: Count | None = None
     regex: Text | None = None  # RE2, over the normalised words
-    pii: Literal["card", "iban", "email", "phone", "ssn", "ip"] | None = None
+    pii: Literal["card", "misheard_card", "iban", "email", "phone", "ssn", "ip"] | None = None
     rule: Id | None = None  # what another rule finds
     list: Id | None = None  # one of the phrases of a list of the pack
 
