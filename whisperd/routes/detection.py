@@ -63,7 +63,10 @@ async def check_detection(here: Services, new: NewTask | None) -> None:
 def check_possible(here: Services) -> None:
     """Raises Refusal."""
     if here.config.redis.url:
-        raise Refusal(422, "not_supported", "hosts that share a queue do not detect risk yet")
+        message = (
+            "hosts that share a queue (redis.url) do not detect risk: ask one that does not share its own"
+        )
+        raise Refusal(422, "not_supported", message)
     try:
         need_libraries()
     except RiskMissing as missing:
