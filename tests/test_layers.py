@@ -235,6 +235,7 @@ ONLY = {
     "re2": {"risk"},
     "rapidfuzz": {"risk"},
     "phonenumbers": {"risk"},
+    "yaml": {"risk"},
 }
 
 # What the daemon may know of the engine: how to talk to it, not how it works.

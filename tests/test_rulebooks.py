@@ -59,6 +59,22 @@ def test_packs_of_the_users_own_are_read_beside_the_shipped_ones(folder):
     assert "it" in books.rulebook.rules
 
 
+def test_they_may_be_yaml_and_break_as_others_do(folder):
+    place = folder(mine=HEAD + rule('match = "code"'))
+    text = "name: yours\nversion: 1\ntitle: Yours\nrule:\n  - {id: yours, title: A rule, category: custom, "
+    for name, match in (("yours.yaml", "code"), ("broken.yml", "[code]")):
+        (place / name).write_text(f"{text}severity: low, score: 0.5, match: {match}}}\n")
+    books = Rulebooks(place)
+
+    assert [str(problem) for problem in books.reload()] == [
+        f"{place}/broken.yml:5: rule[0].match: expected str | object, got array"
+    ]
+    assert {"it", "yours"} <= books.rulebook.rules.keys()
+    again = Rulebooks(place)
+    again.restore(books.sources)
+    assert again.rulebook.rules["yours"].match == "code"
+
+
 def test_a_pack_takes_the_place_of_the_shipped_one_that_has_its_name(folder):
     books = Rulebooks(folder(own=HEAD.replace("mine", "threat", 1) + rule('match = "code"')))
 

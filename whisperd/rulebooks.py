@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from whisperd.risk.reading import BadRules, Problem, ReadPack, read
+from whisperd.risk.reading import YAML, BadRules, Problem, ReadPack, read
 from whisperd.risk.rulebook import Rulebook, conflicts
 from whisperd.risk.rules import MOST_BYTES
 
@@ -18,7 +18,7 @@ SHIPPED = Path(__file__).with_name("rules")
 SCHEMA = SHIPPED / "pack.schema.json"
 MOST_FILES = 100  # the shipped ones with them
 
-_LIBRARIES = ("re2", "rapidfuzz", "phonenumbers")
+_LIBRARIES = ("re2", "rapidfuzz", "phonenumbers", "yaml")
 
 
 class RiskMissing(Exception):
@@ -90,7 +90,7 @@ def files(folder: Path | None) -> Sequence[Path]:
 
 def _is_pack(path: Path) -> bool:
     """What an editor leaves begins with a dot."""
-    return path.suffix == ".toml" and not path.name.startswith(".") and path.is_file()
+    return path.suffix in (".toml", *YAML) and not path.name.startswith(".") and path.is_file()
 
 
 def read_files(paths: Sequence[Path]) -> tuple[Mapping[Path, ReadPack], Sequence[Problem]]:

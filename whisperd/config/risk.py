@@ -14,7 +14,7 @@ class Risk(Struct, frozen=True, kw_only=True):
 
     rules_dir: Annotated[
         str,
-        key('A folder of rule packs of your own (*.toml). "": the folder rules in data_dir.'),
+        key('A folder of rule packs of your own (*.toml, *.yaml). "": the folder rules in data_dir.'),
     ] = ""
     max_seconds: Annotated[
         float,

@@ -1,4 +1,4 @@
-"""Reading a rule pack: TOML -> Pack, or everything that is wrong with it, each with its line and its key."""
+"""Reading a rule pack: TOML or YAML -> Pack, or all that is wrong with it, each with its line and its key."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
+from whisperd.risk import yaml_form
 from whisperd.risk.patterns import compiled
 from whisperd.risk.phrases import Phrase
 from whisperd.risk.rules import DEEPEST, MOST_BYTES, MOST_NODES, MOST_RULES, Match, Pack, Rule
 
+YAML = (".yaml", ".yml")  # ends of the names of files; others are TOML
 MOST_TOLD = 100  # of what is wrong: each is looked for in the file
 MOST_DOTS = 100  # of a line: for a key a.a.a… of n parts tomllib takes time that grows with n²
 
@@ -62,8 +64,7 @@ class ReadPack(NamedTuple):
 
 def read(source: bytes, file: str) -> ReadPack:
     """The pack that the bytes of a file called so hold. Raises BadRules."""
-    document, text = _document(source, file)
-    lines = _Lines(text)
+    document, lines = _document(source, file)
     pack = _checked(document, lambda key, message: Problem(file, lines.of(key), key, message))
     if pack.name == REQUEST:
         message = f"{REQUEST} is the name of rules that are sent with a request"
@@ -92,16 +93,26 @@ def _of_types(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     return _faults(msgspec.convert(document, Pack))
 
 
-def _document(source: bytes, file: str) -> tuple[Mapping[str, Any], str]:
+class Lines(Protocol):
+    """Where keys stand in a file."""
+
+    def of(self, key: str) -> int: ...
+
+
+def _document(source: bytes, file: str) -> tuple[Mapping[str, Any], Lines]:
     try:
         if len(source) > MOST_BYTES:
             raise ValueError(f"a pack of {len(source):,} bytes, more than {MOST_BYTES:,}")
         text = source.decode()
+        if file.endswith(YAML):
+            return yaml_form.read(text)
         if max((line.count(".") for line in text.splitlines()), default=0) > MOST_DOTS:
             raise ValueError(f"a line with more than {MOST_DOTS} dots: use several")
-        return tomllib.loads(text), text
+        return tomllib.loads(text), _Lines(text)
     except UnicodeDecodeError as error:
         line, said = source[: error.start].count(b"\n") + 1, "no UTF-8"
+    except yaml_form.BadYaml as error:
+        line, said = error.line, f"no YAML: {error}"
     except tomllib.TOMLDecodeError as error:
         found = _AT_LINE.search(str(error))
         line = int(found[1]) if found and found[1] else text.count("\n") + 1
@@ -241,7 +252,7 @@ def _no_regex(regex: str) -> str | None:
 
 
 class _Lines:
-    """Where keys stand in a file, which is gone through once, however many rules it has."""
+    """Where keys stand in TOML, which is gone through once, however many rules it has."""
 
     def __init__(self, text: str) -> None:
         self._lines = text.splitlines() or [""]
