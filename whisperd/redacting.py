@@ -18,9 +18,10 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from whisperd.detections import Detections
-from whisperd.look import Seen
+from whisperd.look import Kept, Seen
 from whisperd.risk.detection import Place
 from whisperd.risk.redaction import redacted, silent
+from whisperd.risk.report import Document, unquoted, wordless
 from whisperd.risk.rules import Severity
 from whisperd.task import Edit, Piece, Task, TaskError, TaskQueue
 from whisperd.transcript import Transcript
@@ -81,6 +82,14 @@ class Redacting:
             pieces += await asyncio.to_thread(_silent, await self._said(task, edit), also)
         return tuple(pieces)
 
+    async def unquoted(self, task: Task, kept: Kept) -> Document:
+        """What a look through its transcript has found, without what any look wants out of the same words.
+
+        Where it is not known what that is, it quotes nothing.
+        """
+        looks = await self._detections.redaction(task, kept.edit)
+        return await asyncio.to_thread(_unquoted, task, kept, looks)
+
     async def _looks(self, task: Task, edit: Edit | None) -> Sequence[Seen]:
         """Those that tell what is to be redacted. Raises NotRedacted."""
         looks = await self._detections.redaction(task, edit and edit.token)
@@ -106,6 +115,14 @@ def _without(said: Transcript, looks: Sequence[Seen]) -> Transcript:
     asked = [look.asked.redact for look in looks if look.report is not None and look.asked.redact != "none"]
     way = said.task.redact or (asked[-1] if asked else "tag")
     return replace(said, segments=tuple(redacted(said.segments, _places(said.task, looks), way)))
+
+
+def _unquoted(task: Task, kept: Kept, looks: Sequence[Seen]) -> Document:
+    document = msgspec.json.decode(kept.report, type=Document)
+    try:
+        return unquoted(document, _places(task, looks)) if _tell(task, looks) else wordless(document)
+    except NotRedacted:
+        return wordless(document)
 
 
 def _silent(said: Transcript, looks: Sequence[Seen]) -> list[Piece]:

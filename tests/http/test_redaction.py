@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tests.http.test_rights import add, bearer
-from tests.http.test_risk import found
+from tests.http.test_risk import found, rules_of
 from tests.http_server import SOUND, the_error
 from whisperd.transcript import FORMATS
 
@@ -19,6 +19,12 @@ NAME = {
     "score": 0.1,
     "match": "john",
     "redact": "NAME",
+}
+AROUND = {  # whose finding quotes the number, and takes nothing out
+    **NAME,
+    "id": "mine.around",
+    "match": {"sequence": {"words": ["card is", "thank you"]}},
+    "redact": None,
 }
 HIDDEN = ["My card is [CARD]", "[CARD]. Thank you.", "Call me at [PHONE]."]
 
@@ -180,11 +186,68 @@ def test_a_later_look_for_something_else_hides_no_less(with_server, submitted, r
     async def body(server):
         task_id = await looked_through(server, redact=submitted)
         async with server.detecting():
-            other = {"packs": ["threat"], "redact": redact}
+            other = {"packs": ["threat"], "rules": [AROUND], "redact": redact}
             (look,) = (await server.client.post("/risk/rescan", json=other)).json()["task_ids"]
-            await found(server, look)
+            assert "mine.around" in rules_of(await found(server, look))
+        told = [await server.get(path, redacted="true") for path in both(task_id, look)]
 
         assert await texts(server, task_id, redacted="true") == HIDDEN
+        assert {answer.status_code for answer in told} == {200}
+        assert not [answer for answer in told if "1111" in answer.text or "0958" in answer.text]
+
+    with_server(body)
+
+
+def both(task_id, look):
+    """Where what was found is told."""
+    return f"/tasks/{task_id}/risk", f"/tasks/{look}/result"
+
+
+def test_a_look_tells_no_more_than_is_shown_of_its_transcript(with_server):
+    """Of what was submitted to be redacted its first look had the text as it knew it, for whoever may read."""
+
+    async def body(server):
+        reader = bearer(add(server, "read"))
+        admin = bearer(add(server, "submit", "read", "admin"))
+        server.client.headers.update(admin)
+        task_id, detection = await submitted(server, packs="threat", rules=json.dumps([AROUND]))
+        await transcribed(server)
+        async with server.detecting():
+            before = await found(server, detection)
+            await look_again(server, task_id, packs=["pii"])
+        path = f"/tasks/{detection}/result"
+        after = await server.client.get(path, headers=reader)
+        all_of_it = [await server.client.get(f"{path}?redacted=false", headers=key) for key in (reader, admin)]
+
+        assert "1111" in before["redacted_text"]
+        assert after.json()["redacted_text"] is None
+        assert "1111" not in after.text
+        assert the_error(all_of_it[0]) == (403, "missing_scope", "submit")
+        assert all_of_it[1].json()["redacted_text"] == before["redacted_text"]
+
+    with_server(body)
+
+
+def test_what_a_look_has_redacted_itself_is_shown_as_it_was_asked_for(with_server):
+    async def body(server):
+        task_id = await looked_through(server)
+        told = (await server.get(f"/tasks/{task_id}/risk")).json()
+
+        assert told["redacted_text"] == " ".join(HIDDEN)
+        assert "[CARD]" in [one["text"] for one in told["findings"]]
+
+    with_server(body)
+
+
+def test_nothing_is_quoted_where_another_look_could_not_look_everywhere(with_server):
+    async def body(server):
+        task_id = (await server.completed("Hello there.", "a@example.com " * 1001))["task_id"]
+        async with server.detecting():
+            await look_again(server, task_id, packs=["pii"])
+            await look_again(server, task_id, packs=["threat"], rules=[{**AROUND, "match": "hello"}])
+        told = (await server.get(f"/tasks/{task_id}/risk", redacted="true")).json()
+
+        assert [(one["text"], one["context"]) for one in told["findings"]] == [("****", "")]
 
     with_server(body)
 

@@ -13,11 +13,11 @@ from starlette.responses import Response
 from whisperd.look import Kept
 from whisperd.risk.detection import Finding, Missing
 from whisperd.risk.report import Document, unquoted
-from whisperd.routes import Json, services, task_of
+from whisperd.routes import Json, Services, services, task_of
 from whisperd.routes.call import Answer, Call
 from whisperd.routes.errors import Refusal
 from whisperd.routes.hiding import Redacted, is_hidden
-from whisperd.task import Kind
+from whisperd.task import Kind, Task
 
 
 class RiskView(Struct, frozen=True, kw_only=True):
@@ -42,7 +42,7 @@ class Quoted(Struct, frozen=True, kw_only=True):
 async def risk(request: Request, query: Quoted) -> Response:
     """What was found in the transcript, by the newest risk detection of it that is completed.
 
-    Redacted, findings quote nothing that rules want out.
+    Redacted, findings quote nothing that rules want out, nor that those of an earlier one did.
     """
     here, task = services(request), await task_of(request)
     looks = task.kind is Kind.RISK_DETECTION
@@ -50,24 +50,35 @@ async def risk(request: Request, query: Quoted) -> Response:
     if kept is None:
         message = "no risk detection of it is completed: see GET /tasks?kind=risk_detection"
         raise Refusal(404, "not_found", message)
-    hidden = is_hidden(request, task, query.redacted)
-    return await answer(kept, hidden, UNSET if looks else await here.redacting.is_possible(task))
+    return await answer(request, kept, query.redacted, looks=looks)
 
 
-async def answer(kept: Kept, hidden: bool = False, redactable: bool | UnsetType = UNSET) -> Response:
-    """Written beside the loop: there may be thousands of findings."""
-    return await asyncio.to_thread(lambda: Json(_view(kept, hidden, redactable)))
+async def answer(request: Request, kept: Kept, redacted: bool | None, *, looks: bool = True) -> Response:
+    """Written beside the loop: there may be thousands of findings. Raises Refusal, TaskNotFound.
+
+    `looks`: asked of the task that looks.
+    """
+    here = services(request)
+    said = await quoted(here, kept)
+    possible = UNSET if looks or said is kept.task else await here.redacting.is_possible(said)
+    document = await found(here, kept, said, hidden=is_hidden(request, said, redacted))
+    return await asyncio.to_thread(lambda: Json(_view(kept, document, possible)))
 
 
-def found(kept: Kept) -> Document:
-    """With the places that redaction needs."""
-    return msgspec.json.decode(kept.report, type=Document)
+async def quoted(here: Services, kept: Kept) -> Task:
+    """The task of what it quotes, its transcript or its own text, and is shown as. Raises TaskNotFound."""
+    return kept.task if kept.task.transcript is None else await here.queue.get(kept.task.transcript)
 
 
-def _view(kept: Kept, hidden: bool, redactable: bool | UnsetType) -> RiskView:
-    document = found(kept)
-    if hidden and document.redacted_text is None:  # else they are as they were asked for
-        document = unquoted(document)
+async def found(here: Services, kept: Kept, said: Task, *, hidden: bool) -> Document:
+    """With the places that redaction needs; `hidden`: without what is to be out of `said`."""
+    if hidden and said is not kept.task:
+        return await here.redacting.unquoted(said, kept)
+    document = await asyncio.to_thread(msgspec.json.decode, kept.report, type=Document)
+    return unquoted(document) if hidden else document
+
+
+def _view(kept: Kept, document: Document, redactable: bool | UnsetType) -> RiskView:
     return RiskView(
         task_id=kept.task.id,
         transcript_task_id=kept.task.transcript,

@@ -22,7 +22,7 @@ from whisperd.events import Event, Subscription
 from whisperd.risk.detection import Finding, Missing
 from whisperd.routes import Services, caller, services, task_of
 from whisperd.routes.call import Answer, Call, Header, Socket
-from whisperd.routes.findings import found
+from whisperd.routes.findings import found, quoted
 from whisperd.routes.status import current_stats
 from whisperd.routes.view import progress_view, segment_view, shown, task_view
 from whisperd.task import (
@@ -118,7 +118,8 @@ async def _findings(here: Services, task: Task) -> Sequence[Finding | Missing]:
     kept = await here.detections.kept(task.id)
     if kept is None:  # it was removed just now
         return []
-    document = await asyncio.to_thread(found, kept)
+    said = await quoted(here, kept)
+    document = await found(here, kept, said, hidden=said.redact is not None)
     return [*document.findings, *document.missing]
 
 

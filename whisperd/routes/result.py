@@ -74,7 +74,7 @@ async def _found(request: Request, task: Task, query: Written) -> Response:
     kept = await services(request).detections.kept(task.id)
     if kept is None:  # it was removed just now
         raise TaskNotFound(f"there is no task {task.id}")
-    return await findings.answer(kept, hidden=is_hidden(request, task, query.redacted))
+    return await findings.answer(request, kept, query.redacted)
 
 
 async def _answer(
