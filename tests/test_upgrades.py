@@ -18,7 +18,7 @@ from whisperd.task import PLAN, START, State
 
 DATA = Path(__file__).parent / "data" / "schema"
 OLDER = range(1, NEWEST_SCHEMA)
-SEARCHABLE, CHECKED_BY_LISTS, LOOKED_THROUGH = 18, 22, 25
+SEARCHABLE, CHECKED_BY_LISTS, LOOKED_THROUGH, REPORTED_ONLY = 18, 22, 25, 31
 DUE = "select place, min(due_at) from outbox where state = 'waiting' group by place"
 SEQS = "select seq from task order by seq"
 LOOKS = """
@@ -126,7 +126,10 @@ def test_tasks_are_counted_and_what_looks_for_risk_apart_from_them(path, schema)
     build(path, schema)
     with opened(path) as conn:
         if schema >= LOOKED_THROUGH:
-            for name, priority in (("look", "priority"), ("alone", "50")):  # beside others of its state, or not
+            for name, priority in (
+                ("look", "priority"),
+                ("alone", "50"),
+            ):  # beside others of its state, or not
                 conn.execute(LOOKS.format(name=name, priority=priority))
         migrate(conn)
         counted = conn.execute(COUNTED).fetchall()
@@ -145,6 +148,23 @@ def test_what_waited_when_an_older_one_stopped_is_found(path, schema):
         assert set(conn.execute("select place, due_at from outbox_place")) == set(conn.execute(DUE))
         if schema < SEARCHABLE:
             assert conn.execute("select task from unsearched").fetchall() == conn.execute(SEQS).fetchall()
+
+
+def test_what_reports_want_redacted_is_taken_out_of_those_that_are_there(path):
+    build(path, REPORTED_ONLY)
+    report = '{"findings":[],"places":[[0,3,9,"CARD"]],"rules_errors":[]}'
+    with opened(path) as conn:
+        conn.execute(LOOKS.format(name="look", priority=0))
+        conn.execute(
+            "insert into detection (task, asked, report) select seq, '{}', iif(state = 'completed', ?, null) "
+            "from task where kind = 'risk_detection'",
+            (report,),
+        )
+        migrate(conn)
+        hidden = conn.execute("select distinct state, hidden from detection join task on task = seq")
+
+        wanted = {state: None for state in State} | {State.COMPLETED: '[[[0,3,9,"CARD"]],[]]'}
+        assert dict(hidden.fetchall()) == wanted
 
 
 def schema_of(conn):

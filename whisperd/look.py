@@ -73,4 +73,4 @@ class Seen(NamedTuple):
     asked: Detection
     rules: str | None  # SHA-256 of those that were sent with it
     is_first: bool  # submitted with the transcript
-    report: str | None  # of the words in question; None: there is none of them, or not yet
+    hidden: str | None  # JSON: places and rules_errors of its report; None: not of these words, or not yet

@@ -37,7 +37,7 @@ class NotRedactedYet(NotRedacted):
     """It will be, once risk detection is over."""
 
 
-class _Hidden(Struct, frozen=True, kw_only=True):
+class _Hidden(Struct, frozen=True, array_like=True):
     """What of a report is needed here."""
 
     places: tuple[Place, ...]
@@ -112,7 +112,7 @@ class Redacting:
 
 
 def _without(said: Transcript, looks: Sequence[Seen]) -> Transcript:
-    asked = [look.asked.redact for look in looks if look.report is not None and look.asked.redact != "none"]
+    asked = [look.asked.redact for look in looks if look.hidden is not None and look.asked.redact != "none"]
     way = said.task.redact or (asked[-1] if asked else "tag")
     return replace(said, segments=tuple(redacted(said.segments, _places(said.task, looks), way)))
 
@@ -133,12 +133,12 @@ def _needed(task: Task, looks: Sequence[Seen]) -> list[Seen]:
     """What was looked for, all of which has to be known: as it was submitted, or else by all that looked."""
     if task.redact is not None:
         return [look for look in looks if look.is_first]
-    return [look for look in looks if look.report is not None]
+    return [look for look in looks if look.hidden is not None]
 
 
 def _tell(task: Task, looks: Sequence[Seen]) -> bool:
     """Whether they tell what is to be redacted."""
-    reported = [look for look in looks if look.report is not None]
+    reported = [look for look in looks if look.hidden is not None]
     needed = _needed(task, looks)
     return bool(needed) and all(any(_covers(look, one) for look in reported) for one in needed)
 
@@ -146,7 +146,7 @@ def _tell(task: Task, looks: Sequence[Seen]) -> bool:
 def _places(task: Task, looks: Sequence[Seen]) -> list[Place]:
     """That any of them has found. Raises NotRedacted where rules could not look everywhere."""
     found = [
-        (look, msgspec.json.decode(look.report, type=_Hidden)) for look in looks if look.report is not None
+        (look, msgspec.json.decode(look.hidden, type=_Hidden)) for look in looks if look.hidden is not None
     ]
     for one in _needed(task, looks):
         errors = [hidden.rules_errors for look, hidden in found if _covers(look, one)]

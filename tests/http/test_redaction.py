@@ -204,7 +204,7 @@ def both(task_id, look):
 
 
 def test_a_look_tells_no_more_than_is_shown_of_its_transcript(with_server):
-    """Of what was submitted to be redacted its first look had the text as it knew it, for whoever may read."""
+    """Of what was submitted to be redacted its first look had the text as it knew it, for all who read."""
 
     async def body(server):
         reader = bearer(add(server, "read"))
@@ -217,11 +217,17 @@ def test_a_look_tells_no_more_than_is_shown_of_its_transcript(with_server):
             await look_again(server, task_id, packs=["pii"])
         path = f"/tasks/{detection}/result"
         after = await server.client.get(path, headers=reader)
-        all_of_it = [await server.client.get(f"{path}?redacted=false", headers=key) for key in (reader, admin)]
+        async with server.events_of(detection) as frames:
+            told = json.dumps([frame async for frame in frames])
+        all_of_it = [
+            await server.client.get(f"{path}?redacted=false", headers=key) for key in (reader, admin)
+        ]
 
         assert "1111" in before["redacted_text"]
         assert after.json()["redacted_text"] is None
         assert "1111" not in after.text
+        assert "risk.finding" in told
+        assert "1111" not in told
         assert the_error(all_of_it[0]) == (403, "missing_scope", "submit")
         assert all_of_it[1].json()["redacted_text"] == before["redacted_text"]
 
@@ -248,6 +254,18 @@ def test_nothing_is_quoted_where_another_look_could_not_look_everywhere(with_ser
         told = (await server.get(f"/tasks/{task_id}/risk", redacted="true")).json()
 
         assert [(one["text"], one["context"]) for one in told["findings"]] == [("****", "")]
+
+    with_server(body)
+
+
+def test_to_redact_no_report_is_read(with_server):
+    """There may be many of a transcript, of megabytes each."""
+
+    async def body(server):
+        task_id = await looked_through(server)
+        await server.db.write(lambda conn: conn.execute("update detection set report = 'no JSON'"))
+
+        assert await texts(server, task_id) == HIDDEN
 
     with_server(body)
 

@@ -1,7 +1,8 @@
+import msgspec
 import pytest
 
 from tests.risk.heard import heard, report, rule, with_words
-from whisperd.risk.detection import Wanted
+from whisperd.risk.detection import MOST_TOLD, Wanted
 
 CARD = rule('match.pii = "card"\nredact = "CARD"', id="card", severity="high")
 
@@ -212,6 +213,17 @@ def test_the_same_is_found_each_time():
     rules = [rule('match.near = { words = ["code", "bank"] }', id="a"), CARD]
 
     assert report(segments, *rules) == report(segments, *rules)
+
+
+def test_more_findings_than_anybody_can_be_told_are_an_error():
+    rules = [rule('match = "code"', id=f"r{n}") for n in range(25)]
+
+    told = report("code " * 1200, *rules)
+
+    assert len(msgspec.json.encode(told)) < 1.5 * MOST_TOLD
+    assert told.rules_errors == (
+        f"there are 25000 findings: no more than the first {len(told.findings)} are told",
+    )
 
 
 @pytest.mark.parametrize(("way", "shown"), [("tag", "[CARD]"), ("mask", "****")])

@@ -108,7 +108,6 @@ def test_what_is_counted_again_and_again_costs_too_much(of):
 
     told = report("a b " * 8000, *rules)
 
-    assert len(told.rules_errors) == 1
     assert "more than they may" in told.rules_errors[0]
 
 

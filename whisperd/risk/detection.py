@@ -19,6 +19,9 @@ from whisperd.risk.words import Spoken, believed
 from whisperd.task import Segment
 
 WORDS_AROUND = 8  # of a finding's context, on each side
+FRAME = 400  # characters that a finding has beside what it says
+MOST_TOLD = 8 * 2**20  # characters of all findings: each is in an answer, a database, and somebody's browser
+MOST_OUT = 100_000  # places that are redacted
 MASK = "****"
 
 Redact = Literal["none", "tag", "mask"]
@@ -120,10 +123,25 @@ def detect(
     errors += _left_out(rulebook, wanted.packs)
     out, doubts = _redactions([call, *_unsaid(segments, rulebook, timed)], rules)
     quotes = _Quotes(segments, out, wanted.redact, timed)
-    findings = [quotes.finding(number, hit) for number, hit in enumerate(hits, 1)]
+    findings, untold = _told(quotes, hits)
     places = {place for one in out for place in _places(one)}
-    report = _report(packs, findings, missing, [*errors, *doubts], places)
+    report = _report(packs, findings, missing, [*errors, *untold, *doubts], places)
     return silenced(report) if report.rules_errors and wanted.redact != "none" else report
+
+
+def _told(quotes: _Quotes, hits: Sequence[Hit]) -> tuple[list[Finding], list[str]]:
+    """As many as there is room for, and why there are no more."""
+    findings: list[Finding] = []
+    left = MOST_TOLD
+    for number, hit in enumerate(hits, 1):
+        one = quotes.finding(number, hit)
+        left -= FRAME + len(one.title) + len(one.text) + len(one.context)
+        if left < 0:
+            return findings, [
+                f"there are {len(hits)} findings: no more than the first {len(findings)} are told"
+            ]
+        findings.append(one)
+    return findings, []
 
 
 def silenced(report: AnyReport) -> AnyReport:
@@ -179,6 +197,8 @@ def _redactions(calls: Iterable[Call], rules: Iterable[Rule]) -> tuple[list[Out]
                 out += call.out(rule)
             except TooMuch as error:
                 return out, [f"{rule.id}: {error}"]
+            if len(out) > MOST_OUT:
+                return out, [f"there are more than {MOST_OUT} places to be redacted"]
     return out, []
 
 

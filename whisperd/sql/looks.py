@@ -89,12 +89,18 @@ def finish(
 ) -> tuple[Sequence[Task], Sequence[Sighting]]:
     """Write down what was found. `seconds`: that it took. Returns what nobody was told of before, too."""
     _own(conn, look)
-    found = "update detection set report = ?, edit = ? where task = ?"
-    conn.execute(found, (outcome.report, outcome.edit, look.task.seq))
+    conn.execute(_FOUND, {"report": outcome.report, "edit": outcome.edit, "task": look.task.seq})
     news = _news(conn, look, outcome.sightings)
     _alert(conn, look, news, now)
     _spent(conn, look.task.seq, seconds)
     return end(conn, look.task.seq, State.COMPLETED, None, now), news
+
+
+_FOUND = """
+    update detection set
+      report = :report, edit = :edit, hidden = json_extract(:report, '$.places', '$.rules_errors')
+    where task = :task
+"""
 
 
 def tell(
@@ -199,7 +205,7 @@ def release(conn: sqlite3.Connection, look: Look) -> Sequence[Task]:
 
 def again(conn: sqlite3.Connection, task: Task) -> Task:
     """A task that failed or was cancelled is back in line: in its own, and for a look from the start."""
-    conn.execute("update detection set failures = 0, report = null where task = ?", (task.seq,))
+    conn.execute("update detection set failures = 0, report = null, hidden = null where task = ?", (task.seq,))
     ready = is_ready(conn, task.transcript)
     return move(conn, task.seq, "waiting = 0, ready = :ready", {"ready": ready})
 
@@ -253,7 +259,7 @@ def redaction(conn: sqlite3.Connection, transcription: Task, edit: str | None) -
     """
     rows = conn.execute(
         """
-        select seq, asked, rules, iif(state = 'completed' and edit is :edit, report, null) as report
+        select seq, asked, rules, iif(state = 'completed' and edit is :edit, hidden, null) as hidden
         from task indexed by task_transcript join detection on detection.task = seq
         where transcript = :id
         """,
@@ -265,7 +271,7 @@ def redaction(conn: sqlite3.Connection, transcription: Task, edit: str | None) -
             asked=msgspec.json.decode(row["asked"], type=Detection),
             rules=row["rules"],
             is_first=row["seq"] == first,
-            report=row["report"],
+            hidden=row["hidden"],
         )
         for row in sorted(rows, key=lambda row: row["seq"])
     ]
