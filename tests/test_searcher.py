@@ -10,7 +10,7 @@ import pytest
 from tests.risk.heard import HEAD, rule
 from whisperd import searcher
 from whisperd.risk_protocol import Check, Right, Settings
-from whisperd.searcher import BUSY, CRASHED, Books, Searcher, SearchFailed
+from whisperd.searcher import BUSY, CRASHED, TOO_MUCH, Books, Searcher, SearchFailed
 
 PATIENCE = 60.0  # seconds: a process has to start, on a busy machine
 SHIPPED = Check(packs=("threat",), rules=None)
@@ -37,8 +37,11 @@ def with_searchers(tmp_path):
     return run
 
 
-def test_what_is_no_answer_is_a_process_that_crashed(with_searchers, monkeypatch):
-    says = "import sys; sys.stdin.readline(); print('hello', flush=True); sys.stdin.readline()"
+@pytest.mark.parametrize(
+    ("answer", "code"), [("'hello'", CRASHED), ("'x' * (65 << 20)", TOO_MUCH)], ids=["no JSON", "too long"]
+)
+def test_what_is_no_answer_is_told_by_its_name(with_searchers, monkeypatch, answer, code):
+    says = f"import sys; sys.stdin.readline(); print({answer}, flush=True); sys.stdin.readline()"
     monkeypatch.setattr(searcher, "COMMAND", (sys.executable, "-c", says))
 
     async def body(one, _):
@@ -50,7 +53,7 @@ def test_what_is_no_answer_is_a_process_that_crashed(with_searchers, monkeypatch
             await asking
         await process.wait()
 
-        assert failed.value.problem.code == CRASHED
+        assert failed.value.problem.code == code
 
     with_searchers(body)
 

@@ -29,6 +29,7 @@ LOOK_SECONDS = 60.0  # between two looks for a task, at most
 PAUSED_SECONDS = 0.5  # between two looks whether it goes on
 REST_SECONDS = 2.0  # between two looks at a call that runs,
 REST = 20  # and at least so many times what the last one took
+MOST_TRIES = 3  # of a search whose process dies, whatever its task allows: others wait behind it
 STORAGE_SECONDS = 5.0  # until storage that failed is tried again
 MISSING = Problem(NO_TRANSCRIPT, "there is no transcript: its task failed, was cancelled or is gone")
 BROKEN = Problem("internal_error", "whisperd failed on this task; its log says why")
@@ -171,7 +172,7 @@ class Detector:
 
     async def _fail(self, look: Look, problem: Problem, began: float) -> None:
         """Only a process that died may fare better the next time."""
-        final = problem.code != CRASHED
+        final = problem.code != CRASHED or look.task.attempt >= MOST_TRIES
         await self._patiently(lambda: self._detections.fail(look, problem, monotonic() - began, final=final))
 
     async def _patiently(self, verb: Callable[[], Awaitable[T]]) -> T:

@@ -28,6 +28,7 @@ WAIT_SECONDS = 30.0  # for those who asked before
 TOO_LONG = "rules_too_slow"  # the codes of its problems
 BUSY = "searcher_busy"
 OUT_OF_MEMORY = "out_of_memory"
+TOO_MUCH = "too_much_found"
 CRASHED = "worker_crashed"
 
 _ANSWERS: msgspec.json.Decoder[Answer] = msgspec.json.Decoder(Answer)
@@ -163,7 +164,7 @@ class Searcher:
             message = f"it took longer than {seconds:g} s (risk.max_seconds)"
             raise SearchFailed(Problem(TOO_LONG, message)) from None
         except ValueError:  # longer than children.LONGEST_LINE
-            raise SearchFailed(Problem(CRASHED, "a search found more than can be told")) from None
+            raise SearchFailed(Problem(TOO_MUCH, "a search found more than can be told")) from None
         if not said.endswith(b"\n"):
             raise SearchFailed(Problem(CRASHED, "the process that searches has died"))
         try:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from tests.http.test_limits import plans
 from tests.http.test_tenants import Tenant
 from tests.http_server import SOUND, the_error
+from whisperd import searcher
 from whisperd.delivery import DeliveryQuery
 from whisperd.risk.rules import MOST_BYTES
 from whisperd.routes.view import task_view
@@ -328,12 +330,25 @@ def test_a_search_that_takes_too_long_fails_and_the_transcript_stays(with_server
 
 def test_a_process_that_dies_is_started_again(with_server):
     async def body(server):
-        async with server.detecting() as searcher:
+        async with server.detecting() as own:
             await found(server, (await detect(server, text=FRAUD))["task_id"])
-            searcher._process.kill()
-            await searcher._process.wait()
+            own._process.kill()
+            await own._process.wait()
 
             assert rules_of(await found(server, (await detect(server, text=FRAUD))["task_id"]))
+
+    with_server(body)
+
+
+def test_a_search_whose_process_always_dies_is_tried_three_times(with_server, monkeypatch):
+    monkeypatch.setattr(searcher, "COMMAND", (sys.executable, "-c", "import sys; sys.stdin.readline()"))
+
+    async def body(server):
+        async with server.detecting():
+            task = await over(server, (await detect(server, text=FRAUD, max_retries=100))["task_id"])
+
+        assert (task["status"], task["attempt"]) == ("failed", 3)
+        assert task["error"]["code"] == "worker_crashed"
 
     with_server(body)
 
@@ -383,9 +398,9 @@ def test_one_at_work_is_cancelled(with_server):
     """Its process is stopped dead, and would never answer."""
 
     async def body(server):
-        async with server.detecting() as searcher:
+        async with server.detecting() as own:
             await found(server, (await detect(server, text=FRAUD))["task_id"])
-            searcher._process.send_signal(19)  # SIGSTOP
+            own._process.send_signal(19)  # SIGSTOP
             task_id = (await detect(server, text=FRAUD))["task_id"]
             await begun(server, task_id)
             assert (await server.client.delete(f"/tasks/{task_id}")).status_code == 200
