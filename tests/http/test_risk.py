@@ -812,6 +812,21 @@ def test_what_is_there_already_is_looked_through_page_by_page(with_server):
     with_server(body)
 
 
+def test_what_has_no_transcript_is_passed_over(with_server):
+    async def body(server):
+        spoken = (await server.completed("Ask not."))["task_id"]
+        await server.submit(detect_only="true")
+        await server.plan(0)
+        first = await rescan(server, limit=1)
+        rest = await rescan(server, limit=1, cursor=first["next_cursor"])
+        (look,) = (await server.get("/tasks", kind="risk_detection")).json()["tasks"]
+
+        assert (first["task_ids"], rest["task_ids"]) == ([], [look["task_id"]])
+        assert look["transcript_task_id"] == spoken
+
+    with_server(body)
+
+
 def test_a_tenant_looks_through_its_own(with_server):
     async def body(server):
         acme, other = Tenant(server, "acme"), Tenant(server, "other")

@@ -71,15 +71,23 @@ async def rescan(request: Request, wanted: Rescan) -> Response:
     await admit_caller(request)
     if own is not None and wanted.tenant not in (None, own):
         return Json(RescanView(task_ids=[], next_cursor=None), 202)
-    transcripts = await here.queue.list(_query(wanted, own))
-    if not transcripts:
-        return Json(RescanView(task_ids=[], next_cursor=None), 202)
-    tasks = _tasks(wanted, transcripts)
-    await check_detection(here, tasks[0])
-    done = await _submitted(request, tasks)
-    more = len(done) < len(tasks) or len(tasks) == wanted.limit
-    cursor = str(transcripts[len(done) - 1].seq) if more else None
-    return Json(RescanView(task_ids=done, next_cursor=cursor), 202)
+    page = await here.queue.list(_query(wanted, own))
+    transcripts = [task for task in page if not task.options.detect_only]  # which has none
+    done: list[str] = []
+    if transcripts:
+        tasks = _tasks(wanted, transcripts)
+        await check_detection(here, tasks[0])
+        done = await _submitted(request, tasks)
+    return Json(RescanView(task_ids=done, next_cursor=_cursor(wanted, page, transcripts, done)), 202)
+
+
+def _cursor(
+    wanted: Rescan, page: Sequence[Task], transcripts: Sequence[Task], done: Sequence[str]
+) -> str | None:
+    """Behind what was accepted; None where there is no more."""
+    if len(done) < len(transcripts):
+        return str(transcripts[len(done) - 1].seq)
+    return str(page[-1].seq) if len(page) == wanted.limit else None
 
 
 def _query(wanted: Rescan, own: str | None) -> ListQuery:
