@@ -20,6 +20,7 @@ from whisperd.task import (
     Problem,
     Segment,
     State,
+    TaskNotFound,
 )
 
 HERE = "http://127.0.0.1/"
@@ -228,6 +229,9 @@ def test_the_newest_of_a_transcript_is_the_last_that_was_submitted(with_queue):
 
         assert (await own.newest("audio")).report == '{"by": "b"}'
         assert (await own.first("audio")).id == "a"
+        await forget(queue, "a")
+        with pytest.raises(TaskNotFound):  # b came later, and from anybody
+            await own.first("audio")
 
     with_queue(body)
 
@@ -267,6 +271,19 @@ def test_who_finds_no_transcript_while_it_is_retried_waits_for_it(with_queue):
 
         assert await state(queue, "t") == State.QUEUED
         assert await own.claim() is None
+
+    with_queue(body)
+
+
+def test_who_finds_no_transcript_just_before_there_is_one_looks_again(with_queue):
+    async def body(queue):
+        await without_transcript(queue, "t")
+        look = await detections(queue).claim()
+        await queue.retry("audio")
+        await queue.plan(await queue.claim(), a_plan(0))
+        await detections(queue).fail(look, Problem("no_transcript", "there is none"), 1.0, final=True)
+
+        assert (await detections(queue).claim()).task.id == "t"
 
     with_queue(body)
 
@@ -319,6 +336,46 @@ def test_each_finding_alerts_once_though_its_place_grows(with_queue):
         await own.finish(await own.claim(), Outcome("{}", tuple(last), None), 1.0)
 
         assert await alerts(queue) == [[{"begin": 0}], [{"begin": 20}], [{"begin": -1}]]
+
+    with_queue(body)
+
+
+@pytest.mark.parametrize(
+    ("edit", "told"), [(None, [[{"begin": 10}], [{"begin": 11}, {"begin": 14}]]), ("e", [[{"begin": 10}], [{"begin": 14}]])]
+)
+def test_a_place_that_a_correction_has_moved_a_little_alerts_no_more(with_queue, edit, told):
+    async def body(queue):
+        own = detections(queue)
+        await queue.submit(a_task(id="audio"))
+        await queue.submit(a_detection("t", transcript="audio", detection=Detection(alert_url=HERE)))
+        (look,) = await own.hearing("audio")
+        await own.tell(look, [a_sighting(10.0, 11.0)])
+        await queue.plan(await queue.claim(), a_plan(0))
+        found = (a_sighting(11.5, 12.0), a_sighting(14.0, 15.0))
+        await own.finish(await own.claim(), Outcome("{}", found, edit), 1.0)
+
+        assert await alerts(queue) == told
+
+    with_queue(body)
+
+
+def test_nothing_is_written_down_of_a_transcript_that_went_meanwhile(with_queue):
+    async def body(queue):
+        own = detections(queue)
+        await queue.submit(a_task(id="audio"))
+        await queue.plan(await queue.claim(), a_plan(0))
+        await queue.submit(a_detection("t", transcript="audio", detection=Detection(alert_url=HERE)))
+        look = await own.claim()
+        await forget(queue, "audio")
+        await own.finish(look, FOUND._replace(sightings=(a_sighting(0, 5),)), 1.0)
+
+        task = await queue.get("t")
+        assert (task.state, task.error.code) == (State.FAILED, "no_transcript")
+        assert await alerts(queue) == []
+        (reports,) = await queue.db.read(
+            lambda conn: conn.execute("select count(report) from detection").fetchone()
+        )
+        assert reports == 0
 
     with_queue(body)
 

@@ -69,3 +69,12 @@ def test_an_alert_quotes_nothing_where_not_all_is_redacted(books):
     assert found.sightings
     assert not [one for one in found.sightings if b"4111" in bytes(one.finding)]
     assert b"4111" not in bytes(found.document)
+
+
+def test_a_finding_is_told_by_its_seconds(books):
+    found = searched(books, "hello", "my card is 4111 1111 1111 1111")
+    (one,) = [one for one in found.sightings if one.rule == "mine.card"]
+    finding = msgspec.json.decode(one.finding)
+
+    assert 5.0 < one.begin < one.past <= 10.0
+    assert (one.begin, one.past) == (finding["start"], finding["end"])

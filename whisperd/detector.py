@@ -19,7 +19,7 @@ import structlog
 from whisperd.counts import Counts
 from whisperd.detections import Detections
 from whisperd.events import Event, Events
-from whisperd.look import NO_TRANSCRIPT, Look, Outcome, Said
+from whisperd.look import MISSING, Look, Outcome, Said
 from whisperd.risk_protocol import Found, NoMemory, Search, Wrong
 from whisperd.searcher import CRASHED, OUT_OF_MEMORY, Searcher, SearchFailed
 from whisperd.task import FINAL, Kind, LostClaim, Problem, State, StorageBusy, StorageFailed, StorageFull
@@ -31,7 +31,6 @@ REST_SECONDS = 2.0  # between two looks at a call that runs,
 REST = 20  # and at least so many times what the last one took
 MOST_TRIES = 3  # of a search whose process dies, whatever its task allows: others wait behind it
 STORAGE_SECONDS = 5.0  # until storage that failed is tried again
-MISSING = Problem(NO_TRANSCRIPT, "there is no transcript: its task failed, was cancelled or is gone")
 BROKEN = Problem("internal_error", "whisperd failed on this task; its log says why")
 
 T = TypeVar("T")
@@ -130,10 +129,13 @@ class Detector:
             for look in await self._detections.hearing(task_id):
                 await self._glance(look, task_id)
         except _TROUBLES:
+            self._news.setdefault(task_id, 0.0)
             raise
         except Exception as error:  # an edge: it is told at the end, or fails then
             log.error("a look at a call that runs broke", task_id=task_id, exc_info=error)
-        self._rests[task_id] = monotonic() + max(REST_SECONDS, REST * (monotonic() - began))
+        now = monotonic()
+        self._rests = {id: until for id, until in self._rests.items() if until > now}  # some are over
+        self._rests[task_id] = now + max(REST_SECONDS, REST * (now - began))
         return True
 
     async def _glance(self, look: Look, task_id: str) -> None:

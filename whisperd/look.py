@@ -7,9 +7,11 @@ from typing import Literal, NamedTuple
 import msgspec
 from msgspec import Raw, Struct
 
-from whisperd.task import Detection, Segment, Task
+from whisperd.task import Detection, Problem, Segment, Task
 
 NO_TRANSCRIPT = "no_transcript"  # the code of the problem that there is none to look through
+MISSING = Problem(NO_TRANSCRIPT, "there is no transcript: its task failed, was cancelled or is gone")
+CLOSE = 1.0  # seconds that a place moves at most when its transcript is corrected, where words had times
 Standing = Literal["awaited", "completed"]  # of the looks through a transcript
 
 
@@ -33,14 +35,14 @@ class Sighting(Struct, frozen=True, kw_only=True):
     """A finding, or what is missing, as it is told of."""
 
     rule: str
-    begin: int  # characters of all segments' texts: [begin, past); -1 of what is missing
-    past: int
+    begin: float  # seconds: [begin, past); -1 of what is missing, and where there are no times
+    past: float
     loud: bool  # severe enough for an alert
     finding: Raw  # JSON
 
-    def is_at(self, begin: int, past: int) -> bool:
+    def is_at(self, begin: float, past: float, slack: float = 0.0) -> bool:
         """Whether it is there, seen again: with more of the transcript a place may have grown."""
-        return self.begin == begin or (self.begin < past and begin < self.past)
+        return self.begin == begin or (self.begin < past + slack and begin < self.past + slack)
 
 
 class Outcome(NamedTuple):

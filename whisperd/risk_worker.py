@@ -130,11 +130,11 @@ class Worker:
 
 
 def _sighting(one: Finding | Missing, least: Severity) -> Sighting:
-    place = (one.char_start, one.char_end) if isinstance(one, Finding) else (-1, -1)
+    begin, past = (one.start, one.end) if isinstance(one, Finding) else (None, None)
     return Sighting(
         rule=one.rule_id,
-        begin=place[0],
-        past=place[1],
+        begin=-1.0 if begin is None else begin,
+        past=-1.0 if past is None else past,
         loud=_SEVERITIES.index(one.severity) >= _SEVERITIES.index(least),
         finding=msgspec.Raw(msgspec.json.encode(one)),
     )

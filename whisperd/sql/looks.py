@@ -10,7 +10,18 @@ from collections.abc import Sequence
 
 import msgspec
 
-from whisperd.look import NO_TRANSCRIPT, Kept, Look, Outcome, Said, Seen, Sighting, Standing
+from whisperd.look import (
+    CLOSE,
+    MISSING,
+    NO_TRANSCRIPT,
+    Kept,
+    Look,
+    Outcome,
+    Said,
+    Seen,
+    Sighting,
+    Standing,
+)
 from whisperd.sql import edits, outbox, questions, timeline
 from whisperd.sql.detections import is_ready
 from whisperd.sql.line import adjust, end, move
@@ -87,10 +98,16 @@ def said(conn: sqlite3.Connection, look: Look) -> Said | None:
 def finish(
     conn: sqlite3.Connection, look: Look, outcome: Outcome, seconds: float, now: float
 ) -> tuple[Sequence[Task], Sequence[Sighting]]:
-    """Write down what was found. `seconds`: that it took. Returns what nobody was told of before, too."""
+    """Write down what was found. `seconds`: that it took. Returns what nobody was told of before, too.
+
+    Of a transcript that is gone by now nothing is: it would be quoted.
+    """
     _own(conn, look)
+    if _is_gone(conn, look.task.transcript):
+        _spent(conn, look.task.seq, seconds)
+        return _failed(conn, look.task, MISSING, True, seconds, now), []
     conn.execute(_FOUND, {"report": outcome.report, "edit": outcome.edit, "task": look.task.seq})
-    news = _news(conn, look, outcome.sightings)
+    news = _news(conn, look, outcome.sightings, 0.0 if outcome.edit is None else CLOSE)
     _alert(conn, look, news, now)
     _spent(conn, look.task.seq, seconds)
     return end(conn, look.task.seq, State.COMPLETED, None, now), news
@@ -142,11 +159,13 @@ def heard(conn: sqlite3.Connection, transcription_id: str) -> Sequence[Segment]:
     return sorted((one for _, one in marked if one.start < settled), key=lambda segment: segment.start)
 
 
-def _news(conn: sqlite3.Connection, look: Look, sightings: Sequence[Sighting]) -> Sequence[Sighting]:
-    known: dict[str, list[tuple[int, int]]] = {}
+def _news(
+    conn: sqlite3.Connection, look: Look, sightings: Sequence[Sighting], slack: float = 0.0
+) -> Sequence[Sighting]:
+    known: dict[str, list[tuple[float, float]]] = {}
     for row in conn.execute("select rule, begin, past from told where task = ?", (look.task.seq,)):
         known.setdefault(row["rule"], []).append((row["begin"], row["past"]))
-    return [one for one in sightings if not any(one.is_at(*place) for place in known.get(one.rule, ()))]
+    return [one for one in sightings if not any(one.is_at(*place, slack) for place in known.get(one.rule, ()))]
 
 
 def _alert(conn: sqlite3.Connection, look: Look, news: Sequence[Sighting], now: float) -> None:
@@ -161,13 +180,26 @@ def fail(
 ) -> Sequence[Task]:
     """Count a failure: it is looked through again, or the task has failed.
 
-    That there is no transcript is no failure where its task was retried meanwhile.
+    That there is no transcript is no failure where its task was retried meanwhile, or is completed by now.
     """
     _own(conn, look)
     _spent(conn, look.task.seq, seconds)
-    if problem.code == NO_TRANSCRIPT and not is_ready(conn, look.task.transcript):
-        return [move(conn, look.task.seq, "state = 'queued', ready = 0", {})]
+    if problem.code == NO_TRANSCRIPT and _may_come(conn, look.task.transcript):
+        ready = {"ready": is_ready(conn, look.task.transcript)}
+        return [move(conn, look.task.seq, "state = 'queued', ready = :ready", ready)]
     return _failed(conn, look.task, problem, final, seconds, now)
+
+
+def _may_come(conn: sqlite3.Connection, transcript: str | None) -> bool:
+    """Whether there is a transcript, or will be."""
+    sql = "select 1 from task where id = ? and state in ('queued', 'processing', 'completed')"
+    return conn.execute(sql, (transcript,)).fetchone() is not None
+
+
+def _is_gone(conn: sqlite3.Connection, transcript: str | None) -> bool:
+    """Whether its task is not kept any more."""
+    sql = "select 1 from task where id = ?"
+    return transcript is not None and conn.execute(sql, (transcript,)).fetchone() is None
 
 
 def interrupt(conn: sqlite3.Connection, problem: Problem, now: float) -> None:
@@ -228,9 +260,12 @@ def left_without(conn: sqlite3.Connection, transcription: Task) -> Sequence[int]
 
 
 def first(conn: sqlite3.Connection, transcription_id: str) -> Task:
-    """The first that was to look through this transcript: the one queued with it. Raises TaskNotFound."""
+    """The one that was queued with this transcription, in one transaction. Raises TaskNotFound."""
     row = conn.execute(
-        "select * from task where seq = (select min(seq) from task where transcript = ?)", (transcription_id,)
+        """
+        select * from task where transcript = :id and seq = (select seq + 1 from task where id = :id)
+        """,
+        {"id": transcription_id},
     ).fetchone()
     if row is None:
         raise TaskNotFound(f"nothing looks through task {transcription_id}")
