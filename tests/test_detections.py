@@ -56,6 +56,20 @@ def test_the_most_urgent_comes_first_and_then_the_oldest(with_queue):
     with_queue(body)
 
 
+def test_tenants_take_turns_within_a_priority(with_queue):
+    async def body(queue):
+        own = detections(queue)
+        for id in ("a1", "a2", "a3", "c1", "b1", "b2"):
+            await queue.submit(a_detection(id, tenant=id[0]))
+        order = [(await own.claim()).task.id for _ in range(4)]
+        await queue.submit(a_detection("c2", tenant="c", priority=1))
+        order += [(await own.claim()).task.id for _ in range(3)]
+
+        assert order == ["a1", "b1", "c1", "a2", "c2", "a3", "b2"]
+
+    with_queue(body)
+
+
 def test_what_waits_for_a_transcript_holds_up_nothing(with_queue):
     async def body(queue):
         await queue.submit(a_task(id="audio"))
@@ -341,7 +355,8 @@ def test_each_finding_alerts_once_though_its_place_grows(with_queue):
 
 
 @pytest.mark.parametrize(
-    ("edit", "told"), [(None, [[{"begin": 10}], [{"begin": 11}, {"begin": 14}]]), ("e", [[{"begin": 10}], [{"begin": 14}]])]
+    ("edit", "told"),
+    [(None, [[{"begin": 10}], [{"begin": 11}, {"begin": 14}]]), ("e", [[{"begin": 10}], [{"begin": 14}]])],
 )
 def test_a_place_that_a_correction_has_moved_a_little_alerts_no_more(with_queue, edit, told):
     async def body(queue):

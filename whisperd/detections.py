@@ -32,12 +32,16 @@ class Detections:
         self._events = events
         self._told = told
         self._now = now
+        self._served = looks.NO_TENANT  # the tenant whose turn it was last
 
     async def claim(self) -> Look | None:
-        """Own the next task whose transcript is there, or will never be; None: there is none."""
+        """Own the next task whose transcript is there, or will never be; None: there is none.
+
+        Of those that are as urgent tenants take turns, anew after a restart.
+        """
         if not await self._db.read(looks.is_waiting):  # a transaction would wait for the disk
             return None
-        return await self._db.write(looks.claim, self._now(), then=self._told_of_claim)
+        return await self._db.write(looks.claim, self._now(), self._served, then=self._told_of_claim)
 
     async def said(self, look: Look) -> Said | None:
         """What it has to look through; None: there is no transcript."""
@@ -104,4 +108,5 @@ class Detections:
 
     def _told_of_claim(self, look: Look | None) -> None:
         if look is not None:
+            self._served = look.task.tenant
             self._told([look.task])

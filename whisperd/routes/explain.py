@@ -135,7 +135,7 @@ async def _reasons_of_detection(here: Services, task: Task) -> AsyncIterator[Rea
     elif task.transcript is not None and await _is_made(here, task.transcript):
         yield Reason(code="transcript", message=f"it waits for the transcript of task {task.transcript}")
     else:
-        message = "it is its turn after those that are more urgent, or as urgent and older"
+        message = "it is its turn after what is more urgent, or of its tenant and older; tenants take turns"
         yield Reason(code="in_line", message=message)
 
 

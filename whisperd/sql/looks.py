@@ -39,16 +39,17 @@ from whisperd.task import (
 from whisperd.timeline import Moment
 
 OF_AN_ALERT = 100  # findings
+NO_TENANT = ""  # before all others
 MOST_HEARING = 10  # that alert of one call
 
 
 def is_waiting(conn: sqlite3.Connection) -> bool:
-    return _first(conn) is not None
+    return _first(conn, NO_TENANT) is not None
 
 
-def claim(conn: sqlite3.Connection, now: float) -> Look | None:
-    """The next one that may begin, the most urgent first, and of these the oldest."""
-    seq = _first(conn)
+def claim(conn: sqlite3.Connection, now: float, after: str = NO_TENANT) -> Look | None:
+    """The next one that may begin: of the most urgent, the oldest of the tenant that comes behind `after`."""
+    seq = _first(conn, after)
     if seq is None:
         return None
     task = move(conn, seq, "state = 'processing', started_at = coalesce(started_at, :now)", {"now": now})
@@ -63,14 +64,16 @@ def _look(task: Task, row: sqlite3.Row) -> Look:
     return Look(task=task, claims=row["claims"], wanted=row["asked"], rules=row["source"])
 
 
-def _first(conn: sqlite3.Connection) -> int | None:
-    row = conn.execute(
-        """
-        select seq from task indexed by task_detection where ready = 1 and state = 'queued'
-        order by priority desc, seq limit 1
-        """
-    ).fetchone()
-    return row and int(row["seq"])
+def _first(conn: sqlite3.Connection, after: str) -> int | None:
+    ready = "from task indexed by task_detection where ready = 1 and state = 'queued'"
+    best = conn.execute(f"select priority {ready} order by priority desc limit 1").fetchone()
+    if best is None:
+        return None
+    of_tenant = f"select seq {ready} and priority = ? and tenant > ? order by tenant, seq limit 1"
+    for tenant in (after, NO_TENANT):  # behind the last one there is the first
+        if row := conn.execute(of_tenant, (best["priority"], tenant)).fetchone():
+            return int(row["seq"])
+    return None
 
 
 def said(conn: sqlite3.Connection, look: Look) -> Said | None:
@@ -165,7 +168,9 @@ def _news(
     known: dict[str, list[tuple[float, float]]] = {}
     for row in conn.execute("select rule, begin, past from told where task = ?", (look.task.seq,)):
         known.setdefault(row["rule"], []).append((row["begin"], row["past"]))
-    return [one for one in sightings if not any(one.is_at(*place, slack) for place in known.get(one.rule, ()))]
+    return [
+        one for one in sightings if not any(one.is_at(*place, slack) for place in known.get(one.rule, ()))
+    ]
 
 
 def _alert(conn: sqlite3.Connection, look: Look, news: Sequence[Sighting], now: float) -> None:
@@ -185,8 +190,8 @@ def fail(
     _own(conn, look)
     _spent(conn, look.task.seq, seconds)
     if problem.code == NO_TRANSCRIPT and _may_come(conn, look.task.transcript):
-        ready = {"ready": is_ready(conn, look.task.transcript)}
-        return [move(conn, look.task.seq, "state = 'queued', ready = :ready", ready)]
+        change = "state = 'queued', ready = :ready"
+        return [move(conn, look.task.seq, change, {"ready": is_ready(conn, look.task.transcript)})]
     return _failed(conn, look.task, problem, final, seconds, now)
 
 
@@ -237,7 +242,9 @@ def release(conn: sqlite3.Connection, look: Look) -> Sequence[Task]:
 
 def again(conn: sqlite3.Connection, task: Task) -> Task:
     """A task that failed or was cancelled is back in line: in its own, and for a look from the start."""
-    conn.execute("update detection set failures = 0, report = null, hidden = null where task = ?", (task.seq,))
+    conn.execute(
+        "update detection set failures = 0, report = null, hidden = null where task = ?", (task.seq,)
+    )
     ready = is_ready(conn, task.transcript)
     return move(conn, task.seq, "waiting = 0, ready = :ready", {"ready": ready})
 
