@@ -82,6 +82,33 @@ class Redis:
         shutil.rmtree(self.folder)
 
 
+class Sentinel:
+    """It watches a Redis under the name queue, and makes its replica the master soon after that has died."""
+
+    def __init__(self, folder, master):
+        folder.mkdir()
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            self.port = server.getsockname()[1]
+        config = folder / "sentinel.conf"  # into which it writes what it learns
+        config.write_text(
+            f"port {self.port}\nbind 127.0.0.1\ndir {folder}\n"
+            f"sentinel monitor queue 127.0.0.1 {master.port} 1\n"
+            "sentinel down-after-milliseconds queue 500\n"
+            "sentinel failover-timeout queue 3000\n"
+        )
+        command = ["redis-server", str(config), "--sentinel"]
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+
+    def cli(self, *words):
+        """Also while it does not answer yet."""
+        command = ["redis-cli", "-p", str(self.port), *map(str, words)]
+        return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+
+    def stop(self):
+        self._process.terminate()
+        self._process.wait(30)
+
+
 class Node:
     """BullMQ for Node in a process of its own: `node.add(data, opts)`, `node.look(id)`, …"""
 

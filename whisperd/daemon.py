@@ -37,7 +37,7 @@ from whisperd.minutes import Minutes
 from whisperd.notify import Notifier
 from whisperd.outbound import Outbound
 from whisperd.redacting import Redacting
-from whisperd.redis_queue.link import RedisMissing, RedisUnusable
+from whisperd.redis_queue.client import RedisMissing, RedisUnusable
 from whisperd.reload import changes, merged
 from whisperd.results import Results
 from whisperd.routes import Services

@@ -18,10 +18,11 @@ from whisperd.redis_queue.boards import Boards
 from whisperd.redis_queue.bridge import Bridge
 from whisperd.redis_queue.census import Census
 from whisperd.redis_queue.checkpoints import Checkpoints
+from whisperd.redis_queue.client import RedisAway, RedisUnusable
 from whisperd.redis_queue.follower import Follower
 from whisperd.redis_queue.intake import Intake
 from whisperd.redis_queue.ledger import Ledger
-from whisperd.redis_queue.link import Link, RedisAway, RedisUnusable
+from whisperd.redis_queue.link import Link
 from whisperd.redis_queue.parts import Common, Own
 from whisperd.redis_queue.recall import Recall
 from whisperd.redis_queue.shared_queue import SharedQueue

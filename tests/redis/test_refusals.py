@@ -7,6 +7,7 @@ import pytest
 import trustme
 
 from tests.redis.conftest import over
+from tests.redis_server import Redis
 from tests.s3_server import a_free_port
 
 
@@ -19,6 +20,12 @@ from tests.s3_server import a_free_port
         ({"REDIS__PASSWORD_FILE": "/no/such/file"}, "redis.password_file cannot be read"),
         ({"REDIS__CA_FILE": "/etc/hosts"}, "redis.url begins with rediss://"),
         ({"REDIS__URL": "http://127.0.0.1"}, 'expected a URL like "redis://host:6379/0"'),
+        ({"REDIS__URL": "redis://127.0.0.1:port"}, "redis.url has a port that is no number"),
+        ({"REDIS__URL": "redis://one:6379,two:6379"}, "names several hosts: that is for Sentinels"),
+        (
+            {"REDIS__SENTINEL_MASTER": "m", "REDIS__SENTINEL_PASSWORD_FILE": "/no/such/file"},
+            "redis.sentinel_password_file cannot be read",
+        ),
     ],
 )
 def test_a_setting_that_would_never_do_is_refused_at_the_start(new_host, settings, said):
@@ -36,6 +43,17 @@ def test_a_redis_that_may_forget_jobs_is_refused(new_host, redis):
 
     assert status == 1
     assert "maxmemory-policy is allkeys-lru" in told
+
+
+def test_a_node_of_a_cluster_is_refused(new_host, tmp_path):
+    node = Redis(tmp_path / "node", **{"cluster-enabled": "yes"})
+    try:
+        status, told = new_host(REDIS__URL=node.start().url).refused()
+    finally:
+        node.stop()
+
+    assert status == 1
+    assert "redis.url names a node of a Redis Cluster, which is not supported" in told
 
 
 def test_a_wrong_password_is_refused_at_once_and_never_told(new_host, redis, tmp_path):

@@ -28,6 +28,14 @@ class Redis(Struct, frozen=True, kw_only=True):
             secret=True,
         ),
     ] = ""
+    sentinel_master: Annotated[
+        str,
+        key(
+            "The name by which Sentinels know the master; then url names them: "
+            '"redis://one:26379,two:26379/0". "": url names the server.'
+        ),
+    ] = ""
+    sentinel_password_file: Annotated[str, key('A file with the Sentinels\' own password; "": none.')] = ""
     role: Annotated[
         Literal["both", "api", "worker"],
         key(

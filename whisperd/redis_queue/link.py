@@ -1,4 +1,4 @@
-"""The way to Redis: the client, whether it can be used at all, and its troubles in our words.
+"""The way to Redis: whether it can be used at all, since when it answers, and its troubles in our words.
 
 Needs redis and bullmq (`pip install 'whisperd[redis]'`), which are loaded with the link and not before. What
 Redis says in an error may quote a password: nothing of it is passed on.
@@ -11,34 +11,27 @@ import ssl
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from math import inf
-from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import structlog
 
 from whisperd.config import Redis as Settings
+from whisperd.redis_queue.client import CONNECT_SECONDS, RedisAway, RedisUnusable, close, connected
 from whisperd.task import QueueAway
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
 log = structlog.get_logger(__name__)
-CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 5.0  # that a command may take: a network that drops packets says nothing
 POLICY = "noeviction"
-
-
-class RedisMissing(Exception):
-    """The library is not installed."""
-
-
-class RedisUnusable(QueueAway):
-    """Redis refuses us, or may forget jobs: whoever runs it has to look. The message is safe to show."""
-
-
-class RedisAway(QueueAway):
-    """Redis does not answer; later it may."""
+# Why what answers at redis.url is none that can be used, by what it calls itself.
+_OTHERS = {
+    "sentinel": "redis.url names a Sentinel: redis.sentinel_master has to name the master that it watches",
+    "cluster": "redis.url names a node of a Redis Cluster, which is not supported: name a Redis that is none, "
+    "or its Sentinels",
+}
 
 
 class Link:
@@ -50,7 +43,7 @@ class Link:
 
     def __init__(self, settings: Settings) -> None:
         """Connects to nothing yet. Raises RedisMissing, RedisUnusable."""
-        self.client = _client(settings)
+        self.client = connected(settings)
         self.trouble: str | None = None
         self.well_since = inf
         self.server = ""
@@ -92,7 +85,10 @@ class Link:
         """Ask as this host will ask. Raises RedisUnusable, RedisAway."""
         async with self.asking(2 * CONNECT_SECONDS) as client:
             await client.ping()
+            mode = (await client.info("server")).get("redis_mode", "")
             policy = (await client.info("memory")).get("maxmemory_policy", POLICY)
+        if why := _OTHERS.get(mode):
+            raise RedisUnusable(why)
         if policy != POLICY:
             raise RedisUnusable(
                 "Redis may throw tasks away when its memory is full: its maxmemory-policy is "
@@ -100,69 +96,14 @@ class Link:
             )
 
     async def close(self) -> None:
-        await self.client.aclose()
-
-
-def _client(settings: Settings) -> Redis:
-    try:
-        from redis.asyncio import ConnectionPool, Redis
-        from redis.asyncio.retry import Retry
-        from redis.backoff import NoBackoff
-    except ImportError as error:
-        raise RedisMissing("a shared queue needs a library more: pip install 'whisperd[redis]'") from error
-    options: dict[str, Any] = {
-        "decode_responses": True,  # bullmq's scripts need it
-        "socket_timeout": None,  # five seconds by default, which breaks blocking reads: `asking` has one
-        "socket_connect_timeout": CONNECT_SECONDS,
-        "socket_keepalive": True,
-        "retry": Retry(NoBackoff(), 0),  # a command that was cut off may have been done: who asked decides
-        "health_check_interval": 0,
-        **_who(settings),
-        **_tls(settings),
-    }
-    return Redis.from_pool(ConnectionPool.from_url(settings.url, **options))  # which it closes, then
-
-
-def _who(settings: Settings) -> dict[str, str]:
-    who = {"username": settings.username} if settings.username else {}
-    if settings.password_file:
-        try:
-            who["password"] = Path(settings.password_file).read_text().strip()
-        except (OSError, UnicodeError) as error:
-            raise RedisUnusable(f"redis.password_file cannot be read: {_why(error)}") from None
-    return who
-
-
-def _tls(settings: Settings) -> dict[str, str]:
-    files = {
-        "ssl_ca_certs": settings.ca_file,
-        "ssl_certfile": settings.cert_file,
-        "ssl_keyfile": settings.key_file,
-    }
-    named = {name: file for name, file in files.items() if file}
-    if named and not settings.url.startswith("rediss://"):
-        raise RedisUnusable(
-            "redis.ca_file, cert_file and key_file are for TLS: redis.url begins with rediss://"
-        )
-    try:  # redis loads them with the first connection: a wrong one would look like a Redis that is away
-        trusting = ssl.create_default_context(cafile=settings.ca_file or None)
-        if settings.cert_file:
-            trusting.load_cert_chain(settings.cert_file, settings.key_file or None)
-    except (OSError, ssl.SSLError) as error:
-        raise RedisUnusable(
-            f"a file of redis.ca_file, cert_file, key_file is no good: {_why(error)}"
-        ) from None
-    return named
-
-
-def _why(error: Exception) -> str:
-    return (error.strerror if isinstance(error, OSError) else None) or "it is no such file"
+        await close(self.client)
 
 
 @contextmanager
 def _told() -> Iterator[None]:
     """Around a command: what redis raises becomes one of ours."""
     from redis import exceptions as theirs
+    from redis.asyncio.sentinel import MasterNotFoundError
 
     refusals = (theirs.AuthenticationError, theirs.AuthorizationError, theirs.NoPermissionError)
     passing = (theirs.ReadOnlyError, theirs.OutOfMemoryError, theirs.ClusterDownError, theirs.TryAgainError)
@@ -170,6 +111,8 @@ def _told() -> Iterator[None]:
         yield
     except refusals:
         raise RedisUnusable("Redis refuses redis.username, its password, or what it asks for") from None
+    except MasterNotFoundError:
+        raise RedisAway("no Sentinel that answers names a master of the name redis.sentinel_master") from None
     except (theirs.ConnectionError, theirs.TimeoutError, OSError) as error:
         if _is_about_tls(error):
             raise RedisUnusable("Redis has no certificate that holds for its name, or refuses ours") from None

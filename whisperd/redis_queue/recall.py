@@ -19,7 +19,7 @@ import structlog
 from whisperd.job import Job, Submitted
 from whisperd.redis_queue import formats
 from whisperd.redis_queue.board import Standing
-from whisperd.redis_queue.link import RedisAway
+from whisperd.redis_queue.client import RedisAway
 from whisperd.redis_queue.parts import Common, Own
 from whisperd.s3 import S3Error
 from whisperd.task import QueueAway, StorageBusy, StorageFailed, StorageFull

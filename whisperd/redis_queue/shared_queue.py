@@ -17,7 +17,7 @@ import structlog
 from whisperd.job import Submitted
 from whisperd.redis_queue import formats
 from whisperd.redis_queue.board import LostJob, Seen
-from whisperd.redis_queue.link import RedisAway
+from whisperd.redis_queue.client import RedisAway
 from whisperd.redis_queue.parts import Common, Own
 from whisperd.s3 import S3Error
 from whisperd.task import (

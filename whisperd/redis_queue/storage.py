@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from whisperd import s3
 from whisperd.buckets import is_s3
 from whisperd.config import Config
-from whisperd.redis_queue.link import RedisUnusable
+from whisperd.redis_queue.client import RedisUnusable
 from whisperd.s3 import S3Error, S3Exists, S3NotFound
 
 if TYPE_CHECKING:
