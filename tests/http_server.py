@@ -354,7 +354,7 @@ async def a_server(
             keys=KeyRing(folder / "keys.json"),
             sessions=Sessions(folder / "sessions.json"),
             minutes=Minutes(db, now),
-            drain=Drain(queue),
+            drain=Drain(queue, pool),
             now=now,
             counts=counts,
             tracing=tracing,

@@ -532,6 +532,15 @@ def test_a_daemon_is_drained_and_what_is_left_is_told_meanwhile(run, daemon):
     assert daemon.seen[0] == ("POST", "/admin/drain?timeout_seconds=60")
 
 
+def test_a_drain_of_a_paused_daemon_is_not_waited_for(run, daemon):
+    daemon.drains = [{"processing": 1}, {"queued": 2, "paused": True}]
+
+    outcome = run("drain")
+
+    told = "not drained: 0 processing, 2 queued, and it is paused: `whisperd resume`"
+    assert (outcome.lines, outcome.status) == ([told], 1)
+
+
 def test_a_drain_that_somebody_ends_has_failed(run, daemon):
     daemon.drains = [{"processing": 1}, {"draining": False}]
 

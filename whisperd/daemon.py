@@ -426,7 +426,7 @@ def _services(
         pulse_trouble=pulse_trouble,
         queue_trouble=lambda: shared.link.trouble if shared else None,
         share=lambda: shared.share() if shared else None,
-        drain=Drain(parts.queue, shared.bridge if shared else None),
+        drain=Drain(parts.queue, parts.pool, shared.bridge if shared else None, runs=runs),
         copies=lambda: parts.offsite.state() if parts.offsite else None,
         backups=parts.backups,
         back_up=lambda: parts.back_up("manual"),

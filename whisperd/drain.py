@@ -21,6 +21,12 @@ class Queue(Protocol):
     async def stats(self) -> Stats: ...
 
 
+class Pool(Protocol):
+    @property
+    def paused(self) -> bool: ...
+    def held(self) -> Sized: ...  # the chunks in work
+
+
 class Held(Protocol):
     """What this host has taken of the queue that several share."""
 
@@ -31,7 +37,8 @@ class Held(Protocol):
 
 class Draining(Struct, frozen=True, kw_only=True):
     draining: bool
-    drained: bool  # and nothing is left that could run now
+    drained: bool  # and nothing is left that could run here, but later
+    paused: bool  # what is left is not gone on with until somebody resumes
     queued: int  # here, but for what is to run later
     processing: int
     held: int  # of the shared queue, what is still to be told to it too
@@ -39,10 +46,12 @@ class Draining(Struct, frozen=True, kw_only=True):
 
 
 class Drain:
-    def __init__(self, queue: Queue, shared: Held | None = None) -> None:
-        """`shared`: None where this host has a queue of its own."""
+    def __init__(self, queue: Queue, pool: Pool, shared: Held | None = None, *, runs: bool = True) -> None:
+        """`shared`: None where this host has a queue of its own. `runs`: whether it has workers at all."""
         self._queue = queue
+        self._pool = pool
         self._shared = shared
+        self._runs = runs
         self._ends_at = 0.0  # monotonic
         self.begun = False
 
@@ -63,13 +72,16 @@ class Drain:
             self._shared.take_again()
 
     async def state(self) -> Draining:
+        rests = self._pool.paused and not self._pool.held()  # asked first: then the queue knows of all ends
         stats, held = await self._queue.stats(), len(self._shared.held()) if self._shared else 0
         queued = stats.by_state[State.QUEUED] - stats.delayed
         processing = stats.by_state[State.PROCESSING]
+        left = held + (queued + processing if self._runs else 0)
         ends = self.begun and self._shared is not None
         return Draining(
             draining=self.begun,
-            drained=self.begun and not (queued or processing or held),
+            drained=self.begun and not left,
+            paused=bool(left) and not held and rests,
             queued=queued,
             processing=processing,
             held=held,

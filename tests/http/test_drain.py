@@ -20,6 +20,7 @@ def test_a_host_is_drained_once_all_that_it_had_is_done(with_server):
         assert began == {
             "draining": True,
             "drained": False,
+            "paused": False,
             "queued": 1,
             "processing": 0,
             "held": 0,
@@ -31,6 +32,26 @@ def test_a_host_is_drained_once_all_that_it_had_is_done(with_server):
         await server.finish("Ask not.")
 
         assert await drained(server)
+
+    with_server(body)
+
+
+def test_what_is_left_on_a_paused_host_is_said_to_wait_for_somebody(with_server):
+    async def body(server):
+        async def paused():
+            return (await server.get("/admin/drain")).json()["paused"]
+
+        await server.client.post("/admin/pause")
+        await server.client.post("/admin/drain")
+        assert (await drained(server), await paused()) == (True, False)
+        await server.client.post("/admin/undrain")
+        await server.submit()
+
+        await server.client.post("/admin/drain")
+        assert (await drained(server), await paused()) == (False, True)
+
+        await server.client.post("/admin/resume")
+        assert (await drained(server), await paused()) == (False, False)
 
     with_server(body)
 

@@ -110,6 +110,34 @@ def test_a_host_without_time_hands_back_what_runs_and_another_does_it(
     assert node.look(job_id)["attemptsMade"] <= 1
 
 
+def test_a_paused_host_hands_back_what_it_had_begun(new_host, node, submitted, drain, minutes_of_speech):
+    host = new_host().start()
+    job_id = submitted(host, "long", minutes_of_speech(2))
+    until(lambda: host.get("/stats")["processing"] == 1)
+    host.http.post("/admin/pause").raise_for_status()
+
+    drained = drain(host)
+
+    assert (drained.returncode, drained.stdout) == (0, "drained\n"), drained.stderr
+    assert waits(node, job_id)
+    assert host.rows("select count(*) from task") == [(0,)]
+
+
+def test_tasks_from_before_do_not_keep_a_host_that_only_answers_from_being_drained(
+    new_host, redis, drain, jfk
+):
+    host = new_host(REDIS__URL="").start()
+    host.http.post("/admin/pause").raise_for_status()
+    task_id = host.queued(jfk)
+    host.stop()
+
+    host.environment |= {"WHISPERD_REDIS__URL": redis.url, "WHISPERD_REDIS__ROLE": "api"}
+    host.start()
+
+    assert drain(host).stdout == "drained\n"
+    assert host.task(task_id)["status"] == "queued"
+
+
 def test_a_drained_host_still_accepts_for_the_others_and_takes_work_again(new_host, drain, jfk):
     host = new_host().start()
     assert drain(host).returncode == 0

@@ -265,7 +265,8 @@ class Draining(Struct, frozen=True, kw_only=True):
     """How far a daemon is that is emptied."""
 
     draining: bool
-    drained: bool  # and nothing is left that could run now
+    drained: bool  # and nothing is left that could run there, but later
+    paused: bool = False  # what is left is not gone on with until somebody resumes
     queued: int = 0  # here, but for what is to run later
     processing: int = 0
     held: int = 0  # of a queue that hosts share

@@ -40,8 +40,8 @@ def drain(off: Off = False, timeout: Timeout = None, url: Url = DEFAULT_URL, jso
     finished. Where hosts share a queue, what nobody has begun goes back to it, and what is still sent to
     this host goes there, too. A host with a queue of its own finishes all it has, and refuses what is sent.
 
-    Exit status 1 when it is not empty by the end: --timeout came, or somebody else used --off. Ctrl-C ends
-    the waiting only. A restart ends it, too.
+    Exit status 1 when it is not empty by the end: --timeout came, it is paused with tasks of its own, or
+    somebody else used --off. Ctrl-C ends the waiting only. A restart ends it, too.
 
       $ whisperd drain --timeout 300 && sudo systemctl stop whisperd
     """
@@ -55,10 +55,10 @@ def drain(off: Off = False, timeout: Timeout = None, url: Url = DEFAULT_URL, jso
 
 
 def _emptied(daemon: Client, timeout: float | None) -> Draining:
-    """Once it is, or cannot be waited for any longer; what is left is told as it changes."""
+    """Once it is, or cannot be waited for; what is left is told as it changes."""
     state, told = daemon.drain(timeout), ""
     ends = inf if timeout is None else monotonic() + timeout + HAND_BACK_SECONDS
-    while state.draining and not state.drained and monotonic() < ends:
+    while state.draining and not (state.drained or state.paused) and monotonic() < ends:
         if (left := _left(state)) != told:
             print(f"waiting: {left}", file=sys.stderr)
             told = left
@@ -70,4 +70,5 @@ def _emptied(daemon: Client, timeout: float | None) -> Draining:
 def _left(state: Draining) -> str:
     if not state.draining:
         return "somebody has ended it"
-    return f"{state.processing} processing, {state.queued} queued"
+    left = f"{state.processing} processing, {state.queued} queued"
+    return f"{left}, and it is paused: `whisperd resume`" if state.paused else left

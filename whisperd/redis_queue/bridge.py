@@ -246,8 +246,8 @@ class Bridge:
 
     async def _hand_back(self) -> None:
         while True:
-            if self._leaves_at is not None:
-                late = monotonic() >= self._leaves_at
+            if self._leaves_at is not None and self._held:
+                late = monotonic() >= self._leaves_at or not self._slots()  # then nobody goes on with it here
                 with suppress(StorageFull, StorageBusy, StorageFailed, TaskNotFound):
                     for task_id, job in (await self._own.ledger.held()).items():
                         await self._return(job, task_id, late=late)
