@@ -9,6 +9,7 @@ from whisperd.config import Redis as Settings
 from whisperd.job import Depth, Job
 from whisperd.redis_queue.board import Board
 from whisperd.redis_queue.boards import Boards
+from whisperd.redis_queue.index import LOOK_AT
 from whisperd.redis_queue.link import Link
 
 LOCK_SECONDS = 2.0
@@ -80,5 +81,37 @@ def test_a_queue_may_come_while_all_are_asked(body):
 
         assert (seen, verdict) == (None, "gone")
         assert "of-earlier-settings" in boards.each()
+
+    body(test)
+
+
+def test_what_redis_has_forgotten_leaves_the_order_of_lists_by_and_by(body, redis):
+    async def test(boards):
+        await boards.add("kept", "transcription", {}, priority=1)
+        index = "bull:transcription:whisperd:tasks"
+        fill = "for n = 1, 5000 do redis.call('zadd', KEYS[1], n, 'gone' .. n) end"
+        redis.cli("eval", fill, 1, index)
+
+        while redis.cli("zcard", index) != "1":
+            await boards.tidy()
+
+        assert redis.cli("zrange", index, 0, -1) == "kept"
+
+    body(test)
+
+
+def test_much_that_has_happened_is_told_in_pieces(body, redis):
+    async def test(boards):
+        board = boards.each()["transcription"]
+        tell = "for n = 1, 250 do redis.call('xadd', KEYS[1], '*', 'event', 'failed', 'jobId', n) end"
+        redis.cli("eval", tell, 1, "bull:transcription:events")
+
+        heard, place = [], "0"
+        while len(heard) < 250:
+            place, changed, _ = await board.news(place)
+            assert len(changed) <= LOOK_AT
+            heard += changed
+
+        assert heard == [str(n) for n in range(1, 251)]
 
     body(test)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from random import randrange
 from secrets import token_hex
 from time import monotonic, time
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -19,6 +18,7 @@ import msgspec
 
 from whisperd.config import Redis as Settings
 from whisperd.job import Depth, Job
+from whisperd.redis_queue.index import LOOK_AT, Index, Row
 from whisperd.redis_queue.link import ANSWER_SECONDS, Link
 from whisperd.task import QueueAway
 
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 SERVED_SECONDS = 30
 WAIT_SECONDS = 5.0  # for a job, before a look whether one was missed
-LOOK_AT = 100  # jobs, with one question
 MOST_LOOKED_AT = 2000  # for a page of a list
 _NEWS = frozenset({"added", "active", "progress", "completed", "failed", "delayed", "waiting"})
 _ENDS = frozenset({"completed", "failed", "removed"})
@@ -121,7 +120,7 @@ class Seen(NamedTuple):
 
 class Listed(NamedTuple):
     at: int  # when it was submitted, in microseconds: its place in lists
-    seen: Seen | None  # None: Redis has forgotten it
+    seen: Seen
 
 
 class News(NamedTuple):
@@ -150,7 +149,7 @@ class Board:
         )
         self._name_seconds = max(3600, round(max(keep_hours) * 3600))
         self._keep_options = {"removeOnComplete": self._keep[0], "removeOnFail": self._keep[1]}
-        self._index = self._key("whisperd:tasks")  # ids by the time of their submission, in microseconds
+        self._index = Index(link, self._key)
         self._beat = link.client.register_script(_BEAT)
         self._cancel = link.client.register_script(_CANCEL)
         self._put_back = link.client.register_script(_PUT_BACK)
@@ -186,7 +185,7 @@ class Board:
         if not data:
             return None
         job = _job(self._queue, data, job_id)
-        await self._note(job.id, job.timestamp)
+        await self._index.note(job.id, job.timestamp)
         refusal = job.deferredFailure or (CANCELLED if CANCELLED in data else None)
         held = Job(
             id=job.id,
@@ -274,7 +273,7 @@ class Board:
         async with self._link.asking():
             done = await self._put_back(keys, [held.id, held.token, self._lock_ms, *flat])
         if done:
-            await self._note(held.id, int(fields.get("timestamp", 0)))
+            await self._index.note(held.id, int(fields.get("timestamp", 0)))
         return bool(done)
 
     async def serve(self) -> None:
@@ -301,7 +300,7 @@ class Board:
         """With the id of one that is there already nothing is added."""
         async with self._link.asking():
             job = await self._queue.add(name, data, {"jobId": job_id, **self._keep_options, **options})
-        await self._note(job_id, job.timestamp)
+        await self._index.note(job_id, job.timestamp)
 
     async def standing(self, ids: Sequence[str]) -> Sequence[Standing]:
         """What has become of these jobs; gone: Redis does not know them."""
@@ -344,40 +343,25 @@ class Board:
         """Up to `limit` that fit, the newest first; of MOST_LOOKED_AT at most."""
         found: list[Listed] = []
         for _ in range(MOST_LOOKED_AT // LOOK_AT):
-            rows = await self._newest(before)
-            found += [listed for listed in rows if listed.seen is not None and fits(listed.seen)]
+            rows = await self._index.newest(before)
+            found += [listed for row in rows if (listed := self._listed(row)) and fits(listed.seen)]
             if len(found) >= limit or len(rows) < LOOK_AT:
                 break
             before = rows[-1].at
         return found[:limit]
 
-    async def _newest(self, before: int | None) -> list[Listed]:
-        """The next few of the index; those that Redis has forgotten leave it."""
-        top = "+inf" if before is None else f"({before}"
-        async with self._link.asking() as client:
-            rows: Any = await client.zrevrangebyscore(self._index, top, "-inf", 0, LOOK_AT, withscores=True)
-            pipe = client.pipeline(transaction=False)
-            for job_id, _ in rows:
-                pipe.hgetall(self._key(job_id))
-            hashes = await pipe.execute() if rows else []
-            if gone := [row[0] for row, data in zip(rows, hashes, strict=True) if not data]:
-                await client.zrem(self._index, *gone)
-        return [
-            Listed(int(at), self._seen(job_id, data, _state(data)) if data else None)
-            for (job_id, at), data in zip(rows, hashes, strict=True)
-        ]
+    def _listed(self, row: Row) -> Listed | None:
+        return Listed(row.at, self._seen(row.id, row.data, _state(row.data))) if row.data else None
 
-    async def _note(self, job_id: str, added_ms: int) -> None:
-        """For lists. Where Redis is away just then, it is noted when a host takes the job."""
-        at = added_ms * 1000 + randrange(1000)  # two of one millisecond are two places
-        with suppress(QueueAway):
-            async with self._link.asking() as client:
-                await client.zadd(self._index, {job_id: at}, nx=True)
+    async def tidy(self) -> None:
+        """Take out of lists some of what Redis has forgotten; by and by, all."""
+        await self._index.tidy()
 
     async def news(self, after: str) -> News:
-        """Wait for what happens to jobs. `after`: where the last ones left off, "$": from now on."""
+        """Wait for what happens to jobs; of much, the first. `after`: where it left off, "$": from now on."""
         async with self._link.asking(WAIT_SECONDS + ANSWER_SECONDS) as client:
-            found = await client.xread({self._key("events"): after}, block=round(WAIT_SECONDS * 1000))
+            wait_ms = round(WAIT_SECONDS * 1000)
+            found = await client.xread({self._key("events"): after}, count=LOOK_AT, block=wait_ms)
         entries = _entries(found)
         told = [(said.get("event"), said["jobId"]) for _, said in entries if "jobId" in said]
         return News(

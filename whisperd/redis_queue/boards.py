@@ -102,6 +102,10 @@ class Boards:
         for board in self.each().values():
             await board.sweep()
 
+    async def tidy(self) -> None:
+        for board in self.each().values():
+            await board.tidy()
+
     async def serve(self) -> None:
         """Say that this host takes from its queues."""
         for board in self._takes.values():

@@ -232,6 +232,7 @@ class Bridge:
         while True:
             with suppress(QueueAway):
                 await self._board.sweep()
+                await self._board.tidy()
             await asyncio.sleep(self._sweep_seconds)
 
     async def _serve(self) -> None:

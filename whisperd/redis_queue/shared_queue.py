@@ -110,7 +110,7 @@ class SharedQueue:
     async def list(self, query: ListQuery) -> Sequence[Task]:
         """By the time of their submission; those that Redis still knows."""
         page = await self._board.page(query.before, query.limit, partial(_fits, query))
-        return [formats.shown(seen, at) for at, seen in page if seen is not None]
+        return [formats.shown(seen, at) for at, seen in page]
 
     async def segments(self, task_id: str, after: Mark = START) -> Sequence[tuple[Mark, Segment]]:
         local = await self._here(task_id)
