@@ -280,6 +280,24 @@ def test_a_redis_that_loses_its_data_during_a_look_is_looked_at_again(body, redi
     body(test)
 
 
+def test_a_redis_that_lost_its_data_after_the_look_at_the_start_is_told_again_too(body, redis):
+    async def test(host):
+        removed = await host.submits()
+        redis.cli("del", f"bull:transcription:{removed}")
+        looking = asyncio.create_task(host.recall.run())
+        async with asyncio.timeout(60):
+            while await host.remembers():  # noqa: ASYNC110 - the look at the start, which signals nothing
+                await asyncio.sleep(0.02)
+            task_id = await host.submits()
+            await comes_back_empty(redis, host)
+
+            while await host.board.look(task_id) is None:  # noqa: ASYNC110 - it signals nothing
+                await asyncio.sleep(0.02)
+        looking.cancel()
+
+    body(test)
+
+
 def test_what_ended_need_not_be_remembered(body, redis):
     async def test(host):
         ids = [await host.submits() for _ in range(3)]

@@ -1,5 +1,7 @@
 """A Redis with a replica and a Sentinel: hosts work with whichever is the master."""
 
+import asyncio
+import contextlib
 import socket
 
 import pytest
@@ -7,6 +9,9 @@ import pytest
 from tests.redis.conftest import over, until
 from tests.redis.test_attacks import at_work
 from tests.redis_server import Node, Redis, Sentinel
+from whisperd.config import Redis as Settings
+from whisperd.redis_queue.link import Link
+from whisperd.task import QueueAway
 
 
 @pytest.fixture
@@ -72,3 +77,24 @@ def test_a_master_that_no_sentinel_knows_is_waited_for_and_its_setting_named(sen
 
     assert check["status"] == "degraded"
     assert "redis.sentinel_master" in check["message"]
+
+
+def test_a_redis_that_was_started_again_between_two_questions_has_come_back(sentinel, redis):
+    """With Sentinels the client makes connections that have ended anew, and no question is in trouble."""
+
+    async def body():
+        link = Link(Settings(url=f"redis://127.0.0.1:{sentinel.port}", sentinel_master="queue"))
+        try:
+            async with asyncio.timeout(30):
+                before = await link.identify(), link.well_since
+                redis.kill()
+                redis.start()  # on this loop: nothing is asked meanwhile
+
+                while link.server in ("", before[0]):
+                    with contextlib.suppress(QueueAway):  # it took so long that there was a failover
+                        await link.identify()
+            assert link.well_since > before[1]
+        finally:
+            await link.close()
+
+    asyncio.run(body())

@@ -29,7 +29,7 @@ POLICY = "noeviction"
 # Why what answers at redis.url is none that can be used, by what it calls itself.
 _OTHERS = {
     "sentinel": "redis.url names a Sentinel: redis.sentinel_master has to name the master that it watches",
-    "cluster": "redis.url names a node of a Redis Cluster, which is not supported: name a Redis that is none, "
+    "cluster": "redis.url names a node of a Redis Cluster, which is not supported: name a Redis that is none "
     "or its Sentinels",
 }
 
@@ -76,10 +76,18 @@ class Link:
             self.well_since = monotonic()
 
     async def identify(self) -> str:
-        """Which Redis this is: another one after each of its starts, and after a failover."""
+        """Which Redis this is: another one after each of its starts, and after a failover.
+
+        One that was started again between two questions has come back, though none of them was in trouble:
+        with Sentinels the client makes idle connections that have ended anew, and says nothing.
+        """
         async with self.asking() as client:
-            self.server = str((await client.info("server"))["run_id"])
-        return self.server
+            server = str((await client.info("server"))["run_id"])
+        if self.server not in ("", server):
+            log.warning("the shared queue is on another Redis, or on one that was started again")
+            self.well_since = monotonic()
+        self.server = server
+        return server
 
     async def check(self) -> None:
         """Ask as this host will ask. Raises RedisUnusable, RedisAway."""

@@ -13,6 +13,7 @@ import asyncio
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from math import inf
+from time import monotonic
 
 import structlog
 
@@ -25,7 +26,8 @@ from whisperd.s3 import S3Error
 from whisperd.task import QueueAway, StorageBusy, StorageFailed, StorageFull
 
 log = structlog.get_logger(__name__)
-LOOK_SECONDS = 0.5  # whether Redis has come back
+LOOK_SECONDS = 0.5  # whether Redis has come back, by what others have noticed
+IDENTIFY_SECONDS = 2.0  # whether it has without that anybody noticed
 AT_ONCE = 500  # jobs, with one question
 
 
@@ -41,10 +43,13 @@ class Recall:
 
     async def run(self) -> None:
         """For ever: at the start, and whenever Redis has come back."""
-        done = inf
+        done, identified = inf, monotonic()
         while True:
-            if (since := self._board.well_since) not in (inf, done):
-                with suppress(QueueAway, S3Error, StorageFull, StorageBusy, StorageFailed):
+            with suppress(QueueAway, S3Error, StorageFull, StorageBusy, StorageFailed):
+                if monotonic() - identified >= IDENTIFY_SECONDS:
+                    identified = monotonic()
+                    await self._board.identify()
+                if (since := self._board.well_since) not in (inf, done):
                     await self.look()
                     done = since
             await asyncio.sleep(LOOK_SECONDS)
