@@ -93,7 +93,7 @@ ALLOWED = {
     "canary": {"task", "engine", "children"},
     "muting": {"task", "engine", "children", "orders", "spool", "turns"},
     "residency": {"orders"},
-    "conversation": {"task", "engine", "children", "holding", "orders"},
+    "conversation": {"task", "engine", "children", "holding", "orders", "restarts"},
     "slot": {
         "task",
         "spool",

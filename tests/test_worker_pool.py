@@ -221,6 +221,29 @@ def test_a_child_that_does_not_obey_an_abort_is_killed_within_two_seconds(with_p
     with_pool(body, "deaf")
 
 
+@pytest.mark.parametrize("cause", ["cancelled", "timeout"])
+def test_a_worker_that_has_to_be_killed_with_its_task_is_no_crash(with_pool, capsys, cause):
+    """Each cancel with CTranslate2, which stops between two runs only, was told as a worker that hung."""
+
+    async def body(queue, pool):
+        await until(lambda: states(pool) == ["idle"])
+        pool._slots[0]._deaths = 1024  # so the next child would have to wait for half a minute
+        task, _ = await queue.submit(a_task(timeout_seconds=0.5 if cause == "timeout" else None))
+        if cause == "cancelled":
+            await until(lambda: states(pool) == ["busy"])
+            await queue.cancel(task.id)
+        await until(lambda: pool.workers()[0].restarts == 1)
+        after, _ = await queue.submit(a_task(max_retries=0))
+
+        assert (await over(queue, after)).state == State.COMPLETED
+        assert (pool.deaths, pool.lately_died()) == ({cause: 1}, {})
+        told = await History(queue._db).timeline(task.id)
+        assert "worker_died" not in [moment.kind for moment in told.moments]
+        assert "warning" not in capsys.readouterr().out
+
+    with_pool(body, "deaf")
+
+
 @pytest.mark.parametrize("how", ["obeys", "deaf"])
 def test_the_time_that_a_worker_spent_until_a_cancel_is_counted(with_pool, how):
     """It was nobody's: its tenant could have work for nothing, up to the last moment of each task."""

@@ -17,10 +17,11 @@ from whisperd.children import Child, Outcome
 from whisperd.engine.protocol import Abort, Aborted, Alive, MakePlan, Refused, Transcribe
 from whisperd.holding import Holding
 from whisperd.orders import PoolSettings
+from whisperd.restarts import CANCELLED, TIMEOUT
 from whisperd.task import Problem
 
 ABORT_SECONDS = 1.2  # to stop on request, before it is killed; a cancel must be done in 2 s
-OUT_OF_TIME = Refused("timeout", "the task took longer than its timeout_seconds")
+OUT_OF_TIME = Refused(TIMEOUT, "the task took longer than its timeout_seconds")
 
 
 class Conversation:
@@ -43,7 +44,8 @@ class Conversation:
     def abort(self, why: Problem | None = None) -> None:
         """Stop what is asked: tell the child, and kill it if it does not obey in time.
 
-        `why`: what is said then of the chunk; else that the child did not stop.
+        That is no fault of the child's: CTranslate2 stops between two runs of its model only, which may be
+        seconds apart. `why`: the cause of its death then; else that its task was over.
         """
         child, asked = self._child, self._asked
         if child is None or asked is None:
@@ -52,8 +54,8 @@ class Conversation:
 
         def kill_if_still_at_it() -> None:
             if self._child is child and self._asked == asked:
-                hung = Problem("worker_hung", f"child {child.pid} did not stop when it was told to")
-                child.kill(why or hung)
+                late = Problem(CANCELLED, f"child {child.pid} did not stop at once when its task was over")
+                child.kill(why or late)
 
         asyncio.get_running_loop().call_later(ABORT_SECONDS, kill_if_still_at_it)
 

@@ -26,7 +26,7 @@ from whisperd.worker_pool import WorkerInfo
 
 MEDIA_TYPE = CONTENT_TYPE_LATEST
 WORKER_STATES = ("starting", "idle", "busy", "asleep", "resting", "stopped")
-CAUSES = ("crashed", "hung", "timeout", "out_of_memory", "model_unusable", "memory")
+CAUSES = ("crashed", "hung", "out_of_memory", "model_unusable", "memory", "cancelled", "timeout")
 LINES = ("waiting", "delayed", "processing")
 OTHER = ""  # the tenant of all that are not named: none can be called so
 Family: TypeAlias = GaugeMetricFamily | CounterMetricFamily | InfoMetricFamily

@@ -11,6 +11,9 @@ from msgspec import Struct
 from whisperd.moment import written
 
 PLANNED = "memory"  # replaced between two chunks for its size, as the operator wants it
+# Ended with its task, since it did not stop at once: that was cancelled, or took its time.
+CANCELLED, TIMEOUT = "cancelled", "timeout"
+BLAMELESS = frozenset({PLANNED, CANCELLED, TIMEOUT})  # says nothing of the worker's health
 LATELY = 900.0  # seconds
 _REMEMBERED = 1000  # of the latest
 
@@ -33,6 +36,6 @@ class Restarts:
         self.last = Restart(cause, written(time()))
 
     def lately(self) -> Counter[str]:
-        """Those of the last quarter of an hour that nobody wanted, by cause."""
+        """Those of the last quarter of an hour that say something of the workers, by cause."""
         since = self._now() - LATELY
-        return Counter(cause for at, cause in self._latest if at > since and cause != PLANNED)
+        return Counter(cause for at, cause in self._latest if at > since and cause not in BLAMELESS)

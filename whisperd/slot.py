@@ -19,13 +19,13 @@ from structlog.contextvars import bind_contextvars, unbind_contextvars
 from whisperd import children, orders
 from whisperd.canary import Canary
 from whisperd.children import OUT_OF_MEMORY, Child, ChildDied, Outcome
-from whisperd.conversation import OUT_OF_TIME, Conversation
+from whisperd.conversation import Conversation
 from whisperd.counts import Counts
 from whisperd.engine.protocol import Refused, Settings
 from whisperd.holding import STORAGE_RETRY, Holding
 from whisperd.orders import Model, PoolSettings
 from whisperd.residency import Residency
-from whisperd.restarts import PLANNED, Restart, Restarts
+from whisperd.restarts import BLAMELESS, CANCELLED, PLANNED, TIMEOUT, Restart, Restarts
 from whisperd.restraint import Restraint
 from whisperd.spool import Spool
 from whisperd.task import (
@@ -324,12 +324,14 @@ class Slot:
         """Wait before the next start, longer each time, unless none ever worked at all."""
         if self._over:
             return
-        self._count_restart(died.problem.code.removeprefix("worker_"))
-        log.warning("worker died", worker=self.number, cause=died.problem.code, message=str(died))
+        code = died.problem.code
+        self._count_restart(code.removeprefix("worker_"))
+        say = log.info if code in BLAMELESS else log.warning
+        say("worker died", worker=self.number, cause=code, message=str(died))
         unbind_contextvars(*_BOUND)
-        if died.problem.code == OUT_OF_MEMORY and not self._blamed:
+        if code == OUT_OF_MEMORY and not self._blamed:
             self._step_down(None)
-        if self.resting:
+        if self.resting or code in BLAMELESS:
             return
         if not self._shared.ready.is_set():
             raise PoolFailed(f"a worker could not start: {died}") from died
@@ -428,8 +430,9 @@ class Slot:
         except ChildDied as died:
             child.kill()  # now: it must not use memory any more when its chunk is tried again
             await child.gone()
-            effort = self._effort(child, Death(died.problem, child.last_words()))
-            await self._blame(chunk, died.problem, effort)
+            blameless = died.problem.code in BLAMELESS
+            death = None if blameless else Death(died.problem, child.last_words())
+            await self._blame(chunk, died.problem, self._effort(child, death))
             raise
         except ModelUnusable as unusable:
             await self._holding.fail(Problem("model_unusable", str(unusable)), final=True)
@@ -466,9 +469,12 @@ class Slot:
         self._blamed = True
         if problem.code == OUT_OF_MEMORY:
             await self._ran_out_of_memory(chunk, problem, effort)
+            return
+        self._shared.restraint.acquit(_key(chunk))
+        if problem.code == CANCELLED:
+            await self._holding.release(effort)  # as if the child had said that it stopped
         else:
-            self._shared.restraint.acquit(_key(chunk))
-            await self._holding.fail(problem, effort, final=problem.code == OUT_OF_TIME.code)
+            await self._holding.fail(problem, effort, final=problem.code == TIMEOUT)
 
     async def _ran_out_of_memory(self, chunk: Chunk, problem: Problem, effort: Effort) -> None:
         """Nobody is to blame while others used memory too: the chunk is tried again with one worker fewer.

@@ -83,12 +83,13 @@ class WorkerPool:
     def deaths(self) -> Counter[str]:
         """Children replaced so far, by cause.
 
-        crashed, hung, timeout, out_of_memory, model_unusable; memory: replaced between chunks for its size.
+        crashed, hung, out_of_memory, model_unusable; memory: replaced between chunks for its size; cancelled,
+        timeout: ended with its task, which it did not leave at once.
         """
         return self._shared.restarts.by_cause
 
     def lately_died(self) -> Counter[str]:
-        """Those of the last quarter of an hour, but for what was replaced for its size."""
+        """Those of the last quarter of an hour that say something of the workers: see restarts.py."""
         return self._shared.restarts.lately()
 
     @property

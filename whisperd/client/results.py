@@ -183,7 +183,7 @@ class Quantiles(Struct, frozen=True, kw_only=True):
 class Restart(Struct, frozen=True, kw_only=True):
     """That a worker's process was replaced."""
 
-    cause: str  # crashed, hung, timeout, out_of_memory, model_unusable, memory (for its size)
+    cause: str  # crashed, hung, out_of_memory, model_unusable, memory (its size), cancelled, timeout
     at: datetime
 
 
