@@ -24,7 +24,8 @@ class Child:
     def __init__(self, folder, model, before=(), **settings):
         self.folder, self.model = folder, str(model)
         self.number = 0
-        settings = Settings(**{"model": self.model, "daemon_pid": os.getpid(), "threads": 1, **settings})
+        always = {"model": self.model, "model_sha256": "m", "daemon_pid": os.getpid(), "threads": 1}
+        settings = Settings(**{**always, **settings})
         command = [sys.executable, "-P", "-W", "error", "-m", "whisperd.child"]
         with open(folder / "stderr", "ab") as stderr:
             self.process = subprocess.Popen(
@@ -76,12 +77,18 @@ class Child:
             )
         )
 
-    def transcribe(self, pcm, cut, options=FAST):
+    def transcribe(self, pcm, cut, options=FAST, sha256="m", heard_by=None):
         self.number += 1
-        model, language = self.model, options.language
         self.send(
             Transcribe(
-                number=self.number, pcm=str(pcm), model=model, options=options, language=language, cut=cut
+                number=self.number,
+                pcm=str(pcm),
+                model=self.model,
+                model_sha256=sha256,
+                heard_by=heard_by,
+                options=options,
+                language=options.language,
+                cut=cut,
             )
         )
 

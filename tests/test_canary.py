@@ -191,9 +191,9 @@ def test_an_idle_neighbour_takes_what_comes_and_the_canary_goes_on(with_pool):
 
 def test_a_real_child_sings_and_stops_when_it_is_told_to(tmp_path, weights):
     with Child(tmp_path, weights / "ggml-tiny.en.bin") as child:
-        child.send(Probe(number=1, model=child.model))
+        child.send(Probe(number=1, model=child.model, model_sha256="m"))
         sung = child.answer(90)
-        child.send(Probe(number=2, model=child.model))
+        child.send(Probe(number=2, model=child.model, model_sha256="m"))
         child.send(Abort(2))
 
         assert isinstance(sung, Transcribed)

@@ -121,6 +121,46 @@ def test_chunks_of_a_plan_from_before_windows_had_parts_are_of_use_where_none_is
 
 
 @pytest.mark.parametrize("engine", ["whisper.cpp", "ctranslate2"])
+def test_a_chunk_is_refused_by_another_engine_and_with_another_model_file_than_its_plan_says(
+    new_child, spool, jfk, engine
+):
+    """A transcript was finished by whatever the daemon was set to meanwhile, under the plan of the first."""
+    child = new_child(engine=engine)
+    child.plan(jfk, spool.pcm("t1"))
+    plan = child.answer().plan
+
+    def outcome(heard_by, sha256="m"):
+        child.transcribe(spool.pcm("t1"), plan.cuts[0], sha256=sha256, heard_by=heard_by)
+        return child.answer()
+
+    other = {"whisper.cpp": "ctranslate2", "ctranslate2": "whisper.cpp"}[engine]
+    assert plan.heard_by == f"{engine} m"
+    assert isinstance(outcome(plan.heard_by), Transcribed)
+    assert isinstance(outcome(None), Transcribed)  # of a plan from before this was known
+    for refused in (outcome(f"{other} m"), outcome(plan.heard_by, sha256="n")):
+        assert (refused.code, refused.then) == ("plan_outdated", "replan")
+
+
+@pytest.mark.parametrize("engine", ["whisper.cpp", "ctranslate2"])
+def test_a_model_file_that_was_replaced_is_loaded_anew(tmp_path, weights, spool, jfk, engine):
+    """The one that was in memory went on, under the name of the new one."""
+    model = tmp_path / "ggml-own.bin"
+    model.symlink_to(weights / "ggml-tiny.en.bin")
+    with Child(tmp_path, model, engine=engine) as child:
+        child.plan(jfk, spool.pcm("t1"))
+        (cut,) = child.answer().plan.cuts
+        model.unlink()
+        model.write_bytes(b"no model")
+        child.transcribe(spool.pcm("t1"), cut)
+        before = child.answer()
+        child.transcribe(spool.pcm("t1"), cut, sha256="n")
+        after = child.answer()
+
+    assert isinstance(before, Transcribed)  # nobody has said that there is another
+    assert (after.code, after.then) == ("model_unusable", "fail")
+
+
+@pytest.mark.parametrize("engine", ["whisper.cpp", "ctranslate2"])
 def test_a_language_that_the_model_does_not_know_is_refused_for_good(tmp_path, spool, jfk, engine):
     model = write_multilingual(tmp_path / "ggml-noise.bin", tmp_path / "noise")  # without Cantonese
     options = Options(language="yue", beam_size=1, vad=False)

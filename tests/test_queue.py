@@ -43,7 +43,9 @@ async def nothing_to_claim(queue):
 
 def a_plan(chunks=2, fingerprint="f", seconds=10):
     cuts = tuple(Cut(pieces=(Piece(n * 10 * SECOND, (n * 10 + seconds) * SECOND),)) for n in range(chunks))
-    return Plan(fingerprint=fingerprint, cuts=cuts, duration=10.0 * chunks, language="en")
+    return Plan(
+        fingerprint=fingerprint, cuts=cuts, duration=10.0 * chunks, language="en", heard_by=f"x {fingerprint}"
+    )
 
 
 def said(text, start=0.0):
@@ -320,6 +322,19 @@ def test_another_plan_throws_the_old_chunks_away_even_from_their_holders(with_qu
             await queue.finish(held, said("old"))
         assert [(await queue.claim()).number for _ in range(2)] == [1, 2]
         assert list(await queue.segments(task.id)) == []
+
+    with_queue(body)
+
+
+def test_a_chunk_says_what_its_plan_is_to_be_transcribed_with(with_queue):
+    async def body(queue):
+        await planned(queue, 3)
+        held = await queue.claim()
+        await queue.replan(await queue.claim())
+        again = await queue.claim()
+        await queue.plan(again, a_plan(2, fingerprint="other"))
+
+        assert (held.heard_by, (await queue.claim()).heard_by) == ("x f", "x other")
 
     with_queue(body)
 

@@ -76,6 +76,10 @@ class PcmGone(Exception):
     """The decoded audio is not there, or shorter than the plan says."""
 
 
+class PlanOutdated(Exception):
+    """The plan is that of another engine, or of the model as its file was before."""
+
+
 def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):  # sent to the whole group, they are the daemon's to handle
         signal.signal(number, signal.SIG_IGN)
@@ -100,11 +104,12 @@ class Worker:
         self._aborted = 0  # the highest request number that was aborted
         self._said_at = 0.0
         self._engine: Engine | None = None
+        self._loaded = ""  # what it is: see _heard_by
 
     def run(self) -> None:
         threading.Thread(target=self._listen, daemon=True).start()
         if self._settings.model:
-            self._model(self._settings.model)
+            self._model(self._settings.model, self._settings.model_sha256)
         self._say(Ready(device(self._settings)))
         while True:
             self._say(self._answer(self._requests.get()))
@@ -131,6 +136,8 @@ class Worker:
             return Aborted()
         except PcmGone as gone:
             return Refused("pcm_gone", str(gone), "replan")
+        except PlanOutdated as outdated:
+            return Refused("plan_outdated", str(outdated), "replan")
         except AudioError as error:
             return Refused(error.code, str(error))
         except AudioMissing:
@@ -162,15 +169,17 @@ class Worker:
         spoken = tuple(msgspec.structs.replace(cut, channels=decoded.channels) for cut in found)
         language, probability = self._language(request, pcm, spoken)
         cuts = () if request.options.detect_only else spoken
+        engine = name(request.model, self._settings)
         return Planned(
             Plan(
-                fingerprint=_fingerprint(request, cuts, name(request.model, self._settings)),
+                fingerprint=_fingerprint(request, cuts, engine),
                 cuts=cuts,
                 duration=decoded.samples / SAMPLE_RATE,
                 language=language,
                 language_probability=probability,
                 warnings=tuple(decoded.warnings),
                 model_sha256=request.model_sha256,
+                heard_by=_heard_by(engine, request.model_sha256),
                 peaks=peaks(pcm, lambda: self._pulse(request.number)),
             )
         )
@@ -200,7 +209,7 @@ class Worker:
             return request.options.language, None
         if not cuts:
             return "en", None
-        engine = self._model(request.model)
+        engine = self._model(request.model, request.model_sha256)
 
         def ask(cut: Cut) -> NDArray[np.float32]:
             self._pulse(request.number)
@@ -212,9 +221,12 @@ class Worker:
     def _transcribe(self, request: Transcribe) -> Transcribed:
         began = time.monotonic()
         cut = request.cut
+        engine = self._model(request.model, request.model_sha256)
+        if request.heard_by not in (None, self._loaded):  # else half a transcript would be of either
+            raise PlanOutdated("the task was begun by another engine, or with another model file")
         pcm = _pcm(request.pcm, cut.channels, cut.pieces[-1].end)
         self._pulse(request.number)
-        engine, stop = self._model(request.model), self._stopping(request.number)
+        stop = self._stopping(request.number)
         if request.language not in engine.languages:  # of the newest models one more than of the others
             raise ModelBroken(f"the model does not know the language {request.language}")
         segments, warnings = engine.transcribe(
@@ -226,7 +238,8 @@ class Worker:
     def _probe(self, request: Probe) -> Transcribed:
         began = time.monotonic()
         self._pulse(request.number)
-        self._model(request.model).probe(_hum(), self._stopping(request.number))
+        engine = self._model(request.model, request.model_sha256)
+        engine.probe(_hum(), self._stopping(request.number))
         return Transcribed([], time.monotonic() - began)
 
     def _mute(self, request: Mute) -> Muted:
@@ -261,12 +274,14 @@ class Worker:
         if time.monotonic() - self._said_at >= PULSE:
             self._say(Alive())
 
-    def _model(self, path: str) -> Engine:
-        if self._engine is None or self._engine.path != path:
+    def _model(self, path: str, sha256: str) -> Engine:
+        """The one that is asked for, loaded anew where its file was replaced since. Raises ModelBroken."""
+        wanted = _heard_by(name(path, self._settings), sha256)
+        if self._engine is None or (self._engine.path, self._loaded) != (path, wanted):
             if self._engine is not None:
                 self._engine.close()  # first: two large models may not fit
             self._engine = None
-            self._engine = load(path, self._settings)
+            self._engine, self._loaded = load(path, self._settings), wanted
         return self._engine
 
 
@@ -367,6 +382,10 @@ def _placed(segment: Segment, cut: Cut, options: Options) -> Segment:
             for word in segment.words
         ),
     )
+
+
+def _heard_by(engine: str, model_sha256: str) -> str:
+    return f"{engine} {model_sha256}"
 
 
 def _fingerprint(request: MakePlan, cuts: tuple[Cut, ...], engine: str) -> str:

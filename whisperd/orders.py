@@ -62,6 +62,7 @@ class PoolSettings(Struct, frozen=True, kw_only=True):
 def child_settings(model: Model, settings: PoolSettings) -> Settings:
     return Settings(
         model=model.path,
+        model_sha256=model.sha256,
         daemon_pid=os.getpid(),
         threads=settings.threads,
         engine=settings.engine,
@@ -101,7 +102,7 @@ def canary_limits(settings: PoolSettings) -> Limits:
 
 def canary_request(number: int, model: Model, settings: PoolSettings) -> Probe:
     cpu_seconds = settings.canary_limit_seconds * settings.threads + CPU_SLACK
-    return Probe(number=number, model=model.path, cpu_seconds=cpu_seconds)
+    return Probe(number=number, model=model.path, model_sha256=model.sha256, cpu_seconds=cpu_seconds)
 
 
 def request(
@@ -114,6 +115,8 @@ def request(
             number=number,
             pcm=pcm,
             model=model.path,
+            model_sha256=model.sha256,
+            heard_by=chunk.heard_by,
             options=task.options,
             language=task.language or "en",
             cut=chunk.cut,

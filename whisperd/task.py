@@ -123,6 +123,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     language_probability: float | None = None  # 0 to 1; None where none was detected: asked for, or no speech
     warnings: tuple[str, ...] = ()  # "partial_audio", …
     model_sha256: str = ""  # of the model file that it was made for
+    heard_by: str | None = None  # that file and the engine: what its chunks have to be transcribed with
     peaks: bytes = b""  # the waveform: see engine/peaks.py
 
 
@@ -234,6 +235,7 @@ class Chunk(Struct, frozen=True, kw_only=True):
     failures: int
     claimed_at: float  # Unix seconds, UTC
     cut: Cut | None  # None for the plan
+    heard_by: str | None = None  # as its plan says; None: an older one, which does not
 
     def __str__(self) -> str:
         name = "plan" if self.number == PLAN else f"chunk {self.number}"

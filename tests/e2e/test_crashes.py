@@ -36,6 +36,29 @@ def test_after_kill_9_a_task_goes_on_from_its_last_finished_chunk(new_daemon, mi
     assert undisturbed.result(again, "verbose_json") == expected
 
 
+def test_what_one_engine_has_begun_another_begins_anew(new_daemon, minutes_of_speech):
+    """It went on behind what the first had heard, and called the mixture the first one's."""
+    audio = minutes_of_speech(2)
+    daemon = new_daemon(WORKERS__ENGINE="ctranslate2").start()
+    task_id = daemon.queued(audio)
+    daemon.finished(task_id)
+    expected = daemon.result(task_id, "verbose_json")
+    daemon.stop()
+
+    daemon.environment["WHISPERD_WORKERS__ENGINE"] = "whisper.cpp"
+    daemon.start()
+    again = daemon.queued(audio)
+    daemon.until(lambda: chunks_done(daemon, again) >= 1, 60)
+    daemon.kill()
+    begun = "select distinct state from chunk where number > 0 and task = (select seq from task where id = ?)"
+    assert {("done",)} < set(daemon.rows(begun, again))
+    daemon.environment["WHISPERD_WORKERS__ENGINE"] = "ctranslate2"
+    daemon.start()
+    daemon.finished(again)
+
+    assert daemon.result(again, "verbose_json") == expected
+
+
 def done_rows(daemon, task_id):
     sql = """
         select number, claims, segments from chunk join task on task.seq = chunk.task

@@ -16,6 +16,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     """How a child is to run; its command line holds it as JSON."""
 
     model: str  # path of the model to have loaded when it says Ready; "": none, where only Mute is asked for
+    model_sha256: str
     daemon_pid: int  # the child ends when this is not its parent any more
     threads: int
     engine: Literal["auto", "whisper.cpp", "ctranslate2"] = "whisper.cpp"
@@ -43,6 +44,8 @@ class Transcribe(Struct, frozen=True, kw_only=True, tag="transcribe"):
     number: int
     pcm: str
     model: str
+    model_sha256: str
+    heard_by: str | None  # as the plan says; None: an older one, which does not
     options: Options
     language: str
     cut: Cut
@@ -54,6 +57,7 @@ class Probe(Struct, frozen=True, kw_only=True, tag="probe"):
 
     number: int
     model: str
+    model_sha256: str
     cpu_seconds: float = 0.0
 
 
@@ -101,7 +105,7 @@ class Refused(Struct, frozen=True, tag="refused"):
     """The child is well, but cannot do this.
 
     `retry`: it may go better; `wait`: it will, once the disk has room, and nobody is to blame; `replan`: the
-    pcm is gone.
+    pcm is gone, or the plan is not for this engine with this model.
     """
 
     code: str

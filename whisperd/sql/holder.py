@@ -51,7 +51,7 @@ def plan(
 _LEARNT = """
     compute_seconds = compute_seconds + :effort,
     audio_seconds = :seconds, language = :language, language_probability = :probability,
-    warnings = :warnings, fingerprint = :fingerprint,
+    warnings = :warnings, fingerprint = :fingerprint, heard_by = :heard_by,
     content = iif(content = :content, content, null)
 """
 _COUNTED_ANEW = """
@@ -73,6 +73,7 @@ def _learnt(chunk: Chunk, plan: Plan) -> dict[str, object]:
         "language": plan.language,
         "probability": plan.language_probability,
         "fingerprint": plan.fingerprint,
+        "heard_by": plan.heard_by,
         # Of a model that was replaced since the task came, the transcript is that of no twin to come.
         "content": content_of(chunk.task.audio.sha256, plan.model_sha256, chunk.task.options),
     }

@@ -18,10 +18,11 @@ TaskRow = namedtuple(
     waiting running samples samples_done progress attempt max_retries timeout_seconds
     created_at run_at started_at finished_at fingerprint language warnings error_code error_message
     metadata callback_url retry_at language_probability content leader lined_at result_url compute_seconds
-    transcript ready redact
+    transcript ready redact heard_by
     """,
 )
 _COLUMNS = len(TaskRow._fields)
+_HEARD_BY = TaskRow._fields.index("heard_by")
 
 
 def to_task(columns: sqlite3.Row) -> Task:
@@ -70,6 +71,7 @@ def to_chunk(task: sqlite3.Row, row: sqlite3.Row) -> Chunk:
         failures=row["failures"],
         claimed_at=row["beat_at"],
         cut=msgspec.json.decode(row["cut"], type=Cut) if row["cut"] else None,
+        heard_by=task[_HEARD_BY],
     )
 
 
