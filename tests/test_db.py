@@ -187,6 +187,35 @@ def test_a_failing_function_undoes_only_itself(with_db, error):
     with_db(body)
 
 
+JOBS_OWN = {
+    "a bug in its SQL": "select nothing from nowhere",
+    "more values than are asked for": "select 1",
+    "text that is not UTF-8": "select cast(x'ff' as text), ?",
+    "a value too large": "select zeroblob(2000000000), ?",
+}
+
+
+@pytest.mark.parametrize("sql", JOBS_OWN.values(), ids=JOBS_OWN)
+@pytest.mark.parametrize("alone", [True, False], ids=["alone", "in company"])
+def test_what_one_function_does_wrong_is_no_trouble_of_the_disk(with_db, sql, alone):
+    """The whole batch was lost, and nothing was written any more until a restart, and then again."""
+
+    def wrong(conn):
+        insert(conn, 2)
+        return conn.execute(sql, (1,)).fetchall()
+
+    async def body(db):
+        others = [] if alone else [db.write(insert, 1), db.write(insert, 3)]
+        first, *rest = await asyncio.gather(db.write(wrong), *others, return_exceptions=True)
+
+        assert isinstance(first, StorageFailed)
+        assert (rest, db.broken) == ([] if alone else [1, 3], None)
+        assert await db.write(insert, 4) == 4
+        assert await db.read(numbers) == [*rest, 4]
+
+    with_db(body)
+
+
 @pytest.mark.parametrize("error", [ValueError("mine"), sqlite3.IntegrityError("mine")])
 def test_a_failing_function_that_has_a_commit_to_itself_is_undone_too(with_db, error):
     async def body(db):

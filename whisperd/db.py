@@ -43,6 +43,14 @@ R = TypeVar("R")
 LARGEST_BATCH = 256  # verbs in one transaction; what comes meanwhile waits for the next commit
 READS_AT_ONCE = 32  # on one hop to their thread: the first waits for the last
 IDLE_SECONDS = 1.0  # without a write, until what is in the -wal goes into the file
+_OF_A_JOB = {  # primary result codes that say something of what was asked, or of what stands in a row
+    sqlite3.SQLITE_ERROR,
+    sqlite3.SQLITE_CONSTRAINT,
+    sqlite3.SQLITE_MISMATCH,
+    sqlite3.SQLITE_MISUSE,
+    sqlite3.SQLITE_RANGE,
+    sqlite3.SQLITE_TOOBIG,
+}
 
 
 _Read: TypeAlias = Callable[[sqlite3.Connection], Any]
@@ -141,7 +149,8 @@ class Database:
         Raises StorageFull when the disk is full, StorageReadOnly when it may not be written, StorageBusy when
         another program holds the database, StorageFailed after any other trouble. All of them committed
         nothing; only an I/O error on the commit itself, and a file that vanished in it, are ambiguous, which
-        is why nothing more is written after a StorageFailed.
+        is why nothing more is written after such trouble. StorageFailed too where `fn` itself asked for what
+        cannot be, or met text that is none: that is its own trouble, and others are written.
         """
         if self._closed:
             raise StorageFailed("the database is closed")
@@ -310,7 +319,7 @@ def _alone(conn: sqlite3.Connection, job: _Job) -> Any:
     except Exception as error:
         if _is_trouble(error):
             raise
-        return error
+        return _told(error)
 
 
 def _together(conn: sqlite3.Connection, batch: Sequence[_Job]) -> list[Any]:
@@ -326,14 +335,22 @@ def _attempt(conn: sqlite3.Connection, job: _Job) -> Any:
         if _is_trouble(error):
             raise  # the whole batch is lost
         conn.execute("rollback to job")
-        result = error
+        result = _told(error)
     conn.execute("release job")
     return result
 
 
 def _is_trouble(error: Exception) -> bool:
-    """Of the disk, and not of the job."""
-    return isinstance(error, sqlite3.Error) and not isinstance(error, sqlite3.IntegrityError)
+    """Of the disk, and not of the job: Python's own errors have no code, over text that is not UTF-8, say."""
+    code = getattr(error, "sqlite_errorcode", None)
+    return isinstance(error, sqlite3.Error) and code is not None and code & 0xFF not in _OF_A_JOB
+
+
+def _told(error: Exception) -> Exception:
+    """What the caller of a job hears of it."""
+    if isinstance(error, sqlite3.Error) and not isinstance(error, sqlite3.IntegrityError):
+        return StorageFailed(f"the database reported: {error}")
+    return error
 
 
 @contextmanager
