@@ -35,7 +35,7 @@ from whisperd.connection import (
     tend,
 )
 from whisperd.snapshot import copy
-from whisperd.sqlite_trouble import translation
+from whisperd.sqlite_trouble import failed, translation
 from whisperd.task import StorageFailed, TaskError
 from whisperd.together import Together, attempt
 
@@ -349,7 +349,7 @@ def _is_trouble(error: Exception) -> bool:
 def _told(error: Exception) -> Exception:
     """What the caller of a job hears of it."""
     if isinstance(error, sqlite3.Error) and not isinstance(error, sqlite3.IntegrityError):
-        return StorageFailed(f"the database reported: {error}")
+        return failed(error)
     return error
 
 

@@ -476,8 +476,8 @@ class SqliteQueue:
         self.told_all(dropped[1:])
 
     def _told_of_claim(self, taken: tuple[Chunk | float, Sequence[Task]]) -> None:
-        found, completed = taken
-        self.told_all(completed)
+        found, ended = taken
+        self.told_all(ended)
         if isinstance(found, Chunk):  # any: a task that waited for its next attempt goes on with any chunk
             self._counts.claimed(found)
             self._events.publish(Event("task", found.task))

@@ -49,7 +49,13 @@ def _translated(error: sqlite3.Error, path: Path) -> TaskError:
     if code & 0xFF == sqlite3.SQLITE_READONLY and code != sqlite3.SQLITE_READONLY_DBMOVED:
         return StorageReadOnly(f"the database cannot be written: {error}")
     cause = _why_not_written(path) if code in _NOT_WRITTEN else None
-    return cause or StorageFailed(f"the database reported: {error}")
+    return cause or failed(error)
+
+
+def failed(error: sqlite3.Error) -> StorageFailed:
+    """Python's own, over text that is not UTF-8, has no code, and that text in its message."""
+    is_over_text = isinstance(error, sqlite3.OperationalError) and not hasattr(error, "sqlite_errorcode")
+    return StorageFailed(f"the database reported: {'text that cannot be read' if is_over_text else error}")
 
 
 def _why_not_written(path: Path) -> StorageFull | None:

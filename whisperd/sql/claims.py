@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
 from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from whisperd.sql import line, timeline
+from whisperd.sql import damage, line, timeline
 from whisperd.sql.rows import to_chunk, to_json
 from whisperd.task import FINAL, PLAN, SAMPLE_RATE, Chunk, Claimant, Left, Rules, State, Task
 from whisperd.timeline import Moment
@@ -41,31 +43,38 @@ def take(
 ) -> tuple[Chunk | float, Sequence[Task]]:
     """What `claim` finds once all that is due has come into line; and the tasks that this completed.
 
-    While there is more that is due, 0 seconds: come again at once, in a transaction of its own.
+    While there is more that is due, 0 seconds: come again at once, in a transaction of its own. So too where
+    the task whose turn it is cannot be read: it has failed, else it would stand before all others for ever.
     """
     entered, more = _promote(conn, rules, now)
-    found = 0.0 if more else claim(conn, rules, now, who)
+    try:
+        found = 0.0 if more else claim(conn, rules, now, who)
+    except damage.Damaged as damaged:
+        leads = "select coalesce(leader, seq) from task where seq = ?"
+        (seq,) = conn.execute(leads, (damaged.seq,)).fetchone()
+        found, entered = 0.0, [*entered, *damage.fail(conn, seq, now)]
     return found, [task for task in entered if task.state in FINAL]
 
 
 def claim(conn: sqlite3.Connection, rules: Rules, now: float, who: Claimant = NOBODY) -> Chunk | float:
-    """The next chunk of the task whose turn it is; or the seconds until there may be one."""
+    """The next chunk of the task whose turn it is; or the seconds until there may be one. Raises Damaged."""
     turn = _whose_turn(conn, rules)
     if turn is None:
         return _until_due(conn, now)
     next_task = _next_task(conn, turn, rules, now, who)
     if next_task is None:
         return GIVE_WAY
-    task = _taken_up(conn, next_task, now)
-    if who.left is not None and who.left.seq != task["seq"]:
+    found, samples = _looked_up(conn, next_task)
+    seq, number = found.task.seq, found.number
+    if found.task.state is State.QUEUED and found.task.started_at is not None:
+        timeline.note(conn, seq, now, Moment(kind="resumed"))
+    if who.left is not None and who.left.seq != seq:
         _note_overtaking(conn, who.left, turn.priority, now)
-    chunk = conn.execute(_NEXT_CHUNK, {"seq": task["seq"]}).fetchone()
-    seconds = PLAN_SECONDS if chunk["number"] == PLAN else chunk["samples"] / SAMPLE_RATE
-    charge = seconds / turn.weight
-    conn.execute(_CLAIM_CHUNK, (now, charge, turn.priority, task["seq"], chunk["number"]))
-    conn.execute(_CLAIM_TASK, (now, task["seq"]))
+    charge = (PLAN_SECONDS if number == PLAN else samples / SAMPLE_RATE) / turn.weight
+    conn.execute(_CLAIM_CHUNK, (now, charge, turn.priority, seq, number))
+    conn.execute(_CLAIM_TASK, (now, seq))
     _charge(conn, turn, charge, rules)
-    return _claimed(to_chunk(task, chunk), now)
+    return _claimed(found, now)
 
 
 _NEXT_CHUNK = """
@@ -93,11 +102,17 @@ def _claimed(was: Chunk, now: float) -> Chunk:
 
 
 def next_model(conn: sqlite3.Connection, rules: Rules, now: float) -> str | float:
-    """The model of the task whose chunk is claimed next; or the seconds until there may be one."""
+    """The model of the task whose chunk is claimed next; or the seconds until there may be one.
+
+    "" where that cannot be read.
+    """
     turn = _whose_turn(conn, rules)
     if turn is not None:
         seq = _next_task(conn, turn, rules, now, NOBODY)
-        return str(conn.execute("select model from task where seq = ?", (seq,)).fetchone()[0])
+        assert seq is not None  # nobody has a model that would suit another better
+        with suppress(damage.Damaged):
+            return _model(conn, seq)
+        return ""  # whoever claims it finds that out
     due = "select model from task where run_at is not null and run_at <= ? order by run_at limit 1"
     found = conn.execute(due, (now,)).fetchone()
     return str(found[0]) if found else _until_due(conn, now)
@@ -108,14 +123,13 @@ def _until_due(conn: sqlite3.Connection, now: float) -> float:
     return CLOCK_CHECK if next_at is None else min(CLOCK_CHECK, float(next_at) - now)
 
 
-def _taken_up(conn: sqlite3.Connection, next_task: int, now: float) -> sqlite3.Row:
-    """The task that a chunk is taken of, as it was: who follows a twin stands in line for it."""
-    row: sqlite3.Row = conn.execute(
-        "select * from task where seq = (select coalesce(leader, seq) from task where seq = ?)", (next_task,)
-    ).fetchone()
-    if row["state"] == State.QUEUED and row["started_at"] is not None:
-        timeline.note(conn, row["seq"], now, Moment(kind="resumed"))
-    return row
+def _looked_up(conn: sqlite3.Connection, next_task: int) -> tuple[Chunk, int]:
+    """The chunk to hand out, and its samples: who follows a twin stands in line for it. Raises Damaged."""
+    taken = "select * from task where seq = (select coalesce(leader, seq) from task where seq = ?)"
+    with damage.named(next_task):
+        task = conn.execute(taken, (next_task,)).fetchone()
+        chunk = conn.execute(_NEXT_CHUNK, {"seq": task["seq"]}).fetchone()
+        return to_chunk(task, chunk), chunk["samples"]
 
 
 def _note_overtaking(conn: sqlite3.Connection, left: Left, priority: int, now: float) -> None:
@@ -149,7 +163,10 @@ def _promote(conn: sqlite3.Connection, rules: Rules, now: float) -> tuple[Sequen
         """,
         {"now": now, "due": to_json([row["seq"] for row in due])},
     )
-    entered = [line.enter(conn, row["seq"], rules, now)[0] for row in due if row["shares"]]
+    entered: list[Task] = []
+    for seq in (row["seq"] for row in due if row["shares"]):
+        found, failed = damage.read_or_fail(conn, seq, now, partial(line.enter, conn, seq, rules, now))
+        entered.append((found or failed)[0])
     return entered, len(due) == MOST_DUE
 
 
@@ -191,13 +208,18 @@ def _next_task(conn: sqlite3.Connection, turn: _Turn, rules: Rules, now: float, 
     first = _best(best, _by_seq(conn, turn, best))
     if who.model is None:
         return first
-    (model,) = conn.execute("select model from task where seq = ?", (first,)).fetchone()
+    model = _model(conn, first)
     if model == who.model:
         return first
     near = _near(conn, turn, best, who.model) if who.stays else []
     if near:
         return _best(best, near)
     return None if model in who.elsewhere else first
+
+
+def _model(conn: sqlite3.Connection, seq: int) -> str:
+    with damage.named(seq):
+        return str(conn.execute("select model from task where seq = ?", (seq,)).fetchone()[0])
 
 
 def _best(best: str, seqs: Sequence[int]) -> int:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 
-from whisperd.sql import looks, outbox
+from whisperd.sql import damage, looks, outbox
 from whisperd.sql.holder import fail, release
-from whisperd.sql.rows import to_chunk, to_task
+from whisperd.sql.line import move
+from whisperd.sql.rows import to_chunk
 from whisperd.task import Chunk, LostClaim, Problem, Rules, Task
 
 INTERRUPTED = Problem("interrupted", "the daemon stopped unexpectedly while it worked on this task")
@@ -19,8 +21,9 @@ def sweep(
     conn: sqlite3.Connection, older_than: float, held: Sequence[Chunk], rules: Rules, now: float
 ) -> Sequence[Task]:
     alive = {(chunk.task.seq, chunk.number, chunk.claims) for chunk in held}
-    swept: list[Task] = []
-    for chunk in _running(conn, older_than):
+    chunks, failed = _running(conn, older_than, now)
+    swept = list(failed)
+    for chunk in chunks:
         if (chunk.task.seq, chunk.number, chunk.claims) in alive:
             continue
         with suppress(LostClaim):  # another chunk has just failed this task for good
@@ -30,23 +33,27 @@ def sweep(
 
 def recover(conn: sqlite3.Connection, rules: Rules, now: float) -> Sequence[Task]:
     _come_back_to_the_present(conn, rules, now)
-    for chunk in _running(conn, float("inf")):
+    chunks, _ = _running(conn, float("inf"), now)
+    for chunk in chunks:
         # A task that takes the daemon down with it must end: an interruption counts, without a delay.
         with suppress(LostClaim):  # another chunk has just failed this task for good
             fail(conn, chunk, INTERRUPTED, 0.0, False, None, now)
     looks.interrupt(conn, INTERRUPTED, now)
-    return _back_in_line(conn)
+    return _back_in_line(conn, now)
 
 
 def release_all(conn: sqlite3.Connection, now: float) -> Sequence[Task]:
-    released = {chunk.task.seq: release(conn, chunk, None, now) for chunk in _running(conn, float("inf"))}
-    return [*released.values(), *_back_in_line(conn)]
+    chunks, _ = _running(conn, float("inf"), now)
+    released = {chunk.task.seq: release(conn, chunk, None, now) for chunk in chunks}
+    return [*released.values(), *_back_in_line(conn, now)]
 
 
-def _back_in_line(conn: sqlite3.Connection) -> Sequence[Task]:
+def _back_in_line(conn: sqlite3.Connection, now: float) -> Sequence[Task]:
     """What was overtaken, and so is in nobody's work, is still called processing."""
-    rows = conn.execute("update task set state = 'queued' where state = 'processing' returning *").fetchall()
-    return [to_task(row) for row in rows]
+    begun = [row["seq"] for row in conn.execute("select seq from task where state = 'processing'")]
+    back = partial(move, conn, change="state = 'queued'", args={})
+    moved = [damage.read_or_fail(conn, seq, now, partial(back, seq=seq))[0] for seq in begun]
+    return [task for task in moved if task is not None]
 
 
 def _come_back_to_the_present(conn: sqlite3.Connection, rules: Rules, now: float) -> None:
@@ -84,10 +91,25 @@ def clock_jumped(conn: sqlite3.Connection, seconds: float) -> None:
 _TIMED = "timeout_seconds is not null and started_at is not null and finished_at is null"
 
 
-def _running(conn: sqlite3.Connection, older_than: float) -> Sequence[Chunk]:
+def _running(
+    conn: sqlite3.Connection, older_than: float, now: float
+) -> tuple[Sequence[Chunk], Sequence[Task]]:
+    """The chunks in work, and the tasks that have failed instead, since they cannot be read."""
     # The + keeps SQLite from walking all chunks ever made in the order it is to give: it sorts the few found.
-    rows = conn.execute(
-        "select * from chunk where state = 'running' and beat_at < ? order by +task, number", (older_than,)
+    numbers = conn.execute(
+        "select task, number from chunk where state = 'running' and beat_at < ? order by +task, number",
+        (older_than,),
     ).fetchall()
-    tasks = "select * from task where seq = ?"
-    return [to_chunk(conn.execute(tasks, (row["task"],)).fetchone(), row) for row in rows]
+    chunks: list[Chunk] = []
+    failed: list[Task] = []
+    for seq, number in numbers:
+        chunk, ended = damage.read_or_fail(conn, seq, now, partial(_chunk, conn, seq, number))
+        chunks += [chunk] if chunk is not None else []
+        failed += ended
+    return chunks, failed
+
+
+def _chunk(conn: sqlite3.Connection, seq: int, number: int) -> Chunk:
+    task = conn.execute("select * from task where seq = ?", (seq,)).fetchone()
+    chunk = conn.execute("select * from chunk where task = ? and number = ?", (seq, number)).fetchone()
+    return to_chunk(task, chunk)

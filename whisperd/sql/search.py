@@ -17,6 +17,7 @@ from typing import NamedTuple
 import msgspec
 from msgspec import Struct
 
+from whisperd.sql import damage
 from whisperd.sql.questions import span
 from whisperd.sql.rows import to_json, to_task
 from whisperd.sql.words import expression, tenant_word
@@ -63,11 +64,12 @@ def index(conn: sqlite3.Connection) -> Indexed:
     done, characters, unreadable = 0, 0, []
     with _intact(conn):
         for (seq,) in waiting:
+            entry = None
             try:
-                entry = _entry(conn, seq)
-            except _Unreadable:
+                with damage.named(seq):
+                    entry = _entry(conn, seq)
+            except damage.Damaged:
                 unreadable.append(seq)
-                entry = None
             characters += _renew(conn, seq, entry)
             conn.execute("delete from unsearched where task = ?", (seq,))
             done += 1
@@ -91,7 +93,7 @@ def _sound() -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        if _code(error) == sqlite3.SQLITE_CORRUPT_VTAB:
+        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_CORRUPT_VTAB:
             raise IndexDamaged("the index of words is damaged, and is made anew") from error
         raise
 
@@ -118,27 +120,8 @@ def _renew(conn: sqlite3.Connection, seq: int, entry: _Entry | None) -> int:
     return len(entry.text)
 
 
-class _Unreadable(Exception):
-    """What stands in the rows of a task is no text, or no transcript."""
-
-
 def _entry(conn: sqlite3.Connection, seq: int) -> _Entry | None:
-    """None if there is no such task any more. Raises _Unreadable."""
-    try:
-        return _read(conn, seq)
-    except (msgspec.MsgspecError, UnicodeError) as error:
-        raise _Unreadable from error
-    except sqlite3.OperationalError as error:
-        if _code(error) is None:  # it is Python's, over text that is not UTF-8
-            raise _Unreadable from error
-        raise
-
-
-def _code(error: sqlite3.Error) -> int | None:
-    return getattr(error, "sqlite_errorcode", None)
-
-
-def _read(conn: sqlite3.Connection, seq: int) -> _Entry | None:
+    """None if there is no such task any more."""
     task = conn.execute("select audio_name, tenant, state, redact from task where seq = ?", (seq,)).fetchone()
     if task is None:
         return None

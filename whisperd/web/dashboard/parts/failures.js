@@ -51,6 +51,7 @@ const REMEDIES = {
   unsupported_media: "This is no audio or video that can be read: send another file.",
   audio_too_long: "Cut the file, or raise audio.max_seconds.",
   audio_missing: "Its audio is gone: submit it again.",
+  damaged: "Submit it again, and look after disk and memory: a bit of what was stored has changed.",
   storage_full: "Make room on the disk, then try again.",
   disk_error: "Look after the disk, then try again.",
 };
