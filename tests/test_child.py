@@ -374,6 +374,17 @@ def test_a_model_that_cannot_be_loaded_is_the_fault_of_no_audio_and_no_retry_men
     assert isinstance(child.answer(), Transcribed)
 
 
+def test_a_child_says_why_it_cannot_load_the_model_that_it_is_to_begin_with(tmp_path):
+    (tmp_path / "ggml-bad.bin").write_bytes(b"no model")
+    child = Child(tmp_path, tmp_path / "ggml-bad.bin", engine="ctranslate2")
+    refused = child.answer()
+    child.process.wait(20)
+    child.end()
+
+    assert (refused.code, child.process.returncode) == ("model_unusable", 1)
+    assert "no model of whisper.cpp" in refused.message
+
+
 FULL = """
 import sys
 from pathlib import Path

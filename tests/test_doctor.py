@@ -2,6 +2,7 @@ import asyncio
 import contextlib
 import os
 import sqlite3
+import struct
 import sys
 import time
 from datetime import UTC, datetime
@@ -382,6 +383,18 @@ def test_the_other_engine_is_named_where_it_is_asked_for_or_would_help(
 
     assert [finding.status for finding in found] == ([status] if status else [])
     assert words in "".join(finding.message for finding in found)
+
+
+def test_a_quantised_default_that_the_engine_cannot_run_is_named(monkeypatch, tmp_path):
+    """All was called well, and no worker could start."""
+    monkeypatch.setattr(features, "has_ctranslate2", lambda: True)
+    head = struct.pack("<12i", 0x67676D6C, 51864, *[0] * 9, 7)  # the type of its weights: q8_0
+    (tmp_path / "ggml-small-q8_0.bin").write_bytes(head)
+    workers, storage = Workers(engine="ctranslate2", model="small-q8_0"), Storage(models_dir=str(tmp_path))
+    (finding,) = installation.ctranslate2(Config(workers=workers, storage=storage))
+
+    assert (finding.status, finding.advice) == ("fail", "set workers.engine to auto")
+    assert "small-q8_0, the default, is quantised" in finding.message
 
 
 def test_a_service_that_runs_is_fine(systemd):

@@ -166,7 +166,7 @@ ALLOWED = {
         *("detector", "rulebooks", "searcher"),
     },
     "embedded": {"task", "config", "transcript", "worker_pool", "machine"},
-    "bench": {"task", "config", "engine", "embedded"},
+    "bench": {"task", "config", "engine", "models", "embedded", "worker_pool"},
     "unit": set(),
     "service": {"config", "unit"},
     # the commands

@@ -325,9 +325,17 @@ def test_a_pool_that_is_cancelled_while_its_children_start_leaves_none(with_pool
     assert not [pid for pid in children if BAD_CHILD in Path(f"/proc/{pid}/cmdline").read_text()]
 
 
-def test_a_pool_whose_children_cannot_start_ends_with_the_reason(tmp_path):
+REFUSES = """print('{"type": "refused", "code": "model_unusable", "message": "quantised"}', flush=True)"""
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [("raise SystemExit(3)", "exited with 3"), (f"{REFUSES}; raise SystemExit(1)", "quantised")],
+    ids=["dies", "says why"],
+)
+def test_a_pool_whose_children_cannot_start_ends_with_the_reason(tmp_path, code, reason):
     async def main():
-        command = (sys.executable, "-c", "raise SystemExit(3)")
+        command = (sys.executable, "-c", code)
         events = Events()
         spool = Spool(tmp_path / "spool", max_bytes=10)
 
@@ -340,7 +348,7 @@ def test_a_pool_whose_children_cannot_start_ends_with_the_reason(tmp_path):
 
     with pytest.raises(ExceptionGroup) as raised:
         asyncio.run(main())
-    assert raised.group_contains(PoolFailed, match="exited with 3")
+    assert raised.group_contains(PoolFailed, match=reason)
 
 
 def test_a_child_that_dies_for_a_week_stops_nothing(with_pool):

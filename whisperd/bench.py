@@ -10,14 +10,14 @@ import math
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from time import monotonic
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
-from msgspec.structs import replace
-
-from whisperd.config import Config
+from whisperd.config import Cache, Config, Storage, Workers
 from whisperd.embedded import Embedded, embedded
-from whisperd.engine import features
-from whisperd.task import Options, State, Task
+from whisperd.engine import features, ggml_file
+from whisperd.models import ModelFile
+from whisperd.task import Options, State, Task, TaskError
+from whisperd.worker_pool import PoolFailed
 
 SAMPLE = Path(__file__).with_name("sample.ogg")
 MOST_CLIPS = 200  # of one arrangement
@@ -27,7 +27,7 @@ ALIKE = 0.95  # of the best: what is as good as that
 
 class Arrangement(NamedTuple):
     model: str
-    engine: str
+    engine: Literal["whisper.cpp", "ctranslate2"]
     workers: int
     threads: int
 
@@ -42,37 +42,72 @@ class Figures(NamedTuple):
     rss_bytes: int  # of all workers, at work
 
 
+class Failure(NamedTuple):
+    arrangement: Arrangement
+    why: str
+
+
 class BenchFailed(Exception):
-    """A clip was not transcribed."""
+    """A clip was not transcribed, or not by as many workers as it was to be."""
 
 
-def arrangements(models: Sequence[str], cores: int) -> Sequence[Arrangement]:
-    """Of each model with each installed engine: from one worker with all threads to one for each core."""
-    engines = ["whisper.cpp", "ctranslate2"] if features.has_ctranslate2() else ["whisper.cpp"]
+def arrangements(models: Sequence[ModelFile], cores: int, *, gpu: bool = True) -> Sequence[Arrangement]:
+    """Of each model with each engine that can: from one worker with all threads to one for each core.
+
+    `gpu`: whether one may be used, where there is one.
+    """
     return [
-        Arrangement(model, engine, count, max(1, cores // count))
+        Arrangement(model.name, engine, count, max(1, cores // count))
         for model in models
-        for engine in engines
-        for count in (
-            _ON_GPU if features.on_gpu(engine) else sorted({1, cores // 4 or 1, cores // 2 or 1, cores})
-        )
+        for engine in _engines(model)
+        for count in _counts(cores, gpu and features.on_gpu(engine))
     ]
+
+
+def _engines(model: ModelFile) -> Sequence[Literal["whisper.cpp", "ctranslate2"]]:
+    both = features.has_ctranslate2() and not ggml_file.quantised(str(model.path))
+    return ["whisper.cpp", "ctranslate2"] if both else ["whisper.cpp"]
+
+
+def _counts(cores: int, on_gpu: bool) -> Sequence[int]:
+    return _ON_GPU if on_gpu else sorted({1, cores // 4 or 1, cores // 2 or 1, cores})
 
 
 async def measured(
     config: Config, wanted: Sequence[Arrangement], clip: Path, seconds: float
-) -> AsyncIterator[Figures]:
-    """Run each for about so long. Raises BenchFailed, and what `embedded` does."""
+) -> AsyncIterator[Figures | Failure]:
+    """Run each for about so long; one that fails, for lack of memory for example, is no end of the others."""
     for one in wanted:
-        workers = replace(
-            config.workers, count=one.workers, threads=one.threads, engine=one.engine, model=one.model
-        )
-        cache, models = (
-            replace(config.cache, enabled=False),
-            replace(config.models, preload=(), ttl_seconds=0),
-        )
-        async with embedded(replace(config, workers=workers, cache=cache, models=models)) as here:
-            yield await _figures(here, one, clip, seconds)
+        try:
+            async with embedded(config_of(config, one)) as here:
+                found: Figures | Failure = await _figures(here, one, clip, seconds)
+        except (BenchFailed, PoolFailed, TaskError) as failed:
+            found = Failure(one, str(failed))
+        yield found
+
+
+def config_of(config: Config, one: Arrangement) -> Config:
+    """What runs it, on any machine: the user's limits on tasks and workers would be measured, too.
+
+    Of the user's settings there is what holds of each worker, whatever their number.
+    """
+    kept = config.workers
+    return Config(
+        storage=Storage(models_dir=str(config.models_dir)),
+        cache=Cache(enabled=False),
+        workers=Workers(
+            count=one.workers,
+            threads=one.threads,
+            engine=one.engine,
+            model=one.model,
+            gpu=kept.gpu,
+            nice=kept.nice,
+            max_memory_mb=kept.max_memory_mb,
+            max_rss_mb=kept.max_rss_mb,
+            max_processing_seconds=kept.max_processing_seconds,
+            silence_seconds=kept.silence_seconds,
+        ),
+    )
 
 
 async def _figures(here: Embedded, one: Arrangement, clip: Path, seconds: float) -> Figures:
@@ -85,6 +120,8 @@ async def _figures(here: Embedded, one: Arrangement, clip: Path, seconds: float)
     began = monotonic()
     await _run(here, clip, clips)
     took = monotonic() - began
+    if resting := sum(worker.state == "resting" for worker in here.workers()):
+        raise BenchFailed(f"there was memory for {one.workers - resting} of {one.workers} workers")
     length = task.audio.duration or 0.0
     rss = sum(worker.rss_bytes or 0 for worker in here.workers())
     return Figures(one, clips * length / took, alone, length, rss)

@@ -109,10 +109,17 @@ class Worker:
     def run(self) -> None:
         threading.Thread(target=self._listen, daemon=True).start()
         if self._settings.model:
-            self._model(self._settings.model, self._settings.model_sha256)
+            self._load_first()
         self._say(Ready(device(self._settings)))
         while True:
             self._say(self._answer(self._requests.get()))
+
+    def _load_first(self) -> None:
+        try:
+            self._model(self._settings.model, self._settings.model_sha256)
+        except ModelBroken as broken:  # else nobody would know why it ends
+            self._say(Refused("model_unusable", str(broken)))
+            raise
 
     def _listen(self) -> None:
         for line in sys.stdin.buffer:

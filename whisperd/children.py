@@ -135,6 +135,8 @@ class Child:
         except TimeoutError:
             problem = Problem("worker_hung", f"child {self.pid} was not ready after {START_SECONDS:.0f} s")
             raise ChildDied(problem) from None
+        if isinstance(message, Refused):
+            raise ChildDied(Problem(message.code, message.message))
         if not isinstance(message, Ready):
             raise self._nonsense()
         self.device = message.device

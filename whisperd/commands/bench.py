@@ -14,8 +14,9 @@ from whisperd.commands import Json, ModelsDir, Settings, command
 from whisperd.terminal import megabytes, show_json, show_table, spell
 
 if TYPE_CHECKING:
-    from whisperd.bench import Arrangement, Figures
+    from whisperd.bench import Arrangement, Failure, Figures
     from whisperd.config import Config
+    from whisperd.models import ModelFile
 
 app = typer.Typer()
 
@@ -45,8 +46,9 @@ def bench(
 ) -> None:
     """Measure how fast this machine transcribes, and say which settings suit it.
 
-    Each installed model is run by each installed engine, with few workers of many threads and many of few, on
-    a queue of its own. It takes all the cores that whisperd may have: ask for it while no daemon is at work.
+    Each installed model is run by each installed engine that can, with few workers of many threads and many
+    of few, on a queue of its own without the limits of your settings. It takes all the cores that whisperd
+    may have: ask for it while no daemon is at work.
 
     Columns: model, engine, workers, threads of each, seconds of audio in a second, how long an hour of audio
     takes when all workers are busy, how long one clip takes alone, memory of all workers.
@@ -55,23 +57,32 @@ def bench(
       $ whisperd bench --model small.en --seconds 30 call.wav
     """
     from whisperd import logs
-    from whisperd.bench import SAMPLE, arrangements, best
+    from whisperd.bench import SAMPLE, BenchFailed, Figures, arrangements, best
     from whisperd.config import Logging, cores, find, load
 
     settings = load(find(config), overrides={"storage.models_dir": models_dir})
     logs.configure(Logging(level="error"))
-    wanted = arrangements(_models(settings, model), cores())
-    figures = asyncio.run(_measured(settings, wanted, file or SAMPLE, seconds))
+    wanted = arrangements(_models(settings, model), cores(), gpu=settings.workers.gpu)
+    found = asyncio.run(_measured(settings, wanted, file or SAMPLE, seconds))
+    figures = [one for one in found if isinstance(one, Figures)]
+    failures = [one for one in found if not isinstance(one, Figures)]
+    if not figures:
+        raise BenchFailed(failures[0].why)
     if json:
-        show_json(
-            {"measured": [_plain(one) for one in figures], "best": [_plain(one) for one in best(figures)]}
-        )
+        lists: dict[str, Sequence[Figures | Failure]] = {
+            "measured": figures,
+            "best": best(figures),
+            "failed": failures,
+        }
+        show_json({name: [_plain(one) for one in some] for name, some in lists.items()})
         return
-    show_table(HEAD, [_row(one) for one in figures], "MODEL")
+    show_table(HEAD, [_row(one) for one in found], "MODEL")
+    for failure in failures:
+        print(f"\n{_named(failure.arrangement)} failed: {failure.why}")
     _advise(best(figures))
 
 
-def _models(settings: Config, only: Sequence[str] | None) -> Sequence[str]:
+def _models(settings: Config, only: Sequence[str] | None) -> Sequence[ModelFile]:
     """The installed ones, the smallest first. Raises what is not installed."""
     from whisperd import models
 
@@ -82,15 +93,15 @@ def _models(settings: Config, only: Sequence[str] | None) -> Sequence[str]:
         if not (found := models.installed(folder)):
             models.ensure_default(folder)
             found = models.installed(folder)
-    return [one.name for one in sorted(found, key=lambda one: one.path.stat().st_size)]
+    return sorted(found, key=lambda one: one.path.stat().st_size)
 
 
 async def _measured(
     settings: Config, wanted: Sequence[Arrangement], clip: Path, seconds: float
-) -> Sequence[Figures]:
+) -> Sequence[Figures | Failure]:
     from whisperd.bench import measured
 
-    found: list[Figures] = []
+    found: list[Figures | Failure] = []
     _say(wanted, 0)
     async for one in measured(settings, wanted, clip, seconds):
         found.append(one)
@@ -104,20 +115,27 @@ def _say(wanted: Sequence[Arrangement], done: int) -> None:
         return
     text = ""
     if done < len(wanted):
-        one = wanted[done]
-        text = f"{done + 1} of {len(wanted)}: {one.model}, {one.engine}, {one.workers} × {one.threads} …"
+        text = f"{done + 1} of {len(wanted)}: {_named(wanted[done])} …"
     print(f"\r\x1b[2K{text}", end="", file=sys.stderr, flush=True)
 
 
-def _row(one: Figures) -> Sequence[str]:
-    model, engine, workers, threads = one.arrangement
+def _named(one: Arrangement) -> str:
+    return f"{one.model}, {one.engine}, {one.workers} × {one.threads}"
+
+
+def _row(one: Figures | Failure) -> Sequence[str]:
+    from whisperd.bench import Failure
+
+    begin = [str(part) for part in one.arrangement]
+    if isinstance(one, Failure):
+        return (*begin, "failed", "", "", "")
     return (
-        *(model, engine, str(workers), str(threads), f"{one.speed:.1f}×"),
+        *(*begin, f"{one.speed:.1f}×"),
         *(spell(HOUR / one.speed), f"{one.alone_seconds:.1f} s", megabytes(one.rss_bytes)),
     )
 
 
-def _plain(one: Figures) -> dict[str, object]:
+def _plain(one: Figures | Failure) -> dict[str, object]:
     return {
         **one.arrangement._asdict(),
         **{name: value for name, value in one._asdict().items() if name != "arrangement"},

@@ -10,7 +10,7 @@ from whisperd.config.http import Http
 from whisperd.config.keys import DATABASE, KEYS, Config, Key, with_values
 from whisperd.config.outbound import Outbound, Webhooks
 from whisperd.config.printing import hidden, to_toml
-from whisperd.config.queue import PlanLimits, Plans, Queue, Retention, Search, TenantLimits
+from whisperd.config.queue import Cache, PlanLimits, Plans, Queue, Retention, Search, TenantLimits
 from whisperd.config.reading import ConfigError, find, load, read
 from whisperd.config.redis import Redis
 from whisperd.config.risk import Risk
@@ -24,6 +24,7 @@ __all__ = [
     "Audio",
     "Backup",
     "BackupS3",
+    "Cache",
     "Config",
     "ConfigError",
     "Http",

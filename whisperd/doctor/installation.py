@@ -18,7 +18,7 @@ from whisperd import models
 from whisperd.catalogue import ModelError, file_name
 from whisperd.config import BackupS3, Config, cores
 from whisperd.doctor.finding import Finding
-from whisperd.engine import features
+from whisperd.engine import features, ggml_file
 
 OLDEST_PYTHON = (3, 11)
 OLDEST_SQLITE = (3, 37)  # strict tables
@@ -152,6 +152,9 @@ def ctranslate2(config: Config) -> Iterator[Finding]:
     if config.workers.engine == "ctranslate2" and not here:
         why = "workers.engine is ctranslate2, which is not installed: every task would fail"
         yield Finding("ctranslate2", "fail", why, "pip install 'whisperd[ct2]'")
+    elif config.workers.engine == "ctranslate2" and _is_quantised(config):
+        why = f"{config.workers.model}, the default, is quantised, and CTranslate2 takes float16 only"
+        yield Finding("ctranslate2", "fail", why, "set workers.engine to auto")
     elif wanted and config.workers.gpu and features.gpu_build() and config.workers.engine == "auto":
         yield Finding("ctranslate2", "ok", "not used: whisper.cpp has the GPU")
     elif wanted:
@@ -160,6 +163,13 @@ def ctranslate2(config: Config) -> Iterator[Finding]:
     elif here and not features.gpu_build():
         said = "is here and not used; on a CPU it is faster"
         yield Finding("ctranslate2", "ok", f"{said}: set workers.engine to auto")
+
+
+def _is_quantised(config: Config) -> bool:
+    try:
+        return ggml_file.quantised(str(config.models_dir / file_name(config.workers.model)))
+    except ModelError:  # it is told with the models
+        return False
 
 
 def _features(built: str) -> str:

@@ -1,6 +1,7 @@
 """What the pool and its children say to each other: one JSON object a line, the type in its `type` field.
 
-The child says Ready once; then each request is answered by any number of Alive and one of the others.
+The child says Ready once, or Refused where it cannot load its first model, and ends; then each request is
+answered by any number of Alive and one of the others.
 """
 
 from __future__ import annotations
