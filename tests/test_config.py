@@ -339,7 +339,15 @@ def test_a_home_of_nobody_is_a_wrong_setting():
     ("workers", "machine", "gpu_build", "sized"),
     [
         (Workers(), 2, False, (2, 1)),
+        (Workers(), 3, False, (3, 1)),
+        (Workers(), 4, False, (4, 1)),
+        (Workers(), 5, False, (5, 1)),
+        (Workers(), 6, False, (3, 2)),
+        (Workers(), 7, False, (7, 1)),
         (Workers(), 8, False, (4, 2)),
+        (Workers(), 9, False, (3, 3)),
+        (Workers(), 11, False, (5, 2)),
+        (Workers(), 64, False, (4, 16)),
         (Workers(), 1, False, (1, 1)),
         (Workers(), 8, True, (1, 8)),
         (Workers(gpu=False), 8, True, (4, 2)),
@@ -353,6 +361,15 @@ def test_a_home_of_nobody_is_a_wrong_setting():
 )
 def test_workers_and_threads_fit_the_machine(workers, machine, gpu_build, sized):
     assert workers.sized(machine, gpu_build) == sized
+
+
+@pytest.mark.parametrize("machine", range(1, 130))
+def test_of_no_machine_more_than_a_tenth_is_left_idle(machine):
+    """Of seven cores there were three."""
+    workers, threads = Workers().sized(machine)
+
+    assert 0.9 * machine <= workers * threads <= machine
+    assert workers <= 7
 
 
 def test_a_process_may_use_at_least_one_core():

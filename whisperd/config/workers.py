@@ -18,8 +18,8 @@ class Workers(Struct, frozen=True, kw_only=True):
     count: Annotated[
         int,
         key(
-            "Processes; 0: one a core up to 4, or 1 with a GPU build. A reload leaves the threads of each as "
-            "they are.",
+            "Processes; 0: one a core up to 4, of more cores those 3 to 7 that leave the fewest idle, or 1 "
+            "with a GPU build. A reload leaves the threads of each as they are.",
             0,
             256,
             reload=True,
@@ -109,9 +109,15 @@ class Workers(Struct, frozen=True, kw_only=True):
 
     def sized(self, cores: int, gpu_build: bool = False) -> tuple[int, int]:
         """How many workers with how many threads each: the zeros filled in for a machine of `cores`."""
-        most = 1 if gpu_build and self.gpu else min(4, cores // max(1, self.threads))
-        count = self.max or self.count or max(1, most)
+        most = 1 if gpu_build and self.gpu else self._most(cores)
+        count = self.max or self.count or most
         return count, self.threads or max(1, cores // count)
+
+    def _most(self, cores: int) -> int:
+        """About four, since each holds the model: those among which the cores can be shared out best."""
+        if self.threads or cores <= 4:
+            return max(1, min(4, cores // max(1, self.threads)))
+        return min(range(3, min(7, cores) + 1), key=lambda count: (cores % count, abs(count - 4)))
 
 
 class Models(Struct, frozen=True, kw_only=True):
