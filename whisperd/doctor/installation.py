@@ -123,23 +123,22 @@ def voice_detection() -> Finding:
 
 
 def whisper(config: Config) -> Finding:
-    built = features.system_info()
-    if not built:
+    built = features.build()
+    if not built.says:
         why = loads("_pywhispercpp") or "it says nothing of itself"
         return Finding(
             "whisper.cpp", "fail", f"does not load: {why}", "pip install --force-reinstall pywhispercpp"
         )
-    gpu = features.gpu_build()
     count, threads = config.workers.sized(cores(), features.on_gpu(config.workers.engine))
     said = f"{_features(built)}; workers x threads on {cores()} cores: {count} x {threads}"
-    if "AVX2 = 1" not in built and _cpu_has("avx2"):
+    if "AVX2 = 1" not in built.says and _cpu_has("avx2"):
         return Finding(
             "whisper.cpp",
             "warn",
             f"{said}; the processor has AVX2, this build does not use it",
             REBUILD,
         )
-    if not gpu and any(os.path.exists(device) for device in GPU_DEVICES):
+    if not built.for_gpu and any(os.path.exists(device) for device in GPU_DEVICES):
         return Finding(
             "whisper.cpp", "warn", f"{said}; there is a GPU that it does not use", f"GGML_CUDA=1 {REBUILD}"
         )
@@ -172,11 +171,11 @@ def _is_quantised(config: Config) -> bool:
         return False
 
 
-def _features(built: str) -> str:
-    """ "… | CPU : AVX2 = 1 | … |" -> "CPU: AVX2 FMA, no BLAS"."""
-    has = re.findall(r"(\w+) = 1", built)
-    kinds = [kind for kind in re.findall(r"(\w+) :", built) if kind != "WHISPER"]
-    return f"{' '.join(kinds)}: {' '.join(has)}" + ("" if "BLAS" in built else ", no BLAS")
+def _features(built: features.Build) -> str:
+    """ "… | CPU : AVX2 = 1 | … |", with libggml-vulkan -> "CPU VULKAN: AVX2, no BLAS"."""
+    kinds = sorted(kind.upper() for kind in built.backends - {"whisper", "base"})
+    has = " ".join(re.findall(r"(\w+) = 1", built.says))
+    return f"{' '.join(kinds)}: {has}" + ("" if "blas" in built.backends else ", no BLAS")
 
 
 def _cpu_has(feature: str) -> bool:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import cache
+from pathlib import Path
+
 from whisperd.engine import features, ggml_file
 from whisperd.engine.model import Engine, ModelBroken
 from whisperd.engine.protocol import Settings
@@ -29,7 +32,13 @@ def device(settings: Settings) -> str:
         import ctranslate2
 
         return "gpu" if ctranslate2.get_cuda_device_count() else "cpu"
-    return "gpu" if features.names_gpu(system_info()) else "cpu"
+    return "gpu" if _build().for_gpu else "cpu"
+
+
+@cache
+def _build() -> features.Build:
+    """As features.build(), here where whisper.cpp is loaded anyway."""
+    return features.Build(system_info(), features.ggml_libraries(Path("/proc/self/maps").read_text()))
 
 
 def name(path: str, settings: Settings) -> str:

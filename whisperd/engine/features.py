@@ -12,27 +12,59 @@ from contextlib import suppress
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
-_ASK = "import _pywhispercpp as cpp; print(cpp.whisper_print_system_info())"
+_ASK = """
+import _pywhispercpp as cpp
+print(cpp.whisper_print_system_info())
+print(open("/proc/self/maps").read())
+"""
 _ASK_CT2 = "import ctranslate2; print(ctranslate2.get_cuda_device_count())"
-_GPU = frozenset({"CUDA", "METAL", "Metal", "VULKAN", "Vulkan", "SYCL", "CANN", "HIP", "MUSA", "OPENCL"})
+_GPU = frozenset({"cuda", "metal", "vulkan", "sycl", "cann", "hip", "rocm", "musa", "opencl"})
+
+
+class Build(NamedTuple):
+    """What whisper.cpp was built for.
+
+    `says`: its own line, such as "WHISPER : … | CPU : AVX2 = 1 | …"; empty if it cannot be loaded. A backend
+    stands in it only if ggml can ask it for features: Vulkan, SYCL and BLAS never do. So `libraries` has
+    those that were loaded with it, by the names of their files: "cpu", "blas", "vulkan".
+    """
+
+    says: str = ""
+    libraries: frozenset[str] = frozenset()
+
+    @property
+    def backends(self) -> frozenset[str]:
+        """In small letters."""
+        return self.libraries | {name.lower() for name in re.findall(r"(\w+) :", self.says)}
+
+    @property
+    def for_gpu(self) -> bool:
+        return bool(_GPU & self.backends)
 
 
 @cache
-def system_info() -> str:
-    """whisper.cpp's own line, such as "WHISPER : … | CPU : AVX2 = 1 | …"; empty if it cannot be loaded.
-
-    Blocks for a second, once.
-    """
+def build() -> Build:
+    """Blocks for a second, once."""
     with suppress(subprocess.TimeoutExpired):
         asked = subprocess.run([sys.executable, "-P", "-c", _ASK], capture_output=True, text=True, timeout=60)
-        return asked.stdout.strip()
-    return ""
+        says, _, maps = asked.stdout.strip().partition("\n")
+        return Build(says, ggml_libraries(maps))
+    return Build()
+
+
+def ggml_libraries(maps: str) -> frozenset[str]:
+    """The parts of ggml that a process has loaded, of its /proc/PID/maps (proc(5)).
+
+    A file is called libggml-vulkan.so.0, or libggml-vulkan-6703ab19.so.0 in a wheel.
+    """
+    return frozenset(re.findall(r"/libggml-([a-z]+)[^/]*\.so", maps))
 
 
 def gpu_build() -> bool:
-    """Whether it can use a GPU: a backend stands before a colon in the line."""
-    return names_gpu(system_info())
+    """Whether whisper.cpp can use a GPU here. Blocks for a second, once."""
+    return build().for_gpu
 
 
 @cache
@@ -44,10 +76,6 @@ def on_gpu(engine: str) -> bool:
     with suppress(subprocess.TimeoutExpired):
         return subprocess.run(ask, capture_output=True, text=True, timeout=60).stdout.strip() not in ("", "0")
     return False
-
-
-def names_gpu(system_info: str) -> bool:
-    return bool(_GPU & set(re.findall(r"(\w+) :", system_info)))
 
 
 def has_ctranslate2() -> bool:

@@ -39,7 +39,7 @@ _FALLBACKS = re.compile(r"fallbacks = +(\d+) p / +(\d+) h")
 
 
 def system_info() -> str:
-    """As features.system_info(), here where whisper.cpp is loaded anyway."""
+    """Its own line about what it was built for."""
     return str(cpp.whisper_print_system_info())
 
 
