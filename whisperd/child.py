@@ -34,6 +34,7 @@ from whisperd.engine.choosing import WHISPER_CPP, device, load, name
 from whisperd.engine.language import vote
 from whisperd.engine.model import Engine, EngineFailed, EngineStopped, ModelBroken
 from whisperd.engine.peaks import peaks
+from whisperd.engine.placing import placed
 from whisperd.engine.protocol import (
     Abort,
     Aborted,
@@ -52,10 +53,10 @@ from whisperd.engine.protocol import (
     Transcribed,
     Work,
 )
-from whisperd.engine.speech import plan_cuts, to_source_time, window
+from whisperd.engine.speech import plan_cuts, window
 from whisperd.engine.wav import write_muted
 from whisperd.leash import limit, tie
-from whisperd.task import SAMPLE_RATE, Cut, Options, Plan, Segment
+from whisperd.task import SAMPLE_RATE, Cut, Plan
 
 OVERHEAD = 2**31  # bytes of address space that take no memory: libraries, stacks, arenas; 1 GB was seen
 MOST_FILES = 1024
@@ -239,8 +240,8 @@ class Worker:
         segments, warnings = engine.transcribe(
             window(pcm, cut), request.options, request.language, stop, cut.part
         )
-        placed = [_placed(segment, cut, request.options) for segment in segments]
-        return Transcribed(placed, time.monotonic() - began, warnings)
+        said = [placed(segment, cut, request.options) for segment in segments]
+        return Transcribed(said, time.monotonic() - began, warnings)
 
     def _probe(self, request: Probe) -> Transcribed:
         began = time.monotonic()
@@ -368,27 +369,6 @@ def _pcm(path: str, channels: int, samples: int) -> NDArray[np.int16]:
     if size == 0:
         return np.zeros((0, channels), np.int16)
     return np.memmap(path, np.int16, "r").reshape(-1, channels)
-
-
-def _placed(segment: Segment, cut: Cut, options: Options) -> Segment:
-    """The segment with its times in the whole audio, and its speaker when channels are split."""
-    return msgspec.structs.replace(
-        segment,
-        start=round(to_source_time(cut, segment.start), 3),
-        end=round(to_source_time(cut, segment.end, ending=True), 3),
-        no_speech_prob=round(1.0 - cut.speech, 4),
-        avg_logprob=round(segment.avg_logprob, 4),
-        speaker=chr(ord("A") + cut.channel) if options.channels == "split" else None,
-        words=tuple(
-            msgspec.structs.replace(
-                word,
-                start=round(to_source_time(cut, word.start), 3),
-                end=round(to_source_time(cut, word.end, ending=True), 3),
-                probability=round(word.probability, 4),
-            )
-            for word in segment.words
-        ),
-    )
 
 
 def _heard_by(engine: str, model_sha256: str) -> str:
