@@ -280,6 +280,25 @@ def test_a_clip_in_which_more_is_heard_than_there_is_is_heard_in_front_of_real_s
 
 
 @pytest.mark.parametrize("engine", ["ctranslate2"], indirect=True)
+def test_what_was_judged_to_be_silence_is_no_context_for_what_comes_after_it(told):
+    """Both judgements are made up: no clip of the corpus has a silent beginning that ends early."""
+    script = """
+    from dataclasses import replace
+    prompts, hears, spans = [], whisper._well_heard, whisper._spans
+
+    def first_is_silent(mel, prompt, *how):
+        prompts.append(prompt)
+        return replace(hears(mel, prompt, *how), silent=len(prompts) == 1)
+
+    whisper._well_heard, whisper._spans = first_is_silent, lambda heard: (spans(heard)[0], 600)
+    hear(whisper)
+    tell([len(prompts), prompts[0] == prompts[1]])
+    """
+
+    assert told(LONG + _unindented(script)) == [2, True]
+
+
+@pytest.mark.parametrize("engine", ["ctranslate2"], indirect=True)
 def test_speech_of_another_language_that_goes_round_in_a_part_is_heard_whole(told, corpus):
     """A real loop, and not one that is made up: see the Spanish clip above."""
     script = """

@@ -215,9 +215,10 @@ class CTranslate:
             heard = begun or self._well_heard(part.mel[:, at : at + LONGEST], prompt, asked.options, search)
             begun = None
             spans, ended = self._spans(heard)
+            # What was silence is no context either: a text made up over it would be believed.
             if not heard.silent:
                 yield from self._segments(heard, spans, part.start + at / FRAMES_PER_SECOND, part.end, asked)
-            before = [*before, *heard.tokens]
+                before = [*before, *heard.tokens]
             at += max(ended, LEAST) if ended else LONGEST
         if asked.stop():
             raise EngineStopped
