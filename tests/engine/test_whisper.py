@@ -280,6 +280,22 @@ def test_a_clip_in_which_more_is_heard_than_there_is_is_heard_in_front_of_real_s
 
 
 @pytest.mark.parametrize("engine", ["ctranslate2"], indirect=True)
+def test_a_window_without_room_for_silence_is_heard_once(told):
+    script = """
+    from whisperd.engine import ctranslate
+    ctranslate.BEYOND = -10_000
+    full = np.concatenate([speech, speech, speech])[: 28 * 16_000]
+    prompt, search = whisper._start(Options(), "en"), ctranslate._Search()
+    for window in (full, full[: 20 * 16_000]):
+        whisper._well_heard(whisper._mel(window), prompt, Options(beam_size=1), search)
+        runs.append("heard")
+    tell(runs)
+    """
+
+    assert told(LONG + _unindented(script)) == [1, "heard", 1, 1, "heard"]
+
+
+@pytest.mark.parametrize("engine", ["ctranslate2"], indirect=True)
 def test_what_was_judged_to_be_silence_is_no_context_for_what_comes_after_it(told):
     """Both judgements are made up: no clip of the corpus has a silent beginning that ends early."""
     script = """

@@ -224,9 +224,12 @@ class CTranslate:
             raise EngineStopped
 
     def _well_heard(self, mel: Array, prompt: list[int], options: Options, search: _Search) -> _Heard:
-        """With 30 s of real silence behind where, with the computed one, more was heard than there is."""
+        """With silence to hear up to 30 s where, with the computed one, more was heard than there is.
+
+        A window that is as long has no computed one: it would be heard as before.
+        """
         [heard] = self._hear([mel], prompt, options, search)
-        if self._made_up(heard):
+        if self._made_up(heard) and mel.shape[1] < LONGEST:
             [heard] = self._hear([_filled(mel)], prompt, options, search)
             heard = replace(heard, frames=mel.shape[1])
         return heard
@@ -363,7 +366,8 @@ class CTranslate:
 
 
 def _filled(mel: Array) -> Array:
-    """With silence up to 30 s."""
+    """With absolute silence up to 30 s: softer than what is silent in the window and in its margin, which
+    counts as eight tenfold steps below the loudest. So it was measured (docs/decisions.md)."""
     return np.pad(mel, ((0, 0), (0, LONGEST - mel.shape[1])), constant_values=SILENCE)
 
 
