@@ -86,6 +86,17 @@ def test_special_tokens_stand_where_openai_put_them(n_vocab, end, no_times, lang
     assert words.first_time + 1501 == n_vocab
 
 
+def test_a_distilled_model_has_not_the_heads_of_the_one_with_as_many_layers_and_tokens():
+    """distil-small.en had those of tiny.en, and times of words by chance."""
+    tiny = ggml_file.Size(51_864, 1500, 384, 6, 4, 448, 384, 6, 4, 80)
+    distilled = tiny._replace(
+        n_audio_state=768, n_audio_head=12, n_audio_layer=12, n_text_state=768, n_text_head=12
+    )
+
+    assert ct2_model._heads(tiny)[:2] == [[1, 0], [2, 0]]
+    assert ct2_model._heads(distilled) == [[layer, head] for layer in (2, 3) for head in range(12)]
+
+
 def test_a_quantised_model_is_known_by_its_head(tmp_path, weights):
     head = (weights / "ggml-tiny.en.bin").read_bytes()[:48]
     quantised = tmp_path / "ggml-q8.bin"

@@ -23,20 +23,20 @@ from whisperd.engine.vocabulary import TIMES, Vocabulary
 _TYPES = {np.dtype("<f4"): 0, np.dtype("i1"): 1, np.dtype("<i2"): 2, np.dtype("<f2"): 4}
 _GELU = 3  # ActivationType of CTranslate2
 # The heads of the decoder whose attention follows the audio, found by OpenAI
-# (whisper/__init__.py, spelled out in whisper.cpp): by layers of the decoder and number of tokens. Of others,
-# as of large-v1 and v2, which their size does not tell apart, all of the upper half are taken.
-_HEADS: dict[tuple[int, int], str] = {
-    (4, 51_864): "1.0 2.0 2.5 3.0 3.1 3.2 3.3 3.4",
-    (4, 51_865): "2.2 3.0 3.2 3.3 3.4 3.5",
-    (6, 51_864): "3.3 4.7 5.1 5.5 5.7",
-    (6, 51_865): "3.1 4.2 4.3 4.7 5.1 5.2 5.4 5.6",
-    (12, 51_864): "6.6 7.0 7.3 7.8 8.2 8.5 8.7 9.0 9.4 9.8 9.10 10.0 10.1 10.2 10.3 10.6 10.11 11.2 11.4",
-    (12, 51_865): "5.3 5.9 8.0 8.4 8.7 8.8 9.0 9.7 9.9 10.5",
-    (24, 51_864): "11.4 14.1 14.12 14.14 15.4 16.0 16.4 16.9 17.12 17.14 18.7 18.10 18.15 20.0 20.3 20.9 "
+# (whisper/__init__.py, spelled out in whisper.cpp): by layers of encoder and decoder and number of tokens. Of
+# others, as of large-v1 and v2, which their size does not tell apart, all of the upper half are taken.
+_HEADS: dict[tuple[int, int, int], str] = {
+    (4, 4, 51_864): "1.0 2.0 2.5 3.0 3.1 3.2 3.3 3.4",
+    (4, 4, 51_865): "2.2 3.0 3.2 3.3 3.4 3.5",
+    (6, 6, 51_864): "3.3 4.7 5.1 5.5 5.7",
+    (6, 6, 51_865): "3.1 4.2 4.3 4.7 5.1 5.2 5.4 5.6",
+    (12, 12, 51_864): "6.6 7.0 7.3 7.8 8.2 8.5 8.7 9.0 9.4 9.8 9.10 10.0 10.1 10.2 10.3 10.6 10.11 11.2 11.4",
+    (12, 12, 51_865): "5.3 5.9 8.0 8.4 8.7 8.8 9.0 9.7 9.9 10.5",
+    (24, 24, 51_864): "11.4 14.1 14.12 14.14 15.4 16.0 16.4 16.9 17.12 17.14 18.7 18.10 18.15 20.0 20.3 20.9 "
     "20.14 21.12",
-    (24, 51_865): "13.15 15.4 15.15 16.1 20.0 23.4",
-    (32, 51_866): "7.0 10.17 12.18 13.12 16.1 17.14 19.11 21.4 24.1 25.6",
-    (4, 51_866): "2.4 2.11 3.3 3.6 3.11 3.14",
+    (24, 24, 51_865): "13.15 15.4 15.15 16.1 20.0 23.4",
+    (32, 32, 51_866): "7.0 10.17 12.18 13.12 16.1 17.14 19.11 21.4 24.1 25.6",
+    (32, 4, 51_866): "2.4 2.11 3.3 3.6 3.11 3.14",
 }
 
 
@@ -108,7 +108,7 @@ def _config(size: Size, vocabulary: Vocabulary) -> dict[str, list[int] | list[li
 
 
 def _heads(size: Size) -> list[list[int]]:
-    known = _HEADS.get((size.n_text_layer, size.n_vocab))
+    known = _HEADS.get((size.n_audio_layer, size.n_text_layer, size.n_vocab))
     if known is not None:
         return [[int(number) for number in pair.split(".")] for pair in known.split()]
     upper = range(size.n_text_layer // 2, size.n_text_layer)
