@@ -72,9 +72,10 @@ def check_header(request: Request, name: str, pattern: str, means: str) -> None:
 
 
 def has_already(request: Request, tag: str) -> bool:
-    """Whether the client names this ETag as that of what it has. Linear in the length of what it sends."""
-    named = request.headers.get("if-none-match", "").split(",")
-    return tag.removeprefix("W/") in {known.strip().removeprefix("W/") for known in named}
+    """Whether the client names this ETag, or any, as that of what it has. Linear in what it sends."""
+    header = request.headers.get("if-none-match", "")
+    named = {known.strip().removeprefix("W/") for known in header.split(",")}
+    return "*" in named or tag.removeprefix("W/") in named
 
 
 async def json_body(request: Request, kind: type[Fields], most: int = MAX_JSON_BYTES) -> Fields:
