@@ -15,7 +15,10 @@ from whisperd.client import Client
 
 @dataclass
 class Whisperd:
-    """`overhead`: the daemon's processor time in each round, as a part of that of its workers."""
+    """`overhead`: the daemon's processor time in each round, as a part of that of its workers.
+
+    Wrong of a round in which a worker was replaced: what the old one used is no longer to be seen.
+    """
 
     name: str
     client: Client
