@@ -18,6 +18,7 @@ from whisperd.task import (
     NewTask,
     NoRoom,
     Problem,
+    QueueFull,
     Segment,
     State,
     TaskNotFound,
@@ -136,12 +137,18 @@ def test_what_looks_once_more_needs_the_room_of_what_looks(with_queue, rules):
     with_queue(body, **rules)
 
 
-def test_what_comes_behind_a_task_needs_no_room(with_queue):
+def test_there_is_room_for_a_task_and_what_comes_behind_it_or_for_neither(with_queue):
     async def body(queue):
+        both = a_task(id="audio", then=a_detection("then", transcript="audio"), idempotency_key="k")
         await queue.submit(a_detection("a"))
-        await queue.submit(a_task(id="audio", then=a_detection("then", transcript="audio")))
+        with pytest.raises(QueueFull):
+            await queue.submit(both)
+        with pytest.raises(TaskNotFound):
+            await queue.get("audio")
+        own = detections(queue)
+        await own.finish(await own.claim(), FOUND, 1.0)
 
-        assert await state(queue, "then") == State.QUEUED
+        assert [(await queue.submit(both))[1] for _ in range(2)] == [True, False]
 
     with_queue(body, max_queued=1)
 
@@ -325,9 +332,9 @@ def test_both_are_there_or_neither(with_queue):
     with_queue(body)
 
 
-def a_sighting(begin, past, rule="r", loud=True):
+def a_sighting(begin, past, rule="r", loud=True, speaker=""):
     finding = msgspec.Raw(b'{"begin": %d}' % begin)
-    return Sighting(rule=rule, begin=begin, past=past, loud=loud, finding=finding)
+    return Sighting(rule=rule, speaker=speaker, begin=begin, past=past, loud=loud, finding=finding)
 
 
 async def alerts(queue):
@@ -370,6 +377,34 @@ def test_a_place_that_a_correction_has_moved_a_little_alerts_no_more(with_queue,
         await own.finish(await own.claim(), Outcome("{}", found, edit), 1.0)
 
         assert await alerts(queue) == told
+
+    with_queue(body)
+
+
+def test_what_two_say_at_the_same_time_is_told_of_both(with_queue):
+    async def body(queue):
+        own = detections(queue)
+        await queue.submit(a_task(id="audio"))
+        await queue.submit(a_detection("t", transcript="audio", detection=Detection(alert_url=HERE)))
+        (look,) = await own.hearing("audio")
+        await own.tell(look, [a_sighting(10, 12, speaker="A")])
+        await own.tell(look, [a_sighting(10, 13, speaker="A"), a_sighting(10, 12, speaker="B")])
+
+        assert await alerts(queue) == [[{"begin": 10}], [{"begin": 10}]]
+
+    with_queue(body)
+
+
+def test_of_a_transcript_that_went_meanwhile_nothing_is_told(with_queue):
+    async def body(queue):
+        own = detections(queue)
+        await queue.submit(a_task(id="audio"))
+        await queue.submit(a_detection("t", transcript="audio", detection=Detection(alert_url=HERE)))
+        (look,) = await own.hearing("audio")
+        await forget(queue, "audio")
+        await own.tell(look, [a_sighting(0, 5)])
+
+        assert await alerts(queue) == []
 
     with_queue(body)
 

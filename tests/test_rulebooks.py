@@ -3,8 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.risk.heard import HEAD, rule
+from tests.risk.heard import HEAD, heard, rule
 from whisperd import rulebooks
+from whisperd.risk.detection import Wanted, detect
 from whisperd.risk.reading import BadRules
 from whisperd.risk.trial import failures
 from whisperd.rulebooks import SHIPPED, RiskMissing, Rulebooks, load
@@ -71,7 +72,7 @@ def test_they_may_be_yaml_and_break_as_others_do(folder):
     ]
     assert {"it", "yours"} <= books.rulebook.rules.keys()
     again = Rulebooks(place)
-    again.restore(books.sources)
+    again.restore(books.sources, books.rulebook.left_out)
     assert again.rulebook.rules["yours"].match == "code"
 
 
@@ -137,6 +138,17 @@ def test_at_first_what_does_not_fit_is_out_and_nothing_else(folder, fault):
     assert books.rulebook.left_out == ["bad.toml"]
     assert "good" in books.rulebook.rules
     assert "pii.card" in books.rulebook.rules
+
+
+@pytest.mark.parametrize("ending", ["toml", "yaml", "yml"])
+def test_a_look_by_a_pack_is_told_when_a_file_of_its_name_is_broken(tmp_path, ending):
+    (tmp_path / f"pii.{ending}").write_text("name: [")
+    books = Rulebooks(tmp_path)
+    books.reload()
+
+    for packs, told in (({"pii"}, 1), ({"threat"}, 0), ((), 1)):
+        report = detect(heard("hello"), books.rulebook, Wanted(packs=frozenset(packs)))
+        assert len(report.rules_errors) == told
 
 
 def test_where_it_is_not_clear_what_does_not_fit_the_shipped_packs_are_left(folder):

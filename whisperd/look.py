@@ -35,6 +35,7 @@ class Sighting(Struct, frozen=True, kw_only=True):
     """A finding, or what is missing, as it is told of."""
 
     rule: str
+    speaker: str = ""
     begin: float  # seconds: [begin, past); -1 of what is missing, and where there are no times
     past: float
     loud: bool  # severe enough for an alert

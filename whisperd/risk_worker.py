@@ -133,6 +133,7 @@ def _sighting(one: Finding | Missing, least: Severity) -> Sighting:
     begin, past = (one.start, one.end) if isinstance(one, Finding) else (None, None)
     return Sighting(
         rule=one.rule_id,
+        speaker=(one.speaker or "") if isinstance(one, Finding) else "",
         begin=-1.0 if begin is None else begin,
         past=-1.0 if past is None else past,
         loud=_SEVERITIES.index(one.severity) >= _SEVERITIES.index(least),

@@ -2,6 +2,7 @@ import msgspec
 import pytest
 
 from tests.risk.heard import heard, report, rule, with_words
+from whisperd.risk import detection
 from whisperd.risk.detection import MOST_TOLD, Wanted
 
 CARD = rule('match.pii = "card"\nredact = "CARD"', id="card", severity="high")
@@ -234,3 +235,12 @@ def test_findings_do_not_say_what_is_to_be_hidden(way, shown):
 
     assert sorted(finding.text for finding in told.findings) == sorted([shown, f"my card is {shown}"])
     assert {finding.context for finding in told.findings} == {f"so my card is {shown} yes"}
+
+
+def test_what_is_to_be_redacted_has_a_bound_and_says_so(monkeypatch):
+    monkeypatch.setattr(detection, "MOST_OUT", 5)
+    rule = 'match = "red green blue"\nredact = "X"'
+
+    assert report("red green blue", rule).rules_errors == ()
+    errors = report("red green blue, red green blue", rule, wanted=Wanted(redact="tag")).rules_errors
+    assert errors == ("there are more than 5 words to be redacted",)

@@ -4,7 +4,8 @@ drop table told;
 create table told (
   task  integer not null references task (seq) on delete cascade,
   rule  text    not null,
+  speaker text  not null,                              -- empty: nobody in particular
   begin real    not null,                              -- seconds of the audio: [begin, past)
   past  real    not null,
-  primary key (task, rule, begin)
+  primary key (task, rule, speaker, begin)
 ) strict, without rowid;

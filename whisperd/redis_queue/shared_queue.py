@@ -66,6 +66,10 @@ class SharedQueue:
             raise RedisAway(trouble)
         return await self._local.check_room(tenant, plan, kind)
 
+    async def first_of_key(self, new: NewTask) -> Task | None:
+        """Not known before it is submitted: keys are in Redis, where to ask for one is to take it."""
+        return None
+
     async def submit(self, new: NewTask) -> tuple[Task, bool]:
         """Its audio goes to the shared storage, then it to the shared queue: from then on it is accepted."""
         if new.idempotency_key and (first := await self._first_of_key(new)) is not None:

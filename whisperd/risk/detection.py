@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import accumulate, groupby
+from pathlib import PurePath
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from msgspec import Struct
@@ -21,7 +22,7 @@ from whisperd.task import Segment
 WORDS_AROUND = 8  # of a finding's context, on each side
 FRAME = 400  # characters that a finding has beside what it says
 MOST_TOLD = 8 * 2**20  # characters of all findings: each is in an answer, a database, and somebody's browser
-MOST_OUT = 100_000  # places that are redacted
+MOST_OUT = 200_000  # words that are redacted, counted for each rule
 MASK = "****"
 
 Redact = Literal["none", "tag", "mask"]
@@ -151,7 +152,7 @@ def silenced(report: AnyReport) -> AnyReport:
 
 def _left_out(rulebook: Rulebook, packs: Collection[str]) -> list[str]:
     """What is broken might have found more; of packs that are asked for, where its file has their name."""
-    broken = [file for file in rulebook.left_out if not packs or file.removesuffix(".toml") in packs]
+    broken = [file for file in rulebook.left_out if not packs or PurePath(file).stem in packs]
     return [f"{file}: it is broken, so its rules were not looked for" for file in broken]
 
 
@@ -191,14 +192,17 @@ def _missing(call: Call, rule: Rule) -> Iterator[Missing]:
 def _redactions(calls: Iterable[Call], rules: Iterable[Rule]) -> tuple[list[Out], list[str]]:
     """What is to be redacted, whatever findings are asked for, and why there may be more of it."""
     out: list[Out] = []
+    words = 0
     for call in calls:
         for rule in rules:
             try:
-                out += call.out(rule)
+                found = call.out(rule)
             except TooMuch as error:
                 return out, [f"{rule.id}: {error}"]
-            if len(out) > MOST_OUT:
-                return out, [f"there are more than {MOST_OUT} places to be redacted"]
+            words += sum(len(one.said) for one in found)
+            if words > MOST_OUT:
+                return out, [f"there are more than {MOST_OUT:,} words to be redacted"]
+            out += found
     return out, []
 
 

@@ -221,12 +221,12 @@ def _is_card(digits: str) -> bool:
 
 
 def _misheard_cards(stream: Stream) -> Iterator[Span]:
-    cards = list(_cards(stream))
+    cards = [begin for begin, _ in _cards(stream)]
     for first, past in stream.numbers:
-        if any(first <= begin < past for begin, _ in cards):
+        is_right = bisect_left(cards, first) < bisect_left(cards, past)
+        if is_right or not _is_announced(stream, first):
             continue
-        span = _misheard_card_from(stream, first, past)
-        if span and _is_announced(stream, first):
+        if span := _misheard_card_from(stream, first, past):
             yield span
 
 

@@ -109,17 +109,17 @@ def finish(
     if _is_gone(conn, look.task.transcript):
         _spent(conn, look.task.seq, seconds)
         return _failed(conn, look.task, MISSING, True, seconds, now), []
-    conn.execute(_FOUND, {"report": outcome.report, "edit": outcome.edit, "task": look.task.seq})
+    found = {"report": outcome.report, "edit": outcome.edit, "task": look.task.seq}
+    conn.execute("update detection set report = :report, edit = :edit where task = :task", found)
+    conn.execute(_HIDDEN, found)
     news = _news(conn, look, outcome.sightings, 0.0 if outcome.edit is None else CLOSE)
     _alert(conn, look, news, now)
     _spent(conn, look.task.seq, seconds)
     return end(conn, look.task.seq, State.COMPLETED, None, now), news
 
 
-_FOUND = """
-    update detection set
-      report = :report, edit = :edit, hidden = json_extract(:report, '$.places', '$.rules_errors')
-    where task = :task
+_HIDDEN = """
+    insert or replace into hidden values (:task, :edit, json_extract(:report, '$.places', '$.rules_errors'))
 """
 
 
@@ -128,11 +128,11 @@ def tell(
 ) -> Sequence[Sighting]:
     """Alert of what is found while the call goes on, each once; returns what is news."""
     waits = "select 1 from task where seq = ? and state = 'queued'"
-    if conn.execute(waits, (look.task.seq,)).fetchone() is None:
+    if conn.execute(waits, (look.task.seq,)).fetchone() is None or _is_gone(conn, look.task.transcript):
         return []
     news = _news(conn, look, sightings)
-    rows = [(look.task.seq, one.rule, one.begin, one.past) for one in news]
-    conn.executemany("insert or ignore into told values (?, ?, ?, ?)", rows)
+    rows = [(look.task.seq, one.rule, one.speaker, one.begin, one.past) for one in news]
+    conn.executemany("insert or ignore into told values (?, ?, ?, ?, ?)", rows)
     _alert(conn, look, news, now)
     return news
 
@@ -165,11 +165,13 @@ def heard(conn: sqlite3.Connection, transcription_id: str) -> Sequence[Segment]:
 def _news(
     conn: sqlite3.Connection, look: Look, sightings: Sequence[Sighting], slack: float = 0.0
 ) -> Sequence[Sighting]:
-    known: dict[str, list[tuple[float, float]]] = {}
-    for row in conn.execute("select rule, begin, past from told where task = ?", (look.task.seq,)):
-        known.setdefault(row["rule"], []).append((row["begin"], row["past"]))
+    known: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    for row in conn.execute("select rule, speaker, begin, past from told where task = ?", (look.task.seq,)):
+        known.setdefault((row["rule"], row["speaker"]), []).append((row["begin"], row["past"]))
     return [
-        one for one in sightings if not any(one.is_at(*place, slack) for place in known.get(one.rule, ()))
+        one
+        for one in sightings
+        if not any(one.is_at(*place, slack) for place in known.get((one.rule, one.speaker), ()))
     ]
 
 
@@ -242,9 +244,8 @@ def release(conn: sqlite3.Connection, look: Look) -> Sequence[Task]:
 
 def again(conn: sqlite3.Connection, task: Task) -> Task:
     """A task that failed or was cancelled is back in line: in its own, and for a look from the start."""
-    conn.execute(
-        "update detection set failures = 0, report = null, hidden = null where task = ?", (task.seq,)
-    )
+    conn.execute("update detection set failures = 0, report = null where task = ?", (task.seq,))
+    conn.execute("delete from hidden where task = ?", (task.seq,))
     ready = is_ready(conn, task.transcript)
     return move(conn, task.seq, "waiting = 0, ready = :ready", {"ready": ready})
 
@@ -301,8 +302,9 @@ def redaction(conn: sqlite3.Connection, transcription: Task, edit: str | None) -
     """
     rows = conn.execute(
         """
-        select seq, asked, rules, iif(state = 'completed' and edit is :edit, hidden, null) as hidden
-        from task indexed by task_transcript join detection on detection.task = seq
+        select seq, asked, rules, iif(state = 'completed' and hidden.edit is :edit, what, null) as hidden
+        from task indexed by task_transcript
+          join detection on detection.task = seq left join hidden on hidden.task = seq
         where transcript = :id
         """,
         {"id": transcription.id, "edit": edit},

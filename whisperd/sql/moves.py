@@ -42,10 +42,11 @@ def submit(
 def submit_chain(
     conn: sqlite3.Connection, new: NewTask, rules: Rules, keys_after: float, now: float
 ) -> tuple[Sequence[Task], bool]:
-    """As `submit`, with the task that comes behind it, if one does: it needs no room of its own."""
+    """As `submit`, with the task that comes behind it, if one does: there is room for both or for neither."""
     task, created = submit(conn, new, rules, keys_after, now)
     if not created or new.then is None:
         return [task], created
+    check_room(conn, rules, new.tenant, new.plan, now, new.then.kind)
     return [task, _inserted(conn, new.then, line.Place(), now)], True
 
 
