@@ -154,7 +154,7 @@ ALLOWED = {
         *("counts",),
     },
     "upkeep": {"task", "engine", "gpu", "minutes", "archive", "housekeeping", "machine"},
-    "sharing": {"task", "job", "config", "machine", "redis_queue", "sources", "worker_pool"},
+    "sharing": {"task", "job", "config", "machine", "redis_queue", "s3", "sources", "worker_pool"},
     "connections": {"config", "counts", "routes", "http"},
     "listening": {"config", "routes", "http", "connections"},
     "daemon": {

@@ -10,6 +10,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Collection, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from whisperd import s3
@@ -65,7 +66,7 @@ class Buckets:
     """The buckets of the settings."""
 
     def __init__(self, settings: S3) -> None:
-        """Connects to nothing yet. Raises S3Missing, if there is any bucket."""
+        """Connects to nothing yet. Raises S3Unusable, if there is any bucket."""
         self._stores = {bucket: s3.opened(settings, bucket) for bucket in settings.buckets}
 
     @asynccontextmanager
@@ -108,12 +109,7 @@ class Buckets:
 
 
 async def _pieces(result: GetResult, place: Place) -> AsyncIterator[bytes]:
-    stream = result.stream(_PIECE_BYTES)
-    while True:
-        with _told(place):  # not around the yield: what goes wrong there is no trouble of the bucket
-            piece = await anext(stream, None)
-        if piece is None:
-            return
+    async for piece in s3.each(result.stream(_PIECE_BYTES), partial(_told, place)):
         yield bytes(piece)
 
 

@@ -43,7 +43,7 @@ from whisperd.results import Results
 from whisperd.routes import Services
 from whisperd.routes.view import task_view
 from whisperd.rulebooks import RiskMissing, need_libraries
-from whisperd.s3 import S3Missing
+from whisperd.s3 import S3Unusable
 from whisperd.searcher import Searcher
 from whisperd.sessions import Sessions
 from whisperd.sharing import Sharing, check_role, sharing
@@ -64,7 +64,7 @@ PULSE_SECONDS = 5.0  # between two looks whether all is well, at most
 # Why a start can fail that is for the operator to read, without a traceback.
 _REASONS = (
     *(DatabaseInUse, DatabaseTooNew, CannotStart, BackupError, StorageFull),
-    *(S3Missing, TracingMissing, RedisMissing, RedisUnusable, PoolFailed, ModelUnusable, models.ModelError),
+    *(S3Unusable, TracingMissing, RedisMissing, RedisUnusable, PoolFailed, ModelUnusable, models.ModelError),
 )
 
 
@@ -245,6 +245,7 @@ class Daemon:
             works["bridge"] = self._shared.bridge.run()
             works["recall"] = self._shared.recall.run()
             works["census"] = self._shared.census.run()
+            works["forgetting"] = self._shared.forgetting.run()
             if parts.config.redis.answers:
                 works["follower"] = self._shared.follower.run()
         return works | ({"offsite": parts.offsite.run()} if parts.offsite else {})

@@ -45,10 +45,10 @@ class Offsite:
     """
 
     def __init__(self, settings: BackupS3, keep: Keep, first_delay: float = FIRST_DELAY) -> None:
-        """Connects to nothing yet. Raises OffsiteError where obstore is missing."""
+        """Connects to nothing yet. Raises OffsiteError where it never will."""
         try:
             self._store = s3.opened(settings, settings.bucket, settings.prefix)
-        except s3.S3Missing as error:
+        except s3.S3Unusable as error:
             raise OffsiteError(str(error)) from error
         self._where = f"bucket {settings.bucket} at {settings.endpoint or 'Amazon S3'}"
         self.keep = keep  # may be replaced: a reload

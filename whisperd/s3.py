@@ -6,22 +6,31 @@ an error may quote keys and signatures: nothing of it is passed on.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import re
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from whisperd.config import S3Service
 
 if TYPE_CHECKING:  # it costs memory, and need not be installed
     from obstore.store import S3Config, S3Store
 
+AT_ONCE = 1000  # objects of a list, which S3 takes for one removal
+_STATUS = re.compile("status code: (401|403|404)")
+T = TypeVar("T")
+
 
 class S3Error(Exception):
     """The bucket cannot be reached, or answers with an error; later it may. The message is safe to show."""
 
 
-class S3Missing(S3Error):
+class S3Unusable(S3Error):
+    """The settings do not go together, or the library is missing: whoever runs this has to look."""
+
+
+class S3Missing(S3Unusable):
     """The library is not installed."""
 
 
@@ -38,7 +47,7 @@ class S3Exists(S3Error):
 
 
 def opened(settings: S3Service, bucket: str, prefix: str = "") -> S3Store:
-    """A client for one bucket; connects to nothing yet. Raises S3Missing."""
+    """A client for one bucket; connects to nothing yet. Raises S3Unusable."""
     try:
         from obstore.store import S3Store
     except ImportError as error:
@@ -52,6 +61,7 @@ def opened(settings: S3Service, bucket: str, prefix: str = "") -> S3Store:
     if settings.access_key_id:  # else obstore looks at AWS_ACCESS_KEY_ID and its like
         config["access_key_id"] = settings.access_key_id
         config["secret_access_key"] = settings.secret_access_key
+    _encrypt(config, settings)
     return S3Store(
         bucket,
         prefix=prefix.strip("/") or None,
@@ -63,6 +73,27 @@ def opened(settings: S3Service, bucket: str, prefix: str = "") -> S3Store:
         },
         retry_config={"max_retries": 2, "retry_timeout": timedelta(seconds=120)},
     )
+
+
+def _encrypt(config: S3Config, settings: S3Service) -> None:
+    if settings.encryption != "default":
+        config["server_side_encryption"] = settings.encryption
+    if settings.kms_key_id:
+        if not settings.encryption.startswith("aws:kms"):  # else it is not sent, or means nothing
+            raise S3Unusable("kms_key_id is a key for aws:kms or aws:kms:dsse: set encryption to one of them")
+        config["sse_kms_key_id"] = settings.kms_key_id
+
+
+async def each(
+    stream: AsyncIterator[T], troubles: Callable[[], AbstractContextManager[None]]
+) -> AsyncIterator[T]:
+    """What it yields; what goes wrong in it is told as `troubles` tells it."""
+    while True:
+        with troubles():  # not around the yield: what goes wrong there is no trouble of the bucket
+            one = await anext(stream, None)
+        if one is None:
+            return
+        yield one
 
 
 @contextmanager
@@ -79,4 +110,14 @@ def troubles(where: str, name: str = "") -> Iterator[None]:
     except (theirs.AlreadyExistsError, theirs.PreconditionError) as error:
         raise S3Exists(f"there is such an object in the {where}") from error
     except theirs.BaseError as error:
-        raise S3Error(f"the {where} cannot be reached, or answers with an error") from error
+        raise _of_list(str(error), where) from error
+
+
+def _of_list(said: str, where: str) -> S3Error:
+    """Why a list is refused stands in the library's words alone; of any other trouble they tell nothing."""
+    status = _STATUS.search(said)
+    if status is not None and status[1] == "404":
+        return S3NotFound(f"there is no {where}")
+    if status is not None:
+        return S3Refused(f"the {where} refuses the access key")
+    return S3Error(f"the {where} cannot be reached, or answers with an error")

@@ -20,6 +20,7 @@ from whisperd.redis_queue.census import Census
 from whisperd.redis_queue.checkpoints import Checkpoints
 from whisperd.redis_queue.client import RedisAway, RedisUnusable
 from whisperd.redis_queue.follower import Follower
+from whisperd.redis_queue.forgetting import Forgetting
 from whisperd.redis_queue.intake import Intake
 from whisperd.redis_queue.ledger import Ledger
 from whisperd.redis_queue.link import Link
@@ -27,6 +28,7 @@ from whisperd.redis_queue.parts import Common, Own
 from whisperd.redis_queue.recall import Recall
 from whisperd.redis_queue.shared_queue import SharedQueue
 from whisperd.redis_queue.storage import Storage
+from whisperd.s3 import S3Error
 from whisperd.sources import Sources
 from whisperd.task import TaskQueue
 from whisperd.worker_pool import WorkerPool
@@ -42,6 +44,7 @@ class Sharing:
     recall: Recall
     census: Census
     queue: TaskQueue  # as the outside sees it
+    forgetting: Forgetting
 
     def share(self) -> Share:
         bridge = self.bridge
@@ -67,8 +70,8 @@ def check_role(config: Config) -> None:
 async def sharing(parts: Machine, sources: Sources) -> AsyncIterator[Sharing | None]:
     """None where this host has a queue of its own.
 
-    A Redis that is away is waited for: what this host has begun goes on. Raises RedisUnusable for one that
-    would never do, RedisMissing, S3Missing.
+    A Redis or a storage that is away is waited for: what this host has begun goes on. Raises RedisUnusable
+    for one that would never do, RedisMissing, S3Unusable.
     """
     config = parts.config
     if not config.redis.url:
@@ -76,10 +79,7 @@ async def sharing(parts: Machine, sources: Sources) -> AsyncIterator[Sharing | N
         return
     storage, link = Storage(config), Link(config.redis)
     try:
-        try:
-            await link.check()
-        except RedisAway:
-            log.warning("the shared queue is waited for")
+        await _check(link, storage)
         keep = config.retention
         hours = (keep.job_hours, keep.failed_job_hours)
         board = Boards(config.redis, lambda queue: Board(link, config.redis, hours, queue))
@@ -92,9 +92,22 @@ async def sharing(parts: Machine, sources: Sources) -> AsyncIterator[Sharing | N
         queue = SharedQueue(own, common, bridge.holds, config.queue.idempotency_hours * 3600)
         follower = Follower(board, own.ledger, own.events, bridge.holds)
         recall = Recall(own, common, bridge.held, config.redis.lock_seconds)
-        yield Sharing(link, bridge, follower, recall, Census(board), cast(TaskQueue, queue))
+        # As the settings are then: a reload changes them.
+        forgetting = Forgetting(board, storage, lambda: parts.config.retention, parts.clock.cautious)
+        yield Sharing(link, bridge, follower, recall, Census(board), cast(TaskQueue, queue), forgetting)
     finally:
         await link.close()
+
+
+async def _check(link: Link, storage: Storage) -> None:
+    try:
+        await link.check()
+    except RedisAway:
+        log.warning("the shared queue is waited for")
+    try:
+        await storage.check()
+    except S3Error as error:
+        log.warning("the shared storage is waited for", reason=str(error))
 
 
 def _slots(pool: WorkerPool) -> int:

@@ -5,6 +5,10 @@ import pytest
 from tests.e2e.conftest import minutes_of_speech  # noqa: F401 - a fixture
 from tests.e2e.daemon import Daemon
 from tests.redis_server import Node, Redis
+from tests.s3_server import KEY, SECRET, serving
+from whisperd.config import S3, Config
+from whisperd.config import Redis as Settings
+from whisperd.redis_queue.storage import Storage
 
 
 @pytest.fixture
@@ -77,6 +81,40 @@ def submitted(node, jfk):
         return node.add(asked | options.pop("data", {}), {"priority": priority, **options})
 
     return add
+
+
+@pytest.fixture(scope="module")
+def bucket():
+    with serving(bucket="media") as port:
+        yield port
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def storage(request, tmp_path, bucket):
+    """One of its own for each test."""
+    if request.param == "folder":
+        folder = tmp_path / "storage"
+        folder.mkdir()
+        return Storage(Config(redis=Settings(storage=str(folder))))
+    return in_s3(bucket, tmp_path.name)
+
+
+def in_s3(port, prefix, kind=Storage, **settings):
+    """A shared storage in the bucket."""
+    keys = {"access_key_id": KEY, "secret_access_key": SECRET, "buckets": ("media",)}
+    s3 = S3(endpoint=f"http://127.0.0.1:{port}", **keys, **settings)
+    return kind(Config(redis=Settings(storage=f"s3://media/{prefix}"), s3=s3))
+
+
+def in_bucket(port):
+    """Settings of a host whose storage is in the bucket."""
+    return {
+        "REDIS__STORAGE": "s3://media/whisperd",
+        "S3__ENDPOINT": f"http://127.0.0.1:{port}",
+        "S3__BUCKETS": "media",
+        "S3__ACCESS_KEY_ID": KEY,
+        "S3__SECRET_ACCESS_KEY": SECRET,
+    }
 
 
 def over(node, job_id, timeout=90):

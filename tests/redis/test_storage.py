@@ -4,26 +4,8 @@ import asyncio
 
 import pytest
 
-from tests.redis.conftest import over
-from tests.s3_server import KEY, SECRET, client, serving
-from whisperd.config import S3, Config, Redis
-from whisperd.redis_queue.storage import Storage
-
-
-@pytest.fixture(scope="module")
-def bucket():
-    with serving(bucket="media") as port:
-        yield port
-
-
-@pytest.fixture(params=["folder", "bucket"])
-def storage(request, tmp_path, bucket):
-    if request.param == "folder":
-        return Storage(Config(redis=Redis(storage=str(tmp_path))))
-    s3 = S3(
-        endpoint=f"http://127.0.0.1:{bucket}", access_key_id=KEY, secret_access_key=SECRET, buckets=("media",)
-    )
-    return Storage(Config(redis=Redis(storage="s3://media/whisperd"), s3=s3))
+from tests.redis.conftest import in_bucket, over
+from tests.s3_server import client
 
 
 def test_who_comes_second_with_a_transcript_gets_that_of_the_first(storage):
@@ -55,13 +37,7 @@ def test_nothing_beside_audio_and_results_is_ours(storage, key):
 
 def test_audio_from_a_bucket_and_the_transcript_back_into_it(new_host, node, bucket, jfk):
     client(bucket).put_object(Bucket="media", Key="in/talk.wav", Body=jfk.read_bytes())
-    host = new_host(
-        REDIS__STORAGE="s3://media/whisperd",
-        S3__ENDPOINT=f"http://127.0.0.1:{bucket}",
-        S3__BUCKETS="media",
-        S3__ACCESS_KEY_ID=KEY,
-        S3__SECRET_ACCESS_KEY=SECRET,
-    ).start()
+    host = new_host(**in_bucket(bucket)).start()
     asked = {"transcriptionId": "cm3", "userId": 7, "s3AudioUrl": "s3://media/in/talk.wav", "format": "vtt"}
 
     job = over(node, node.add(asked, {"priority": 10}))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
@@ -50,6 +50,17 @@ class S3Service(Struct, frozen=True, kw_only=True):
         key("Is never printed. Better kept in a variable than in a file that others may read.", secret=True),
     ] = ""
     path_style: Annotated[bool, key("Name the bucket in the path of the URL, not in the host.")] = True
+
+    encryption: Annotated[
+        Literal["default", "AES256", "aws:kms", "aws:kms:dsse"],
+        key(
+            "How the service is asked to encrypt what is written: AES256, aws:kms or aws:kms:dsse. default: "
+            "as the bucket has it."
+        ),
+    ] = "default"
+    kms_key_id: Annotated[
+        str, key('The key, with aws:kms and aws:kms:dsse; "": that of the account. It is an id, no secret.')
+    ] = ""
 
 
 class S3(S3Service, frozen=True, kw_only=True):

@@ -8,7 +8,7 @@ scripts do all that they can do; ours are the beat and the cancel, which it does
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from secrets import token_hex
 from time import monotonic, time
@@ -150,6 +150,7 @@ class Board:
         self._name_seconds = max(3600, round(max(keep_hours) * 3600))
         self._keep_options = {"removeOnComplete": self._keep[0], "removeOnFail": self._keep[1]}
         self._index = Index(link, self._key)
+        self._prefix = settings.prefix
         self._beat = link.client.register_script(_BEAT)
         self._cancel = link.client.register_script(_CANCEL)
         self._put_back = link.client.register_script(_PUT_BACK)
@@ -323,6 +324,29 @@ class Board:
         """Let a job be found by the id of its task, too; for as long as it may be kept."""
         async with self._link.asking() as client:
             await client.set(self._key(f"whisperd:id:{task_id}"), job_id, ex=self._name_seconds)
+
+    async def known(self, names: Collection[str], queue: str) -> frozenset[str]:
+        """Those of these ids of jobs, or of their tasks, whose job is in that queue, whichever it is."""
+        ordered, keys = list(names), f"{self._prefix}:{queue}:"
+        async with self._link.asking() as client:
+            jobs = await client.mget([f"{keys}whisperd:id:{name}" for name in ordered])
+            pipe = client.pipeline(transaction=False)
+            for name, job_id in zip(ordered, jobs, strict=True):
+                pipe.exists(f"{keys}{name}", *([f"{keys}{job_id!s}"] if job_id else []))
+            there = await pipe.execute()
+        return frozenset(name for name, exists in zip(ordered, there, strict=True) if exists)
+
+    async def queues(self, names: Collection[str]) -> frozenset[str]:
+        """Those that any host has ever told of; now these, too."""
+        key = f"{self._prefix}:whisperd:queues"
+        async with self._link.asking() as client:
+            await client.sadd(key, *names)
+            return frozenset(map(str, await client.smembers(key)))
+
+    async def first_within(self, work: str, seconds: float) -> bool:
+        """Whether no host has asked this of that work for so long: then it is this one's to do."""
+        async with self._link.asking() as client:
+            return bool(await client.set(self._key(f"whisperd:{work}"), 1, nx=True, ex=round(seconds)))
 
     async def _id_of(self, name: str) -> str:
         """Of the job that has this id, or whose task has it."""

@@ -6,7 +6,7 @@ those that its settings name, in their order; a task is looked for in all that i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from msgspec.structs import replace
@@ -61,6 +61,9 @@ class Boards:
 
     async def own_key(self, key: str, value: str, seconds: float, *, anew: bool = False) -> str | None:
         return await self._base.own_key(key, value, seconds, anew=anew)
+
+    async def first_within(self, work: str, seconds: float) -> bool:
+        return await self._base.first_within(work, seconds)
 
     # --- who works ---
 
@@ -128,6 +131,14 @@ class Boards:
     async def standing(self, ids: Sequence[str]) -> Sequence[Standing]:
         found = [await board.standing(ids) for board in self.each().values()]
         return [next((one for one in each if one != "gone"), "gone") for each in zip(*found, strict=True)]
+
+    async def queues(self) -> frozenset[str]:
+        """All that any host has ever told of; those of this one are told to the others."""
+        return await self._base.queues(self._boards)
+
+    async def known(self, names: Collection[str]) -> frozenset[str]:
+        """In queues that only other hosts know, too."""
+        return frozenset().union(*[await self._base.known(names, queue) for queue in await self.queues()])
 
     async def look(self, name: str) -> Seen | None:
         for board in self.each().values():

@@ -1,40 +1,57 @@
 """Where audio and transcripts lie for all hosts: in a bucket, or in a folder that all of them have mounted.
 
-    audio/ID            what was submitted
+    audio/http-ID       what was submitted over HTTP; all else in audio/ is of other programs
     results/ID          the transcript, whole, as any host can show it; written once, by whoever comes first
-    results/ID.FORMAT   the transcript as a job of WhisperAPI wants it
+    results/ID.FORMAT   the transcript that a job of WhisperAPI was answered with: its producer's from then on
     checkpoints/…       what is finished of tasks that are not over, see checkpoints.py
 
-Objects are streamed, and never whole in memory but for transcripts.
+Objects are streamed, and never whole in memory but for transcripts. What is ours goes when it is older than
+what is kept and the shared queue has forgotten its task (see forgetting.py).
 """
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from whisperd import s3
 from whisperd.buckets import is_s3
 from whisperd.config import Config
 from whisperd.redis_queue.client import RedisUnusable
-from whisperd.s3 import S3Error, S3Exists, S3NotFound
+from whisperd.s3 import S3Error, S3Exists, S3NotFound, S3Refused
 
 if TYPE_CHECKING:
+    from obstore import ObjectMeta
     from obstore.store import ObjectStore
 
+CHECK_SECONDS = 10.0
 _PIECE_BYTES = 256 * 1024
 _KEY = re.compile(r"(audio|results)/[A-Za-z0-9_-][A-Za-z0-9._-]*")
+# What is ours to remove, and the id of its task.
+_ID = "([A-Za-z0-9_-]{1,64})"
+_OURS = re.compile(rf"audio/http-{_ID}|results/{_ID}|checkpoints/{_ID}/[^/]+/[0-9]{{1,9}}")
+_FOLDERS = ("audio", "results", "checkpoints")
+_CHECKPOINTS = "checkpoints/"
 _OF_FOLDER = "shared://"
+
+
+class Kept(NamedTuple):
+    """An object of ours."""
+
+    key: str
+    task_id: str
+    at: float  # when it was written last, in Unix seconds
 
 
 class Storage:
     """Every verb raises S3Error, for a folder too: it cannot be reached, or answers with an error."""
 
     def __init__(self, config: Config) -> None:
-        """Connects to nothing yet. Raises RedisUnusable, S3Missing."""
+        """Connects to nothing yet. Raises RedisUnusable, S3Unusable."""
         place = config.redis.storage
         if not place:
             raise RedisUnusable(
@@ -44,13 +61,28 @@ class Storage:
         self.checkpoints = _checkpoints(config, place)
         self._where = "shared storage"
 
+    async def check(self) -> None:
+        """Ask as this host will ask. Raises RedisUnusable for what no waiting mends, S3Error."""
+        import obstore
+
+        try:
+            async with asyncio.timeout(CHECK_SECONDS):
+                with self.troubles():
+                    await anext(obstore.list(self._store, "results", chunk_size=1), None)
+        except TimeoutError:
+            raise S3Error(f"the {self._where} does not answer") from None
+        except S3NotFound:
+            raise RedisUnusable("there is no bucket of the name that redis.storage has") from None
+        except S3Refused as error:
+            raise RedisUnusable(str(error)) from None
+
     async def keep_audio(self, task_id: str, file: Path) -> str:
         """Returns its URL."""
         import obstore
 
         with self.troubles():
-            await obstore.put_async(self._store, f"audio/{task_id}", file)
-        return f"{self._base}audio/{task_id}"
+            await obstore.put_async(self._store, f"audio/http-{task_id}", file)
+        return f"{self._base}audio/http-{task_id}"
 
     def key_of(self, url: str) -> str | None:
         """What is ours of it; None: it is elsewhere."""
@@ -63,12 +95,7 @@ class Storage:
 
         with self.troubles("such audio"):
             result = await obstore.get_async(self._store, key)
-        stream = result.stream(_PIECE_BYTES)
-        while True:
-            with self.troubles():  # not around the yield: what goes wrong there is no trouble of ours
-                piece = await anext(stream, None)
-            if piece is None:
-                return
+        async for piece in s3.each(result.stream(_PIECE_BYTES), self.troubles):
             yield bytes(piece)
 
     async def result(self, task_id: str) -> bytes | None:
@@ -105,6 +132,26 @@ class Storage:
     def result_url(self, task_id: str) -> str:
         return f"{self._base}results/{task_id}"
 
+    async def kept(self) -> AsyncIterator[Sequence[Kept]]:
+        """What there is of ours, some at a time."""
+        import obstore
+
+        for folder in _FOLDERS:
+            listed = obstore.list(self._store, folder, chunk_size=s3.AT_ONCE)
+            async for found in s3.each(listed, self.troubles):
+                yield [kept for one in found if (kept := _kept(one)) is not None]
+
+    async def remove(self, keys: Sequence[str]) -> None:
+        """One that is not there is no trouble."""
+        import obstore
+
+        aside = [key.removeprefix(_CHECKPOINTS) for key in keys if key.startswith(_CHECKPOINTS)]
+        others = [key for key in keys if not key.startswith(_CHECKPOINTS)]
+        for store, names in ((self._store, others), (self.checkpoints, aside)):
+            if names:
+                with suppress(S3NotFound), self.troubles():
+                    await obstore.delete_async(store, names)
+
     @contextmanager
     def troubles(self, name: str = "") -> Iterator[None]:
         """What goes wrong in the block becomes an S3Error."""
@@ -113,6 +160,15 @@ class Storage:
                 yield
         except OSError as error:  # of a folder
             raise S3Error(f"the {self._where} cannot be used: {error.strerror}") from error
+
+
+def _kept(found: ObjectMeta) -> Kept | None:
+    """None: somebody else has put it there."""
+    ours = _OURS.fullmatch(found["path"])
+    if ours is None:
+        return None
+    task_id = next(filter(None, ours.groups()))
+    return Kept(found["path"], task_id, found["last_modified"].timestamp())
 
 
 def _bucket(config: Config, place: str) -> tuple[ObjectStore, str]:
