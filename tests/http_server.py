@@ -23,6 +23,7 @@ import websockets.asyncio.client
 from starlette.types import ASGIApp
 
 from tests.outside import fake_names
+from whisperd import links
 from whisperd.arrival import Arrival
 from whisperd.backup import BackupStore
 from whisperd.buckets import Buckets
@@ -329,12 +330,13 @@ async def a_server(
             Books(), SearchSettings(daemon_pid=os.getpid(), rules_dir=str(folder / "rules"), nice=0)
         )
         detections = Detections(db, events, queue.told_all, now)
+        redacting = Redacting(queue, detections)
         services = Services(
             queue=queue,
             events=events,
             history=History(db),
             detections=detections,
-            redacting=Redacting(queue, detections),
+            redacting=redacting,
             muting=Muting(spool, settings),
             searcher=searcher,
             outbox=outbox,
@@ -355,6 +357,7 @@ async def a_server(
             sessions=Sessions(folder / "sessions.json"),
             minutes=Minutes(db, now),
             drain=Drain(queue, pool),
+            links=links.opened(config, redacting, now),
             now=now,
             counts=counts,
             tracing=tracing,

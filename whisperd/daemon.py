@@ -20,7 +20,7 @@ from time import monotonic
 
 import structlog
 
-from whisperd import keys, logs, malloc, models, sessions
+from whisperd import keys, links, logs, malloc, models, sessions
 from whisperd.archive import BackupError, Reason
 from whisperd.arrival import CannotStart
 from whisperd.buckets import Buckets
@@ -241,6 +241,8 @@ class Daemon:
         }
         if self._tracing is not None:
             works["traces"] = self._tracing.follow(parts.events, parts.history)
+        if self._services.links is not None:
+            works["links"] = self._services.links.run()
         if self._shared is not None:
             works["bridge"] = self._shared.bridge.run()
             works["recall"] = self._shared.recall.run()
@@ -406,12 +408,13 @@ def _services(
     shared: Sharing | None,
 ) -> Services:
     runs = parts.config.redis.takes_tasks
+    redacting = Redacting(shared.queue, parts.detections) if shared else parts.redacting
     return Services(
         queue=shared.queue if shared else parts.queue,
         events=parts.events,
         history=parts.history,
         detections=parts.detections,
-        redacting=Redacting(shared.queue, parts.detections) if shared else parts.redacting,
+        redacting=redacting,
         muting=parts.muting,
         searcher=parts.searcher,
         outbox=parts.outbox,
@@ -434,6 +437,7 @@ def _services(
         backup_results=parts.backup_results,
         counts=parts.counts,
         lag=Lag(parts.counts.lagged),
+        links=links.opened(parts.config, redacting, parts.clock.cautious),
         tracing=tracing,
         sweep=upkeep.sweep,
         arrival=parts.arrival,

@@ -9,16 +9,17 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from datetime import timedelta
-from typing import TYPE_CHECKING, TypeVar
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from urllib.parse import parse_qs, urlsplit
 
 from whisperd.config import S3Service
 
 if TYPE_CHECKING:  # it costs memory, and need not be installed
     from obstore.store import S3Config, S3Store
 
-AT_ONCE = 1000  # objects of a list, which S3 takes for one removal
 _STATUS = re.compile("status code: (401|403|404)")
+AT_ONCE = 1000  # objects of a list, which S3 takes for one removal
 T = TypeVar("T")
 
 
@@ -44,6 +45,11 @@ class S3NotFound(S3Error):
 
 class S3Exists(S3Error):
     """There is an object of this name, and it was to be a new one."""
+
+
+class Link(NamedTuple):
+    url: str  # whoever has it reads that object, without a key
+    expires_at: float  # Unix seconds
 
 
 def opened(settings: S3Service, bucket: str, prefix: str = "") -> S3Store:
@@ -82,6 +88,16 @@ def _encrypt(config: S3Config, settings: S3Service) -> None:
         if not settings.encryption.startswith("aws:kms"):  # else it is not sent, or means nothing
             raise S3Unusable("kms_key_id is a key for aws:kms or aws:kms:dsse: set encryption to one of them")
         config["sse_kms_key_id"] = settings.kms_key_id
+
+
+async def link(store: S3Store, key: str, seconds: int) -> Link:
+    """To an object, whether it is there or not: it is signed here. Raises what obstore does."""
+    import obstore
+
+    url = await obstore.sign_async(store, "GET", key, timedelta(seconds=seconds))
+    signed = parse_qs(urlsplit(url).query)
+    made_at = datetime.strptime(signed["X-Amz-Date"][0], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+    return Link(url, made_at.timestamp() + int(signed["X-Amz-Expires"][0]))
 
 
 async def each(

@@ -39,6 +39,7 @@ FOREIGN = [
     ("GET", "/tasks/{}?wait=1", None),
     ("GET", "/tasks/{}/result", None),
     ("GET", "/tasks/{}/audio", None),
+    ("GET", "/tasks/{}/link", None),
     ("GET", "/tasks/{}/peaks", None),
     ("GET", "/tasks/{}/risk", None),
     ("GET", "/tasks/{}/events", None),

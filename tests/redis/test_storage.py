@@ -2,8 +2,10 @@
 
 import asyncio
 
+import httpx
 import pytest
 
+from tests.e2e.test_first_slice import JFK, words
 from tests.redis.conftest import in_bucket, over
 from tests.s3_server import client
 
@@ -47,3 +49,26 @@ def test_audio_from_a_bucket_and_the_transcript_back_into_it(new_host, node, buc
     written = client(bucket).get_object(Bucket="media", Key="whisperd/results/cm3.vtt")
     assert written["Body"].read().startswith(b"WEBVTT")
     assert host.task("cm3")["tenant"] == "7"
+
+
+def test_a_link_made_on_one_host_lets_anybody_read_what_another_has_done(new_host, bucket, jfk):
+    asked, worker = new_host(**in_bucket(bucket)).start(), new_host(**in_bucket(bucket))
+    asked.http.post("/admin/pause").raise_for_status()
+    task_id = asked.queued(jfk)
+    worker.start()
+    asked.finished(task_id)
+
+    link = asked.get(f"/tasks/{task_id}/link", format="text")
+
+    assert f"/media/whisperd/links/{task_id}.text?" in link["url"]
+    assert words(httpx.get(link["url"], trust_env=False).text) == words(JFK)
+
+
+def test_a_folder_that_hosts_share_has_no_links(new_host, jfk):
+    host = new_host().start()
+    task_id = host.queued(jfk)
+    host.finished(task_id)
+
+    answer = host.http.get(f"/tasks/{task_id}/link")
+
+    assert (answer.status_code, answer.json()["error"]["code"]) == (422, "not_supported")

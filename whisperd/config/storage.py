@@ -9,6 +9,7 @@ from msgspec import Meta, Struct
 from whisperd.config.declaring import DAY_SECONDS, PLAIN_URL, NotEmpty, key
 
 _BUCKET = r"^[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]$"
+_PLACE = r"^(s3://[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]/[A-Za-z0-9._/-]*[A-Za-z0-9._-]/?)?$"
 
 
 class Storage(Struct, frozen=True, kw_only=True):
@@ -50,7 +51,6 @@ class S3Service(Struct, frozen=True, kw_only=True):
         key("Is never printed. Better kept in a variable than in a file that others may read.", secret=True),
     ] = ""
     path_style: Annotated[bool, key("Name the bucket in the path of the URL, not in the host.")] = True
-
     encryption: Annotated[
         Literal["default", "AES256", "aws:kms", "aws:kms:dsse"],
         key(
@@ -73,6 +73,17 @@ class S3(S3Service, frozen=True, kw_only=True):
             "refused."
         ),
     ] = ()
+    links: Annotated[
+        str,
+        Meta(pattern=_PLACE, title='"s3://bucket/prefix"'),
+        key(
+            'Where the transcripts lie that GET /tasks/{id}/link leads to: "s3://bucket/prefix", for these '
+            'alone. "": the folder links of redis.storage where that is a bucket; else there are no links.'
+        ),
+    ] = ""
+    link_seconds: Annotated[
+        int, key("How long a link works, at most and if nobody asks for less: up to a week.", 1, 604_800)
+    ] = 3600
 
     def __repr__(self) -> str:
         return f"S3(buckets={self.buckets!r}, …)"  # a log line or a traceback is no place for the key

@@ -4,6 +4,7 @@
     results/ID          the transcript, whole, as any host can show it; written once, by whoever comes first
     results/ID.FORMAT   the transcript that a job of WhisperAPI was answered with: its producer's from then on
     checkpoints/…       what is finished of tasks that are not over, see checkpoints.py
+    links/…             in a bucket: what links lead to, see whisperd.links
 
 Objects are streamed, and never whole in memory but for transcripts. What is ours goes when it is older than
 what is kept and the shared queue has forgotten its task (see forgetting.py).

@@ -29,6 +29,7 @@ from whisperd.history import History
 from whisperd.job import Share
 from whisperd.keys import KeyRing
 from whisperd.lag import Lag
+from whisperd.links import Links
 from whisperd.minutes import Minutes
 from whisperd.muting import Muting
 from whisperd.outbox import Outbox
@@ -136,6 +137,7 @@ class Services:
     pace: Pace = field(default_factory=Pace)
     wrong_keys: Pace = field(default_factory=lambda: Pace(of="wrong keys"))  # at the sign-in, by address
     lately: Lately = field(default_factory=Lately)  # statistics, as WebSockets are told them
+    links: Links | None = None  # there is no bucket for them
     tracing: Tracing | None = None  # None: it is off
     draining: bool = False  # nothing new is accepted
     none_up_since: float | None = None  # monotonic: the first look in a row that found no worker up

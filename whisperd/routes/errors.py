@@ -18,6 +18,7 @@ from whisperd.keys import KeysUnusable, LastAdmin, NoSuchKey, TooManyKeys
 from whisperd.muting import AudioMissing, CannotMute
 from whisperd.redacting import NotRedacted, NotRedactedYet
 from whisperd.routes.dialects import rendered
+from whisperd.s3 import S3Error
 from whisperd.spool import TooLarge
 from whisperd.task import (
     AudioGone,
@@ -82,6 +83,7 @@ _TABLE: list[tuple[type[Exception], int, str, str | None]] = [
     (StorageReadOnly, 507, "storage_read_only", None),
     (StorageFull, 507, "storage_full", None),
     (StorageFailed, 503, "storage_failed", None),
+    (S3Error, 503, "bucket_unavailable", None),
     (TooLarge, 413, "too_large", "file"),
     (BackupError, 503, "backup_failed", None),
     (NoSuchKey, 404, "not_found", None),
@@ -173,6 +175,7 @@ HANDLERS = {
     LastAdmin: failed,
     TooManyKeys: failed,
     KeysUnusable: failed,
+    S3Error: failed,
     HTTPException: http_failed,
     ClientDisconnect: left,
     Exception: broke,

@@ -54,7 +54,7 @@ async def result(request: Request, query: Written) -> Response:
         return await _found(request, task, query)
     partial = query.partial and task.state not in FINAL
     if not partial:
-        _check_result(task)
+        check_result(task)
     hidden = is_hidden(request, task, query.redacted)
     if partial and hidden:
         raise Refusal(
@@ -70,7 +70,7 @@ async def result(request: Request, query: Written) -> Response:
 async def _found(request: Request, task: Task, query: Written) -> Response:
     if query.format != "json":
         raise Refusal(422, "invalid_field", "what risk detection found is JSON", "format")
-    _check_result(task)
+    check_result(task)
     kept = await services(request).detections.kept(task.id)
     if kept is None:  # it was removed just now
         raise TaskNotFound(f"there is no task {task.id}")
@@ -101,7 +101,8 @@ async def _so_far(here: Services, task: Task) -> Transcript:
     )
 
 
-def _check_result(task: Task) -> None:
+def check_result(task: Task) -> None:
+    """Raises Refusal where there is nothing to show."""
     if task.state not in FINAL:
         raise Refusal(
             409, "not_finished", f"the task is {task.state}; wait with GET /tasks/{task.id}?wait=30"
