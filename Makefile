@@ -20,7 +20,7 @@ test: $(VENV)/dev  ## run every test, with real audio and real weights
 
 reliability: $(VENV)/dev  ## attack each promise for as long as it takes: crashes, full disks, long runs
 	$(BIN)/python -m pytest tests/reliability tests/e2e/test_schema.py tests/e2e/test_long_file.py \
-	  tests/clients/test_patience.py tests/redis/test_attacks.py --long $(ARGS)
+	  tests/clients/test_patience.py tests/redis/test_attacks.py tests/redis/test_redis_trouble.py --long $(ARGS)
 
 lint: $(VENV)/dev  ## ruff, and mypy in strict mode
 	$(BIN)/ruff check .
