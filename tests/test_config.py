@@ -175,7 +175,7 @@ def test_every_key_is_an_environment_variable(key):
     text = ",".join(default) if isinstance(default, tuple) else str(default or "0")
     special = {"queue.tenants": "a=0", "limits.weights": "a=1", "logging.levels": "a=info"}
     special |= {"redis.url": "redis://a", "redis.storage": "/a", "redis.routes": "model:base=a"}
-    special["s3.links"] = "s3://bucket/links"
+    special |= {"s3.links": "s3://bucket/links", "brokers.url": "amqp://a"}
     text = "http://a" if key.name.endswith(".endpoint") else special.get(key.name, text)
 
     assert read(None, {key.variable: text} | HOME)[1] == ({key.name: key.variable} if text else {})

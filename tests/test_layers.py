@@ -130,6 +130,7 @@ ALLOWED = {
         *("outbound", "s3", "buckets", "sources", "turns"),
     },
     "links": {"task", "config", "s3", "buckets", "redacting", "transcript"},
+    "brokers": {"config", "delivery"},
     # HTTP
     "metrics": {"task", "job", "backup", "counts", "gpu", "worker_pool"},
     "routes": {
@@ -165,6 +166,7 @@ ALLOWED = {
         *("lag", "tracing"),
         *("sharing", "redis_queue", "drain", "redacting"),
         *("detector", "rulebooks", "searcher"),
+        "brokers",
     },
     "embedded": {"task", "config", "transcript", "worker_pool", "machine"},
     "bench": {"task", "config", "engine", "models", "embedded", "worker_pool"},
@@ -226,7 +228,8 @@ ONLY = {
     "obstore": {"s3", "buckets", "offsite", "links", "redis_queue"},
     "redis": {"redis_queue"},
     "bullmq": {"redis_queue"},
-    "httpx": {"client", "outbound"},
+    "faststream": {"brokers"},
+    "httpx": {"client", "outbound", "brokers"},
     "huggingface_hub": {"hub"},
     "typer": {"cli", "commands"},
     "av": {"engine"},
@@ -349,6 +352,7 @@ HEAVY = {
     "opentelemetry",
     "redis",
     "bullmq",
+    "faststream",
 }
 
 

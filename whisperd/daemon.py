@@ -23,6 +23,8 @@ import structlog
 from whisperd import keys, links, logs, malloc, models, sessions
 from whisperd.archive import BackupError, Reason
 from whisperd.arrival import CannotStart
+from whisperd.brokers.post import post_for
+from whisperd.brokers.rabbit import BrokersMissing, BrokersUnusable
 from whisperd.buckets import Buckets
 from whisperd.config import Config, ConfigError
 from whisperd.db import DatabaseInUse, DatabaseTooNew
@@ -51,7 +53,7 @@ from whisperd.sources import Sources
 from whisperd.task import ModelUnusable, State, Stats, StorageBusy, StorageFailed, StorageFull, TaskError
 from whisperd.tracing import SEND_SECONDS, Tracing, TracingMissing
 from whisperd.upkeep import Upkeep
-from whisperd.webhooks import Webhooks
+from whisperd.webhooks import Webhooks, message
 from whisperd.worker_pool import PoolFailed, WorkerInfo
 
 log = structlog.get_logger(__name__)
@@ -64,6 +66,7 @@ PULSE_SECONDS = 5.0  # between two looks whether all is well, at most
 # Why a start can fail that is for the operator to read, without a traceback.
 _REASONS = (
     *(DatabaseInUse, DatabaseTooNew, CannotStart, BackupError, StorageFull),
+    *(BrokersMissing, BrokersUnusable),
     *(S3Unusable, TracingMissing, RedisMissing, RedisUnusable, PoolFailed, ModelUnusable, models.ModelError),
 )
 
@@ -162,9 +165,10 @@ class Daemon:
         self._reread = reread
         self._upkeep = Upkeep(parts)
         self._webhooks = Webhooks(parts.config, task_view, parts.clock.now)
+        self._post = post_for(parts.config, lambda delivery: message(delivery, task_view))
         self._tracing = Tracing(parts.config.tracing) if parts.config.tracing.endpoint else None
         senders: dict[str, Sender] = {
-            "webhook": self._webhooks,
+            "webhook": self._post.beside(self._webhooks) if self._post else self._webhooks,
             "result": Results(buckets, parts.queue, parts.redacting),
         }
         self._deliveries = Deliveries(parts.outbox, parts.events, senders)
@@ -181,6 +185,8 @@ class Daemon:
         self._services = _services(
             parts, ring, self._deliveries, self._upkeep, sources, self._tracing, lambda: self._trouble, shared
         )
+        if (post := self._post) is not None:
+            self._services.broker_trouble = lambda: post.trouble
 
     async def serve(self, listening: socket.socket) -> None:
         """Until a signal, or until a part fails; a last backup is taken of what has changed either way."""
@@ -201,7 +207,8 @@ class Daemon:
         async with asyncio.TaskGroup() as group:
             pooling = group.create_task(parts.pool.run(), name="pool")
             serving = group.create_task(server.serve([listening]), name="http")
-            beside = [group.create_task(work, name=name) for name, work in self._beside().items()]
+            works = self._beside(server.config.app)
+            beside = [group.create_task(work, name=name) for name, work in works.items()]
             await _first(parts.pool.ready.wait(), self._signals.stop.wait(), pooling)
             if not self._signals.stop.is_set():
                 announce(listening)
@@ -220,7 +227,7 @@ class Daemon:
             await parts.queue.release_all()
             await parts.queue.keep_measured()
 
-    def _beside(self) -> dict[str, Coroutine[object, object, None]]:
+    def _beside(self, app: object) -> dict[str, Coroutine[object, object, None]]:
         """What goes on until the end."""
         parts = self._parts
         if parts.offsite is not None and parts.backups.last is not None:
@@ -243,6 +250,8 @@ class Daemon:
             works["traces"] = self._tracing.follow(parts.events, parts.history)
         if self._services.links is not None:
             works["links"] = self._services.links.run()
+        if self._post is not None:
+            works["broker"] = self._post.run(app)
         if self._shared is not None:
             works["bridge"] = self._shared.bridge.run()
             works["recall"] = self._shared.recall.run()
@@ -344,7 +353,7 @@ class Daemon:
         self._services.config = config
         self._upkeep.reload()
         self._webhooks.reload(config)
-        self._deliveries.reload(config.webhooks.endpoints)
+        self._deliveries.reload(config.listeners)
 
     async def _pulse(self) -> None:
         """Tell systemd that all is well, after having looked, and how it goes.

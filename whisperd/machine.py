@@ -190,7 +190,7 @@ def _say(arrival: Arrival) -> None:
 
 
 async def _recover(parts: Machine) -> None:
-    await parts.outbox.point(parts.config.webhooks.endpoints)  # before any task can end
+    await parts.outbox.point(parts.config.listeners)  # before any task can end
     await parts.outbox.recover(LONGEST_DELAY_SECONDS)
     await parts.queue.remember()
     recovered = await parts.queue.recover()

@@ -38,9 +38,10 @@ def serving(folder, models, *, scopes=(), **settings):
         daemon.end()
 
 
-def a_key(data, *scopes):
+def a_key(data, *scopes, tenant=None):
     """A new key, as the command line prints it."""
     command = [sys.executable, "-P", "-m", "whisperd", "keys", "add", "--data-dir", str(data)]
+    command += ["--tenant", tenant] if tenant else []
     done = subprocess.run(
         [*command, "--scope", ",".join(scopes)], capture_output=True, text=True, check=True, timeout=30
     )

@@ -44,6 +44,7 @@ def test_all_is_well(with_idle_server):
             },
             "rules": {"status": "ok", "message": None},
             "redis": {"status": "ok", "message": "not configured"},
+            "broker": {"status": "ok", "message": "not configured"},
         }
         for path in ("/health/live", "/health/ready"):
             answer = await server.get(path)

@@ -1,10 +1,12 @@
 """config.toml + environment -> one frozen Config.
 
-`http`, `queue`, `workers`, `storage`, `risk`, `redis`, `outbound` and `daemon` declare what can be set, each
-its sections, and `keys` joins them: the single source of it. `reading` takes it from file, environment and
-the command line; `printing` shows it. Every key is also the environment variable `WHISPERD_SECTION__KEY`.
+`http`, `queue`, `workers`, `storage`, `risk`, `redis`, `brokers`, `outbound` and `daemon` declare what can be
+set, each its sections, and `keys` joins them: the single source of it. `reading` takes it from file,
+environment and the command line; `printing` shows it. Every key is also the environment variable
+`WHISPERD_SECTION__KEY`.
 """
 
+from whisperd.config.brokers import Brokers
 from whisperd.config.daemon import Logging, Metrics, Shutdown, Tracing
 from whisperd.config.http import Http
 from whisperd.config.keys import DATABASE, KEYS, Config, Key, with_values
@@ -24,6 +26,7 @@ __all__ = [
     "Audio",
     "Backup",
     "BackupS3",
+    "Brokers",
     "Cache",
     "Config",
     "ConfigError",

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 from msgspec import Meta, Struct
 from msgspec.structs import FieldInfo, fields, replace
 
+from whisperd.config.brokers import Brokers
 from whisperd.config.daemon import Logging, Metrics, Shutdown, Tracing
 from whisperd.config.http import Http
 from whisperd.config.outbound import Outbound, Webhooks
@@ -47,6 +48,7 @@ class Config(Struct, frozen=True, kw_only=True):
     outbound: Outbound = Outbound()
     s3: S3 = S3()
     redis: Redis = Redis()
+    brokers: Brokers = Brokers()
     storage: Storage = Storage()
     backup: Backup = Backup()
     webhooks: Webhooks = Webhooks()
@@ -58,6 +60,11 @@ class Config(Struct, frozen=True, kw_only=True):
     @property
     def data_dir(self) -> Path:
         return Path(self.storage.data_dir or default_data_dir(os.environ))
+
+    @property
+    def listeners(self) -> tuple[str, ...]:
+        """The addresses that hear of the end of every task."""
+        return (*self.webhooks.endpoints, *([self.brokers.address] if self.brokers.address else []))
 
     @property
     def database(self) -> Path:

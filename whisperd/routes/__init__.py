@@ -129,6 +129,7 @@ class Services:
     backup_results: Counter[str] = field(default_factory=Counter)  # since the start: "ok", "failed"
     pulse_trouble: Callable[[], str | None] = lambda: None  # why the last look at database and pool failed
     queue_trouble: Callable[[], str | None] = lambda: None  # why the queue that hosts share cannot be asked
+    broker_trouble: Callable[[], str | None] = lambda: None  # why messages wait
     share: Callable[[], Share | None] = lambda: None  # in the queues of several hosts; None: there are none
     copies: Callable[[], Copies | None] = lambda: None  # of backups elsewhere; None: nobody wants any
     counts: Counts = field(default_factory=Counts)

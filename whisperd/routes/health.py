@@ -104,6 +104,7 @@ async def checks(here: Services) -> Mapping[str, Check]:
         "rules": _rules(here),
         "keys": Check("down", here.keys.trouble) if here.keys.trouble else OK,
         "redis": _redis(here),
+        "broker": _broker(here),
     }
 
 
@@ -266,6 +267,14 @@ def _redis(here: Services) -> Check:
         return OK
     told = ", ".join(f"{waiting} in {queue}" for queue, waiting in unserved.items())
     return Check("degraded", f"tasks wait where no host takes them ({told}): see redis.take_from")
+
+
+def _broker(here: Services) -> Check:
+    """What comes over HTTP is done all the same."""
+    if not here.config.brokers.url:
+        return Check("ok", "not configured")
+    trouble = here.broker_trouble()
+    return Check("degraded", f"{trouble}: see docs/brokers.md") if trouble else OK
 
 
 def _recovery(here: Services) -> Check:

@@ -205,7 +205,7 @@ def point(conn: sqlite3.Connection, urls: Collection[str], now: float) -> None:
     removed = [row[0] for row in conn.execute("select url from endpoint") if row[0] not in set(urls)]
     for url in removed:
         conn.execute("delete from endpoint where url = ?", (url,))
-        _end(conn, _OF_URL, url, DeliveryState.DEAD, "not among webhooks.endpoints any more", now)
+        _end(conn, _OF_URL, url, DeliveryState.DEAD, "it is to hear of tasks no more", now)
     conn.executemany("insert or ignore into endpoint values (?)", [(url,) for url in urls])
 
 

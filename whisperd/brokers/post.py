@@ -1,0 +1,104 @@
+"""The way to the broker, kept open: while it is away the daemon goes on, and tries again.
+
+It takes messages, and is the sender of what is told of tasks; that waits in the outbox until it can be told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import structlog
+from msgspec.structs import replace
+
+from whisperd.brokers.inbox import Inbox
+from whisperd.brokers.inside import submitting
+from whisperd.brokers.rabbit import Rabbit, check, connected
+from whisperd.config import Config
+from whisperd.delivery import Delivery, Reply
+
+log = structlog.get_logger(__name__)
+AGAIN_SECONDS = 1.0  # before it is tried again, and ever longer up to
+AT_LAST_SECONDS = 30.0
+AWAY = "the broker cannot be reached, or refuses brokers.username, its password or its queues"
+
+
+class Sender(Protocol):
+    """As deliveries.py has it."""
+
+    async def __call__(self, delivery: Delivery) -> Reply: ...
+
+
+def post_for(config: Config, body: Callable[[Delivery], bytes]) -> Post | None:
+    """None where there is no broker. `body`: what is told of the end of a task.
+
+    Raises BrokersMissing, BrokersUnusable.
+    """
+    if not config.brokers.url:
+        return None
+    check(config.brokers)
+    return Post(config, body)
+
+
+class Post:
+    def __init__(self, config: Config, body: Callable[[Delivery], bytes]) -> None:
+        # A host that answers no questions takes no submissions either.
+        self._settings = config.brokers if config.redis.answers else replace(config.brokers, tasks="")
+        self._body = body
+        self._inbox: Inbox | None = None
+        self._rabbit: Rabbit | None = None  # while it is open
+
+    @property
+    def trouble(self) -> str | None:
+        """Why messages or events wait; safe to show."""
+        if self._rabbit is None:
+            return AWAY
+        return self._inbox.trouble if self._inbox else None
+
+    async def run(self, app: Any) -> None:
+        """For ever. `app`: ours, by ASGI, which takes what messages say."""
+        self._inbox, seconds = Inbox(submitting(app), self._settings.key_file), AGAIN_SECONDS
+        while True:
+            try:
+                async with connected(self._settings) as self._rabbit:
+                    log.info("connected to the broker")
+                    seconds = AGAIN_SECONDS
+                    await self._work(self._rabbit, self._inbox)
+            except Exception as error:  # an edge: the libraries raise what they like
+                log.warning("the broker is away", error=_cause(error), again_in_seconds=seconds)
+            finally:
+                self._rabbit = None
+            await asyncio.sleep(seconds)
+            seconds = min(2 * seconds, AT_LAST_SECONDS)
+
+    async def _work(self, rabbit: Rabbit, inbox: Inbox) -> None:
+        """Until the connection is lost, which raises; what was not acknowledged by then comes again."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(rabbit.watch(), name="broker-watch")
+            while True:
+                letter = await rabbit.next()
+                group.create_task(inbox.take(letter, rabbit.bury), name="message")
+
+    def beside(self, others: Sender) -> Sender:
+        """The sender of what goes to the broker; `others` sends the rest."""
+
+        async def send(delivery: Delivery) -> Reply:
+            return await (self._tell if delivery.url == self._settings.address else others)(delivery)
+
+        return send
+
+    async def _tell(self, delivery: Delivery) -> Reply:
+        try:
+            if self._rabbit is None:
+                raise ConnectionError
+            await self._rabbit.tell(delivery.event, self._body(delivery), delivery.id)
+        except Exception:  # an edge, as above
+            return Reply(problem="the broker cannot be reached", is_of_place=True)
+        return Reply()
+
+
+def _cause(error: BaseException) -> str:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return type(error).__name__
