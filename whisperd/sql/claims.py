@@ -126,10 +126,12 @@ def _until_due(conn: sqlite3.Connection, now: float) -> float:
 def _looked_up(conn: sqlite3.Connection, next_task: int) -> tuple[Chunk, int]:
     """The chunk to hand out, and its samples: who follows a twin stands in line for it. Raises Damaged."""
     taken = "select * from task where seq = (select coalesce(leader, seq) from task where seq = ?)"
-    with damage.named(next_task):
+    try:
         task = conn.execute(taken, (next_task,)).fetchone()
         chunk = conn.execute(_NEXT_CHUNK, {"seq": task["seq"]}).fetchone()
         return to_chunk(task, chunk), chunk["samples"]
+    except damage.UNREADABLE as error:
+        damage.blame(next_task, error)
 
 
 def _note_overtaking(conn: sqlite3.Connection, left: Left, priority: int, now: float) -> None:
@@ -218,8 +220,11 @@ def _next_task(conn: sqlite3.Connection, turn: _Turn, rules: Rules, now: float, 
 
 
 def _model(conn: sqlite3.Connection, seq: int) -> str:
-    with damage.named(seq):
-        return str(conn.execute("select model from task where seq = ?", (seq,)).fetchone()[0])
+    try:
+        (model,) = conn.execute("select model from task where seq = ?", (seq,)).fetchone()
+    except damage.UNREADABLE as error:
+        damage.blame(seq, error)
+    return str(model)
 
 
 def _best(best: str, seqs: Sequence[int]) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import msgspec
 
@@ -19,6 +19,7 @@ from whisperd.task import Kind, Options, Problem, State, Task
 
 R = TypeVar("R")
 DAMAGED = Problem("damaged", "what was stored of this task cannot be read any more")
+UNREADABLE = (msgspec.MsgspecError, ValueError, sqlite3.OperationalError)
 # Of what is more than text: how it is read, and what stands in its place when it is lost.
 _READ: Mapping[str, tuple[Callable[[str], object], str]] = {
     "kind": (Kind, Kind.TRANSCRIPTION),
@@ -41,12 +42,15 @@ def named(seq: int) -> Iterator[None]:
     """Around what reads rows of that task: raises Damaged where that is not possible."""
     try:
         yield
-    except (msgspec.MsgspecError, ValueError) as error:
-        raise Damaged(seq) from error
-    except sqlite3.OperationalError as error:
-        if getattr(error, "sqlite_errorcode", None) is not None:  # else it is Python's, over text
-            raise
-        raise Damaged(seq) from error
+    except UNREADABLE as error:
+        blame(seq, error)
+
+
+def blame(seq: int, error: Exception) -> NoReturn:
+    """The same behind an `except UNREADABLE`, for what is done at each claim: `named` takes some µs."""
+    if getattr(error, "sqlite_errorcode", None) is not None:  # else it is Python's, over text
+        raise error
+    raise Damaged(seq) from error
 
 
 def read_or_fail(
