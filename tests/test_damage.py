@@ -1,11 +1,14 @@
 """Rows that cannot be read, as after a flipped bit: it was the end of the daemon, at each start anew."""
 
+import asyncio
+
 import pytest
 
 from tests.conftest import a_task
 from tests.pool import over, run_beside_a_pool
-from tests.test_queue import planned
-from whisperd.task import ListQuery, State, StorageFailed
+from tests.test_detections import a_detection, detections
+from tests.test_queue import a_plan, planned
+from whisperd.task import Claimant, ListQuery, State, StorageFailed
 
 NO_UTF8 = "update task set {0} = cast(x'ff' || substr({0}, 2) as text) where seq = ?"
 DAMAGES = {
@@ -128,6 +131,81 @@ def test_a_sweep_finds_it_too(with_queue, clock, damage):
 
         assert [task.id for task in await queue.sweep(clock.now + 1)] == [bad.id]
         assert await has_failed(queue, bad)
+
+    with_queue(body)
+
+
+async def twins(queue):
+    leader, _ = await queue.submit(a_task(model_sha256="m", metadata={"a": 1}))
+    follower, _ = await queue.submit(a_task(model_sha256="m", metadata={"a": 1}))
+    return leader, follower
+
+
+@every_damage
+@pytest.mark.parametrize("how", ["completed", "cancelled"])
+def test_who_leads_one_that_cannot_be_read_is_done_and_that_one_fails(with_queue, damage, how):
+    async def body(queue):
+        leader, follower = await twins(queue)
+        await queue.plan(await queue.claim(), a_plan(1))
+        chunk = await queue.claim()
+        assert chunk.task.id == leader.id
+        await spoil(queue, damage, follower)
+        if how == "completed":
+            await queue.finish(chunk, [])
+        else:
+            await queue.cancel(leader.id)
+
+        assert (await queue.get(leader.id)).state == how
+        with pytest.raises(TimeoutError):  # nothing else is left to do
+            await asyncio.wait_for(queue.claim(), 0.3)
+        assert await has_failed(queue, follower)
+
+    with_queue(body, cache_seconds=3600.0)
+
+
+@pytest.mark.parametrize("whose", ["leader", "follower"])
+def test_a_model_that_cannot_be_read_fails_its_own_task(with_queue, whose):
+    async def body(queue):
+        leader, follower = await twins(queue)
+        bad, good = (leader, follower) if whose == "leader" else (follower, leader)
+        await spoil(queue, DAMAGES["its model is not UTF-8"], bad)
+
+        assert (await queue.claim(lambda: Claimant(model="other"))).task.id == good.id
+        assert await has_failed(queue, bad)
+
+    with_queue(body, cache_seconds=3600.0)
+
+
+@every_damage
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_look_that_cannot_be_read_fails_and_the_next_begins(with_queue, damage, begun):
+    async def body(queue):
+        looks = detections(queue)
+        bad, _ = await queue.submit(a_detection("bad", metadata={"a": 1}))
+        await queue.submit(a_detection("good"))
+        if begun:
+            await looks.claim()
+        await spoil(queue, damage.replace("transcriptiom", "risk_detectiom"), bad)
+        if begun:
+            await queue.recover()
+
+        assert (await looks.claim()).task.id == "good"
+        assert await has_failed(queue, bad)
+
+    with_queue(body)
+
+
+def test_a_stop_hands_back_what_is_beside_one_with_two_chunks_that_cannot_be_read(with_queue):
+    async def body(queue):
+        good = await planned(queue, 1)
+        bad = await planned(queue, 2)
+        for task in (bad, bad, good):
+            assert (await queue.claim()).task.id == task.id
+        await spoil(queue, "update chunk set cut = '{' where task = ? and number = 2", bad)
+        await queue.release_all()
+
+        assert await has_failed(queue, bad)
+        assert (await queue.claim()).task.id == good.id
 
     with_queue(body)
 

@@ -11,7 +11,7 @@ from whisperd.engine.features import Build, ggml_libraries
 
 CPU = "WHISPER : COREML = 0 | OPENVINO = 0 | CPU : SSE3 = 1 | AVX2 = 1 | REPACK = 1 |"
 MAPS = """
-7f1c-7f1d r-xp 00000000 fe:00 77 /x/site-packages/pywhispercpp.libs/libggml-684d824a.so.0.13.1
+7f1c-7f1d r-xp 00000000 fe:00 77 /x/site-packages/pywhispercpp.libs/libggml-ab3d824a.so.0.13.1
 7f1d-7f1e r-xp 00000000 fe:00 78 /x/site-packages/pywhispercpp.libs/libggml-base-319ad4fb.so.0.13.1
 7f1e-7f1f r-xp 00000000 fe:00 79 /x/site-packages/pywhispercpp.libs/libggml-cpu-67036419.so.0.13.1
 7f1f-7f20 r-xp 00000000 fe:00 80 /x/site-packages/{}

@@ -59,7 +59,7 @@ def ggml_libraries(maps: str) -> frozenset[str]:
 
     A file is called libggml-vulkan.so.0, or libggml-vulkan-6703ab19.so.0 in a wheel.
     """
-    return frozenset(re.findall(r"/libggml-([a-z]+)[^/]*\.so", maps))
+    return frozenset(re.findall(r"/libggml-([a-z]+)[-.](?:[^/]*\.)?so", maps))
 
 
 def gpu_build() -> bool:

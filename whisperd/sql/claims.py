@@ -18,7 +18,7 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from whisperd.sql import damage, line, timeline
-from whisperd.sql.rows import to_chunk, to_json
+from whisperd.sql.rows import UNREADABLE, Damaged, blame, to_chunk, to_json
 from whisperd.task import FINAL, PLAN, SAMPLE_RATE, Chunk, Claimant, Left, Rules, State, Task
 from whisperd.timeline import Moment
 
@@ -49,10 +49,8 @@ def take(
     entered, more = _promote(conn, rules, now)
     try:
         found = 0.0 if more else claim(conn, rules, now, who)
-    except damage.Damaged as damaged:
-        leads = "select coalesce(leader, seq) from task where seq = ?"
-        (seq,) = conn.execute(leads, (damaged.seq,)).fetchone()
-        found, entered = 0.0, [*entered, *damage.fail(conn, seq, now)]
+    except Damaged as damaged:
+        found, entered = 0.0, [*entered, *damage.fail(conn, damaged.seq, now)]
     return found, [task for task in entered if task.state in FINAL]
 
 
@@ -102,20 +100,15 @@ def _claimed(was: Chunk, now: float) -> Chunk:
 
 
 def next_model(conn: sqlite3.Connection, rules: Rules, now: float) -> str | float:
-    """The model of the task whose chunk is claimed next; or the seconds until there may be one.
-
-    "" where that cannot be read.
-    """
+    """The model of the task whose chunk is claimed next; or the seconds until there may be one."""
     turn = _whose_turn(conn, rules)
     if turn is not None:
         seq = _next_task(conn, turn, rules, now, NOBODY)
         assert seq is not None  # nobody has a model that would suit another better
-        with suppress(damage.Damaged):
-            return _model(conn, seq)
-        return ""  # whoever claims it finds that out
-    due = "select model from task where run_at is not null and run_at <= ? order by run_at limit 1"
+        return _any_model(conn, seq)
+    due = "select seq from task where run_at is not null and run_at <= ? order by run_at limit 1"
     found = conn.execute(due, (now,)).fetchone()
-    return str(found[0]) if found else _until_due(conn, now)
+    return _until_due(conn, now) if found is None else _any_model(conn, found[0])
 
 
 def _until_due(conn: sqlite3.Connection, now: float) -> float:
@@ -125,13 +118,13 @@ def _until_due(conn: sqlite3.Connection, now: float) -> float:
 
 def _looked_up(conn: sqlite3.Connection, next_task: int) -> tuple[Chunk, int]:
     """The chunk to hand out, and its samples: who follows a twin stands in line for it. Raises Damaged."""
-    taken = "select * from task where seq = (select coalesce(leader, seq) from task where seq = ?)"
+    leader = "(select coalesce(leader, seq) from task where seq = ?)"
     try:
-        task = conn.execute(taken, (next_task,)).fetchone()
+        task = conn.execute(f"select * from task where seq = {leader}", (next_task,)).fetchone()
         chunk = conn.execute(_NEXT_CHUNK, {"seq": task["seq"]}).fetchone()
         return to_chunk(task, chunk), chunk["samples"]
-    except damage.UNREADABLE as error:
-        damage.blame(next_task, error)
+    except UNREADABLE as error:
+        blame(conn.execute(f"select {leader}", (next_task,)).fetchone()[0], error)
 
 
 def _note_overtaking(conn: sqlite3.Connection, left: Left, priority: int, now: float) -> None:
@@ -222,9 +215,16 @@ def _next_task(conn: sqlite3.Connection, turn: _Turn, rules: Rules, now: float, 
 def _model(conn: sqlite3.Connection, seq: int) -> str:
     try:
         (model,) = conn.execute("select model from task where seq = ?", (seq,)).fetchone()
-    except damage.UNREADABLE as error:
-        damage.blame(seq, error)
+    except UNREADABLE as error:
+        blame(seq, error)
     return str(model)
+
+
+def _any_model(conn: sqlite3.Connection, seq: int) -> str:
+    """ "" where it cannot be read, which whoever claims it finds out."""
+    with suppress(Damaged):
+        return _model(conn, seq)
+    return ""
 
 
 def _best(best: str, seqs: Sequence[int]) -> int:

@@ -7,19 +7,17 @@ bit is worse: SQLite notices at the next write that row and index differ, and th
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any, NoReturn, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import msgspec
 
 from whisperd.sql import line
-from whisperd.sql.rows import TaskRow
+from whisperd.sql.rows import Damaged, TaskRow, named
 from whisperd.task import Kind, Options, Problem, State, Task
 
 R = TypeVar("R")
 DAMAGED = Problem("damaged", "what was stored of this task cannot be read any more")
-UNREADABLE = (msgspec.MsgspecError, ValueError, sqlite3.OperationalError)
 # Of what is more than text: how it is read, and what stands in its place when it is lost.
 _READ: Mapping[str, tuple[Callable[[str], object], str]] = {
     "kind": (Kind, Kind.TRANSCRIPTION),
@@ -27,30 +25,6 @@ _READ: Mapping[str, tuple[Callable[[str], object], str]] = {
     "warnings": (msgspec.json.Decoder(list[str]).decode, "[]"),
     "metadata": (msgspec.json.Decoder(dict[str, Any]).decode, "{}"),
 }
-
-
-class Damaged(Exception):
-    """What stands in the rows of a task makes no sense."""
-
-    def __init__(self, seq: int) -> None:
-        super().__init__(f"the rows of task {seq} cannot be read")
-        self.seq = seq
-
-
-@contextmanager
-def named(seq: int) -> Iterator[None]:
-    """Around what reads rows of that task: raises Damaged where that is not possible."""
-    try:
-        yield
-    except UNREADABLE as error:
-        blame(seq, error)
-
-
-def blame(seq: int, error: Exception) -> NoReturn:
-    """The same behind an `except UNREADABLE`, for what is done at each claim: `named` takes some µs."""
-    if getattr(error, "sqlite_errorcode", None) is not None:  # else it is Python's, over text
-        raise error
-    raise Damaged(seq) from error
 
 
 def read_or_fail(

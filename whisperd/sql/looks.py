@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
+from functools import partial
 
 import msgspec
 
@@ -22,7 +23,7 @@ from whisperd.look import (
     Sighting,
     Standing,
 )
-from whisperd.sql import edits, outbox, questions, timeline
+from whisperd.sql import damage, edits, outbox, questions, timeline
 from whisperd.sql.detections import is_ready
 from whisperd.sql.line import adjust, end, move
 from whisperd.sql.rows import to_task
@@ -49,12 +50,13 @@ def is_waiting(conn: sqlite3.Connection) -> bool:
 
 def claim(conn: sqlite3.Connection, now: float, after: str = NO_TENANT) -> Look | None:
     """The next one that may begin: of the most urgent, the oldest of the tenant that comes behind `after`."""
-    seq = _first(conn, after)
-    if seq is None:
-        return None
-    task = move(conn, seq, "state = 'processing', started_at = coalesce(started_at, :now)", {"now": now})
+    begun = "state = 'processing', started_at = coalesce(started_at, :now)"
     claim = f"update detection set claims = claims + 1 where task = ? returning {_ASKED}"
-    return _look(task, conn.execute(claim, (seq,)).fetchone())
+    while (seq := _first(conn, after)) is not None:
+        task, _ = damage.read_or_fail(conn, seq, now, partial(move, conn, seq, begun, {"now": now}))
+        if task is not None:
+            return _look(task, conn.execute(claim, (seq,)).fetchone())
+    return None
 
 
 _ASKED = "claims, asked, (select source from rules where sha256 = detection.rules) as source"
@@ -211,11 +213,14 @@ def _is_gone(conn: sqlite3.Connection, transcript: str | None) -> bool:
 
 def interrupt(conn: sqlite3.Connection, problem: Problem, now: float) -> None:
     """At a start: what a dead daemon was looking through counts as a failure, as a chunk does."""
-    rows = conn.execute(
-        "select * from task where kind = 'risk_detection' and state = 'processing'"
-    ).fetchall()
-    for row in rows:
-        _failed(conn, to_task(row), problem, False, None, now)
+    begun = "select seq from task where kind = 'risk_detection' and state = 'processing'"
+    for (seq,) in conn.execute(begun).fetchall():
+        damage.read_or_fail(conn, seq, now, partial(_interrupted, conn, seq, problem, now))
+
+
+def _interrupted(conn: sqlite3.Connection, seq: int, problem: Problem, now: float) -> None:
+    task = to_task(conn.execute("select * from task where seq = ?", (seq,)).fetchone())
+    _failed(conn, task, problem, False, None, now)
 
 
 def _failed(

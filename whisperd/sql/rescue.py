@@ -43,9 +43,12 @@ def recover(conn: sqlite3.Connection, rules: Rules, now: float) -> Sequence[Task
 
 
 def release_all(conn: sqlite3.Connection, now: float) -> Sequence[Task]:
-    chunks, _ = _running(conn, float("inf"), now)
-    released = {chunk.task.seq: release(conn, chunk, None, now) for chunk in chunks}
-    return [*released.values(), *_back_in_line(conn, now)]
+    chunks, failed = _running(conn, float("inf"), now)
+    released: dict[int, Task] = {}
+    for chunk in chunks:
+        with suppress(LostClaim):  # another chunk of its task could not be read
+            released[chunk.task.seq] = release(conn, chunk, None, now)
+    return [*failed, *released.values(), *_back_in_line(conn, now)]
 
 
 def _back_in_line(conn: sqlite3.Connection, now: float) -> Sequence[Task]:

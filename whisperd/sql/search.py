@@ -17,9 +17,8 @@ from typing import NamedTuple
 import msgspec
 from msgspec import Struct
 
-from whisperd.sql import damage
 from whisperd.sql.questions import span
-from whisperd.sql.rows import to_json, to_task
+from whisperd.sql.rows import Damaged, named, to_json, to_task
 from whisperd.sql.words import expression, tenant_word
 from whisperd.task import Found, Hit, IndexDamaged, Indexed, ListQuery, Match, Task
 
@@ -66,9 +65,9 @@ def index(conn: sqlite3.Connection) -> Indexed:
         for (seq,) in waiting:
             entry = None
             try:
-                with damage.named(seq):
+                with named(seq):
                     entry = _entry(conn, seq)
-            except damage.Damaged:
+            except Damaged:
                 unreadable.append(seq)
             characters += _renew(conn, seq, entry)
             conn.execute("delete from unsearched where task = ?", (seq,))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 
-from whisperd.sql.rows import to_task
+from whisperd.sql.rows import Damaged, named, to_task
 from whisperd.task import Task
 
 MOST_FOLLOWERS = 100  # of a task: they are completed with it, in one transaction that others wait for
@@ -46,8 +46,24 @@ def leader(conn: sqlite3.Connection, tenant: str, content: str) -> sqlite3.Row |
 
 
 def followers(conn: sqlite3.Connection, seq: int) -> Sequence[int]:
-    """The oldest first."""
-    return [row["seq"] for row in conn.execute("select seq from task where leader = ? order by seq", (seq,))]
+    """The oldest first.
+
+    One whose row cannot be read follows no more: it is in line for itself, and fails at its own turn.
+    """
+    rows = conn.execute("select seq from task where leader = ? order by seq", (seq,)).fetchall()
+    sound = [row["seq"] for row in rows if _can_be_read(conn, row["seq"])]
+    alone = "update task set leader = null, content = null, waiting = 1 where seq = ?"
+    conn.executemany(alone, [(row["seq"],) for row in rows if row["seq"] not in sound])
+    return sound
+
+
+def _can_be_read(conn: sqlite3.Connection, seq: int) -> bool:
+    try:
+        with named(seq):
+            to_task(conn.execute("select * from task where seq = ?", (seq,)).fetchone())
+    except Damaged:
+        return False
+    return True
 
 
 def is_followed_by_most(conn: sqlite3.Connection, seq: int) -> bool:
@@ -57,6 +73,8 @@ def is_followed_by_most(conn: sqlite3.Connection, seq: int) -> bool:
 
 def go_on(conn: sqlite3.Connection, seq: int, progress: float) -> Sequence[Task]:
     """Let the followers of a task be as far as it is; returns them."""
+    if not followers(conn, seq):  # nearly always
+        return []
     rows = conn.execute(
         "update task set progress = max(progress, ?) where leader = ? returning *", (progress, seq)
     )
