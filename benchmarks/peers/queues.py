@@ -58,7 +58,7 @@ def of_python(python: str, name: str, folder: Path) -> Iterator[QueuePeer]:
 @contextmanager
 def bullmq(modules: Path, folder: Path) -> Iterator[QueuePeer]:
     """`modules`: a folder in which `npm install bullmq ioredis` was done."""
-    with _redis(folder) as port:
+    with redis_server(folder) as port:
         # As text and not as a file: Node looks for modules from where the code lies, or else is started.
         code = (HERE / "queue_bullmq.mjs").read_text()
         command = ["node", "--input-type=module", "--eval", code, str(port)]
@@ -78,7 +78,7 @@ def _asked(name: str, command: list[str], cwd: Path | None = None) -> Iterator[Q
 
 
 @contextmanager
-def _redis(folder: Path) -> Iterator[int]:
+def redis_server(folder: Path) -> Iterator[int]:
     """One that acknowledges nothing before it is on the disk, as SQLite with `synchronous = full`."""
     port = free_port()
     command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder)]
