@@ -1,4 +1,7 @@
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rapidfuzz.distance import Levenshtein
 
 from tests.risk.heard import HEAD, found, heard, report, rule, stream
 from whisperd.risk.detection import detect
@@ -117,3 +120,11 @@ def test_a_search_ends_when_its_budget_does():
     finder("b")(search)
     with pytest.raises(TooMuch):
         finder("c")(search)
+
+
+@given(word=st.text("abc", min_size=5, max_size=11), said=st.lists(st.text("abc", min_size=1, max_size=12)))
+def test_a_word_is_misspelt_where_its_letters_are_that_near_and_nowhere_else(word, said):
+    edits = len(word) // 5
+    near = {other for other in said if len(other) >= 5 and Levenshtein.distance(word, other) <= edits}
+
+    assert set(found(" ".join(said), f'match = "{word}"\nfuzzy = true')) == near | ({word} & {*said})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from whisperd.risk.words import Span, Stream, Token, normal
@@ -84,9 +83,7 @@ def _parts(words: Sequence[str]) -> list[Part]:
 def _alike(part: Part, fuzzy: bool, stream: Stream) -> frozenset[str]:
     word, open_ended = part
     if open_ended:
-        begin = bisect_left(stream.vocabulary, word)
-        past = bisect_left(stream.vocabulary, word + "\U0010ffff")
-        return frozenset(stream.vocabulary[begin:past])
+        return frozenset(stream.beginning(word))
     exact = frozenset((word,) if word in stream.places else ())
     if not fuzzy or len(word) < LETTERS_PER_EDIT or word.isdigit():
         return exact
@@ -98,10 +95,19 @@ def _misspelt(word: str, stream: Stream) -> frozenset[str]:
     from rapidfuzz.distance import Levenshtein
 
     edits = len(word) // LETTERS_PER_EDIT
-    lengths = range(max(LETTERS_PER_EDIT, len(word) - edits), len(word) + edits + 1)
-    others = stream.words_of(lengths)
+    others = _candidates(word, edits, stream)
     found = process.extract(word, others, scorer=Levenshtein.distance, score_cutoff=edits, limit=None)
     return frozenset(other for other, _, _ in found)
+
+
+def _candidates(word: str, edits: int, stream: Stream) -> list[str]:
+    """All that may be so near, and few others: after one edit one half of a word is as it was, at its end."""
+    if edits > 1:
+        lengths = range(max(LETTERS_PER_EDIT, len(word) - edits), len(word) + edits + 1)
+        return stream.words_of(lengths)
+    half = len(word) // 2
+    near = {*stream.beginning(word[:half]), *stream.ending(word[half:])}
+    return [other for other in near if len(other) >= LETTERS_PER_EDIT]
 
 
 def _in_a_row(words: Sequence[str], stream: Stream, spend: Callable[[int], None]) -> list[Span]:

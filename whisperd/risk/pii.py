@@ -364,16 +364,12 @@ def _is_ip(word: str) -> bool:
 
 def _written(stream: Stream, is_one: Callable[[str], bool]) -> Iterator[Span]:
     """Tokens of the words that are one as they are written."""
-    for number, word in enumerate(stream.spoken):
-        if _may_be(word.text) and is_one(word.text):
+    for number in stream.signed:
+        if is_one(stream.spoken[number].text):
             begin = bisect_left(stream.tokens, number, key=attrgetter("first"))
             past = bisect_right(stream.tokens, number, key=attrgetter("first"))
             if begin < past:
                 yield begin, past
-
-
-def _may_be(word: str) -> bool:
-    return "@" in word or ":" in word or word.count(".") >= 3
 
 
 KINDS: dict[str, Callable[[Stream], Iterator[Span]]] = {

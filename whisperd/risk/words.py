@@ -11,8 +11,8 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property, lru_cache
 from typing import NamedTuple
 
@@ -99,15 +99,31 @@ class Stream:
                 stretches.append((begin, at + 1))
         return stretches
 
+    def beginning(self, letters: str) -> Sequence[str]:
+        """The words of the vocabulary that begin so."""
+        return _beginning(self._vocabulary, letters)
+
+    def ending(self, letters: str) -> Iterable[str]:
+        return (word[::-1] for word in _beginning(self._backwards, letters[::-1]))
+
     @cached_property
-    def vocabulary(self) -> list[str]:
+    def _vocabulary(self) -> list[str]:
         return sorted(self.places)
+
+    @cached_property
+    def _backwards(self) -> list[str]:
+        return sorted(word[::-1] for word in self.places)
+
+    @cached_property
+    def signed(self) -> list[int]:
+        """The numbers of the words as written in which signs stand that addresses have."""
+        return [number for number, word in enumerate(self.spoken) if _is_signed(word.text)]
 
     @cached_property
     def _by_length(self) -> dict[int, list[str]]:
         """The vocabulary by its number of letters."""
         by_length: dict[int, list[str]] = {}
-        for word in self.vocabulary:
+        for word in self._vocabulary:
             by_length.setdefault(len(word), []).append(word)
         return by_length
 
@@ -141,6 +157,15 @@ class Stream:
 
     def ends(self, span: Span) -> float:
         return self.spoken[self.tokens[span[1] - 1].past - 1].end
+
+
+def _beginning(words: Sequence[str], letters: str) -> Sequence[str]:
+    """Of words in order."""
+    return words[bisect_left(words, letters) : bisect_left(words, letters + "\U0010ffff")]
+
+
+def _is_signed(word: str) -> bool:
+    return "@" in word or ":" in word or word.count(".") >= 3
 
 
 def streams(segments: Sequence[Segment], *, doubted: bool = False) -> list[Stream]:
