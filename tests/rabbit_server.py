@@ -70,13 +70,18 @@ class Rabbit:
         """In order: what is to last is on the disk."""
         if self._process is not None:
             self._process.terminate()
-            self._process.wait(60)
-            self._process = None
+            try:
+                self._process.wait(240)
+            finally:
+                self._process.kill()
+                self._process = None
 
     def close(self):
-        self.stop()
-        self._names.terminate()
-        self._names.wait(30)
+        try:
+            self.stop()
+        finally:
+            self._names.kill()
+            self._names.wait()
 
     def forget(self, *queues):
         async def forget(channel):
@@ -85,10 +90,11 @@ class Rabbit:
 
         self._run(forget)
 
-    def send(self, body, message_id=None, queue="whisperd.tasks"):
+    def send(self, body, message_id=None, queue="whisperd.tasks", reply_to=None):
         async def send(channel):
             lasting = aio_pika.DeliveryMode.PERSISTENT
-            message = aio_pika.Message(body, message_id=message_id, delivery_mode=lasting)
+            asked = {"message_id": message_id, "reply_to": reply_to}
+            message = aio_pika.Message(body, delivery_mode=lasting, **asked)
             await channel.declare_queue(queue, durable=True, arguments=CLASSIC)
             await channel.default_exchange.publish(message, queue)
 
@@ -103,7 +109,7 @@ class Rabbit:
 
         self._run(listen)
 
-    def take(self, queue, timeout=60):
+    def take(self, queue, timeout=330):  # a place that is away is tried again after five minutes at last
         """The next message that is there, or comes."""
 
         async def take(channel):

@@ -32,6 +32,7 @@ ANSWER_SECONDS = 20.0  # that whoever asks for a link waits for the bucket
 ROUND_SECONDS = 3600.0  # between two looks for what may go: a list of a bucket has its price
 SKEW_SECONDS = 3600.0  # by which the clock of the bucket may be behind
 _WHERE = "bucket of links"
+_SHARED = ("audio/http-", "results/", "checkpoints/")  # see redis_queue/storage.py
 _OURS = re.compile(r"[A-Za-z0-9_-]{1,64}(\.redacted)?\.(json|text|srt|vtt|tsv)")
 
 
@@ -53,6 +54,13 @@ def place(config: Config) -> str:
     if config.s3.links or not (config.redis.url and is_s3(storage)):
         return config.s3.links
     return f"{storage.rstrip('/')}/links"
+
+
+def reserved(config: Config) -> tuple[str, ...]:
+    """How the URLs begin of what only whisperd writes: that of a result_url would be taken for its own."""
+    storage = config.redis.storage.rstrip("/")
+    shared = [f"{storage}/{kind}" for kind in _SHARED] if is_s3(storage) else []
+    return (*([f"{place(config).rstrip('/')}/"] if place(config) else []), *shared)
 
 
 class Links:

@@ -122,6 +122,18 @@ def test_what_is_no_task_is_a_dead_letter_with_the_reason(new_host, rabbit, clip
     daemon.until(lambda: len(tasks(daemon)) == 1)  # that which came behind it
 
 
+def test_who_asks_for_an_answer_gets_none_before_there_is_one(new_host, rabbit, clip):
+    daemon = connected(new_host().start())
+    rabbit.send(b"aside", queue="ends")  # makes the queue
+    rabbit.take("ends")
+    rabbit.send(clip, "one", reply_to="ends")
+    daemon.until(lambda: tasks(daemon), 60)
+    daemon.all_over()
+
+    assert [task["status"] for task in tasks(daemon)] == ["completed"]
+    assert rabbit.waiting("ends") == 0
+
+
 def test_an_id_that_comes_with_another_body_is_a_dead_letter(new_host, rabbit, clip):
     daemon = connected(new_host().start())
     rabbit.send(clip, "one")
@@ -193,6 +205,8 @@ def test_where_there_are_keys_messages_come_under_one(new_host, rabbit, clip, tm
     daemon.start()
     rabbit.send(clip, "one")
     daemon.until(lambda: "brokers.key_file cannot be read" in str(daemon.health()["checks"]["broker"]))
+    file.write_text(a_key(daemon.data, "read", tenant="acme"))
+    daemon.until(lambda: "submit" in str(daemon.health()["checks"]["broker"]), 90)
     assert tasks(daemon) == []
 
     file.write_text(a_key(daemon.data, "submit", tenant="acme"))

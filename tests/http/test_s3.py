@@ -4,6 +4,8 @@ import pytest
 
 from tests.http_server import SOUND, SUBMIT, a_field, refused
 from tests.s3_server import KEY, SECRET, a_free_port, client, serving
+from whisperd import links
+from whisperd.config import Config, Redis
 
 ODD = "x/%2e%2e/naïve talk+1?a=b#c&d.wav"
 
@@ -120,6 +122,7 @@ def test_no_trouble_tells_the_keys_or_the_endpoint(with_server, nothing_broke):
         "s3://private/a.json",
         "s3://media/",
         "s3://media/../private/a.json",
+        "s3://media/links/01KAY6.srt",  # where only whisperd writes
     ],
 )
 def test_a_result_that_would_never_be_written_is_refused_and_nothing_is_kept(with_server, url):
@@ -127,7 +130,18 @@ def test_a_result_that_would_never_be_written_is_refused_and_nothing_is_kept(wit
         for answer in (await server.post(result_url=url), await server.post_json(result_url=url)):
             await refused(server, answer, 422, "invalid_field", "result_url")
 
-    with_server(body, s3=settings(1))
+    with_server(body, s3={**settings(1), "links": "s3://media/links"})
+
+
+@pytest.mark.parametrize("storage", ["s3://media/shared", "s3://media/shared/"])
+def test_what_hosts_share_is_written_by_them_alone(storage):
+    config = Config(redis=Redis(url="redis://localhost", storage=storage))
+    ours = tuple(
+        f"s3://media/shared/{name}" for name in ("links/", "audio/http-", "results/", "checkpoints/")
+    )
+
+    assert links.reserved(config) == ours
+    assert links.reserved(Config()) == ()
 
 
 def test_a_result_is_owed_from_the_moment_its_task_is_completed(with_server):

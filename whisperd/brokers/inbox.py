@@ -54,7 +54,7 @@ class Inbox:
     async def take(self, letter: Letter, bury: Bury) -> None:
         """Until it is acknowledged. Cut off before, or raising what the broker raises, it comes again."""
         later = LATER_SECONDS
-        while (answer := await self._submitted(letter)).status in _NOT_NOW:
+        while _is_not_now(answer := await self._submitted(letter)):
             self._note(answer)
             await asyncio.sleep(later)
             later = min(2 * later, LATEST_SECONDS)
@@ -80,6 +80,11 @@ class Inbox:
         if self.trouble is None:
             log.warning("messages wait to become tasks", code=why["code"])
         self.trouble = f"messages wait to become tasks: {why['message']}"
+
+
+def _is_not_now(answer: Answer) -> bool:
+    """So is a key that may not submit: what the operator gave, as one that is missing."""
+    return answer.status in _NOT_NOW or (answer.status == 403 and _why(answer)["code"] == "missing_scope")
 
 
 def _same(message_id: str | None) -> Mapping[str, str]:

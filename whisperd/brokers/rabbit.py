@@ -85,7 +85,9 @@ class Rabbit:
         self._arrived = asyncio.Queue[Letter]()  # no longer than AT_A_TIME
         if settings.tasks:
             tasks = RabbitQueue(settings.tasks)
-            broker.subscriber(tasks, ack_policy=AckPolicy.MANUAL, decoder=_as_it_came)(self._take)
+            # Nor an answer to `reply_to`, which would come before there is a task.
+            take = broker.subscriber(tasks, ack_policy=AckPolicy.MANUAL, decoder=_as_it_came, no_reply=True)
+            take(self._take)
 
     async def open(self) -> None:
         """Connect, and have there be what is written to: what nothing takes is dropped without a word."""

@@ -52,6 +52,7 @@ class Forgetting:
     async def look(self) -> None:
         """A round, if one is due and no other host does it."""
         await self._board.queues()  # whichever host does it has to know of those of this one
+        await self._board.identify()  # one that has just come back empty is not settled
         if self._is_settled and await self._board.first_within("forgetting", ROUND_SECONDS):
             await self.forget()
 

@@ -16,7 +16,7 @@ from msgspec import Meta, Struct
 from python_multipart.multipart import parse_options_header
 from starlette.requests import Request
 
-from whisperd import sniff
+from whisperd import links, sniff
 from whisperd.buckets import place_of
 from whisperd.config import Config
 from whisperd.outbound import Outbound, UrlRefused
@@ -271,7 +271,9 @@ def _check_result(url: str | None, config: Config) -> None:
     """Refuse what would never be written."""
     try:
         if url is not None:
-            place_of(url, config.s3.buckets)
+            bucket, key = place_of(url, config.s3.buckets)
+            if f"s3://{bucket}/{key}".startswith(links.reserved(config)):
+                raise UrlRefused("nobody but whisperd writes there")
     except UrlRefused as error:
         raise Refusal(422, "invalid_field", str(error), "result_url") from None
 
