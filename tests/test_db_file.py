@@ -481,7 +481,7 @@ asyncio.run(open_and_close(path))
 
 
 def test_a_start_on_a_disk_that_is_read_only_says_so(tmp_path):
-    assert "cannot be written" in on_a_small_disk(tmp_path, READ_ONLY)
+    assert "cannot be written" in on_a_small_disk(tmp_path, READ_ONLY, megabytes=2)
 
 
 def test_after_an_io_error_nothing_is_written_until_a_restart(with_db, path):
