@@ -35,8 +35,9 @@ async function done(job, result, progress) {
 const verbs = {
   add: async (data, opts) => (await queue.add('transcribe', data, opts)).id,
   async look(id) {
+    const state = await queue.getJobState(id); // before the rest, which then fits it
     const job = await queue.getJob(id);
-    return job && { ...job.toJSON(), state: await job.getState() };
+    return job && { ...job.toJSON(), state };
   },
   counts: () => queue.getJobCounts(),
   pause: () => queue.pause(),
