@@ -32,11 +32,12 @@ export function Player({ task, audio, from, findings = [], redacted }) {
   }, [isShown, task.task_id, task.audio.duration]);
   const at = useRef(from); // for another source to go on from
   const source = withQuery(of(task.task_id, "audio"), { redacted });
-  const ready = () => {
-    if (audio.current.currentTime === 0 && at.current > 0) audio.current.currentTime = at.current; // else it was set meanwhile
+  // Both may come when the page has gone on already, and the ref with it.
+  const ready = ({ currentTarget: element }) => {
+    if (element.currentTime === 0 && at.current > 0) element.currentTime = at.current; // else it was set meanwhile
   };
-  const note = () => {
-    if (audio.current.readyState > 0) at.current = audio.current.currentTime; // else another source is loading
+  const note = ({ currentTarget: element }) => {
+    if (element.readyState > 0) at.current = element.currentTime; // else another source is loading
   };
   useEffect(() => miss(false), [source]);
   if (task.audio_kept === false) return html`<p class="thin">Its audio is not kept.</p>`;
