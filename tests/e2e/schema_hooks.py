@@ -27,7 +27,12 @@ OF_RISK = ("risk", "rules", "packs", "alert_url", "alert_severity")
 # Calls of which each field goes by the others, by the packs and by what a rule is, which no schema says.
 BY_THE_REST = {"/tasks/risk-detection", "/risk/rescan"}
 # Why another is refused that has no fault by the document: what it is about, quotes within a text.
-UNSAID = ("what risk detection found is JSON", "a phrase has at most")
+UNSAID = (
+    "what risk detection found is JSON",
+    "what risk detection found cannot be linked to",
+    "there is no bucket for links",  # nor is there any here
+    "a phrase has at most",
+)
 NONE = ("", None, [], {}, [None, None])  # as it is sent
 
 # Hardly any audio is speech: the time goes into requests, not into transcripts. Nothing else is media, is
