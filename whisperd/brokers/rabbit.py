@@ -82,7 +82,7 @@ class Rabbit:
         self._broker = broker
         self._dead = RabbitQueue(settings.dead)
         self._events = RabbitExchange(settings.events, type=ExchangeType.TOPIC, durable=True)
-        self._arrived = asyncio.Queue[Letter]()  # no longer than AT_A_TIME
+        self._arrived = asyncio.Queue[Letter]()  # AT_A_TIME of a channel at most
         if settings.tasks:
             tasks = RabbitQueue(settings.tasks)
             # Nor an answer to `reply_to`, which would come before there is a task.
@@ -103,7 +103,7 @@ class Rabbit:
         raise BrokerAway
 
     async def next(self) -> Letter:
-        """Waits for a message; no more than AT_A_TIME come that are not acknowledged."""
+        """Waits for a message; of a channel no more than AT_A_TIME come that are not acknowledged."""
         return await self._arrived.get()
 
     async def _take(self, message: Any) -> None:
