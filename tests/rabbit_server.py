@@ -90,10 +90,10 @@ class Rabbit:
 
         self._run(forget)
 
-    def send(self, body, message_id=None, queue="whisperd.tasks", reply_to=None):
+    def send(self, body, message_id=None, queue="whisperd.tasks", reply_to=None, headers=None):
         async def send(channel):
             lasting = aio_pika.DeliveryMode.PERSISTENT
-            asked = {"message_id": message_id, "reply_to": reply_to}
+            asked = {"message_id": message_id, "reply_to": reply_to, "headers": headers}
             message = aio_pika.Message(body, delivery_mode=lasting, **asked)
             await channel.declare_queue(queue, durable=True, arguments=CLASSIC)
             await channel.default_exchange.publish(message, queue)

@@ -229,6 +229,8 @@ ONLY = {
     "redis": {"redis_queue"},
     "bullmq": {"redis_queue"},
     "faststream": {"brokers"},
+    "aiokafka": {"brokers"},
+    "pamqp": {"brokers"},
     "httpx": {"client", "outbound", "brokers"},
     "huggingface_hub": {"hub"},
     "typer": {"cli", "commands"},

@@ -23,8 +23,8 @@ import structlog
 from whisperd import keys, links, logs, malloc, models, sessions
 from whisperd.archive import BackupError, Reason
 from whisperd.arrival import CannotStart
+from whisperd.brokers.identity import BrokersMissing, BrokersUnusable
 from whisperd.brokers.post import post_for
-from whisperd.brokers.rabbit import BrokersMissing, BrokersUnusable
 from whisperd.buckets import Buckets
 from whisperd.config import Config, ConfigError
 from whisperd.db import DatabaseInUse, DatabaseTooNew

@@ -1,15 +1,22 @@
 """Tasks from a real RabbitMQ, and their ends told there."""
 
+import asyncio
 import contextlib
+import http.server
 import json
 import selectors
 import socket
 import threading
 
+import pamqp.encode
 import pytest
 
 from tests.e2e.daemon import Daemon, a_key
 from tests.rabbit_server import Rabbit
+from whisperd.brokers.inbox import BrokerAway
+from whisperd.brokers.rabbit import check
+from whisperd.brokers.rabbit import connected as connected_to
+from whisperd.config import Brokers
 
 pytestmark = pytest.mark.timeout(600)  # RabbitMQ takes its time to start
 
@@ -36,9 +43,9 @@ def new_host(tmp_path, weights, rabbit, jfk):
     """Makes daemons that take messages; whatever still runs at the end of the test is killed."""
     made = []
 
-    def make(**settings):
+    def make(name="daemon", **settings):
         settings = {"BROKERS__URL": rabbit.url, "HTTP__ALLOWED_ROOTS": jfk.parent, **settings}
-        made.append(Daemon(tmp_path / "daemon", weights, WORKERS__COUNT=1, **settings))
+        made.append(Daemon(tmp_path / name, weights, WORKERS__COUNT=1, **settings))
         return made[-1]
 
     yield make
@@ -157,6 +164,75 @@ def test_what_cannot_be_taken_now_is_kept(new_host, rabbit, clip):
     assert rabbit.waiting("whisperd.dead") == 0
 
 
+def test_what_one_host_cannot_take_another_takes(new_host, rabbit, clip):
+    full = connected(new_host("full", QUEUE__MAX_QUEUED=1).start())
+    full.http.post("/admin/pause")
+    for _ in range(9):
+        rabbit.send(clip)
+    full.until(lambda: "messages wait to become tasks" in str(full.health()["checks"]["broker"]))
+
+    other = new_host("other").start()
+
+    other.until(lambda: len(tasks(other)) == 8, 60)
+    assert len(tasks(full)) == 1
+    other.all_over()
+    assert rabbit.waiting("whisperd.tasks") == 0
+    connected(full)  # nothing is refused any more
+
+
+def test_a_call_whose_connection_is_lost_ends_before_its_message_comes_again(new_host, rabbit, jfk):
+    with Line(rabbit.port) as line, Source(jfk.read_bytes()) as source:
+        url, networks = f"amqp://127.0.0.1:{line.port}", "127.0.0.0/8"
+        daemon = connected(new_host(BROKERS__URL=url, OUTBOUND__ALLOWED_NETWORKS=networks).start())
+        rabbit.send(json.dumps({"audio_url": source.url}).encode())
+        daemon.until(lambda: source.asked == 1)
+        line.cut.set()
+        daemon.until(lambda: source.asked == 2, 60)
+        source.released.set()
+        daemon.until(lambda: tasks(daemon), 60)
+
+        assert taken(daemon, rabbit) == 1
+
+
+def test_a_channel_that_the_broker_closes_is_not_restored_beside_its_calls(rabbit, clip):
+    calls = []
+
+    async def settle(letter):
+        calls.append("begun")
+        await letter.ack.__self__.channel.basic_ack(999)  # for which the broker closes it
+        try:
+            await asyncio.sleep(30)
+        finally:
+            calls.append("ended")
+
+    async def take():
+        settings = Brokers(url=rabbit.url)
+        check(settings)
+        async with connected_to(settings) as way, asyncio.timeout(20), asyncio.TaskGroup() as group:
+            group.create_task(way.watch())
+            await way.take(settle)
+
+    rabbit.send(clip)
+    with pytest.raises(BaseExceptionGroup) as raised:
+        asyncio.run(take())
+
+    assert raised.group_contains(BrokerAway)
+    assert calls == ["begun", "ended"]
+
+
+@pytest.mark.parametrize("message_id", [b"caf\xe9", None])
+def test_a_message_with_text_that_is_not_utf_8_stops_nothing(new_host, rabbit, clip, message_id):
+    daemon = connected(new_host().start())
+    with not_utf_8(message_id):
+        rabbit.send(clip, "latin", headers=None if message_id else {"caf\xe9": True})
+        rabbit.send(b"[]", "latin again")
+    rabbit.send(clip, "good")
+
+    daemon.until(lambda: len(tasks(daemon)) == 2, 60)
+    assert rabbit.take("whisperd.dead").headers["code"] == "malformed_json"
+    assert taken(daemon, rabbit) == 2
+
+
 def test_kill_9_before_the_acknowledgement_makes_no_second_task(new_host, rabbit, clip):
     with Line(rabbit.port) as line:
         url = f"amqp://127.0.0.1:{line.port}"
@@ -215,6 +291,62 @@ def test_where_there_are_keys_messages_come_under_one(new_host, rabbit, clip, tm
     assert task["tenant"] == "acme"
 
 
+class Source:
+    """Has a recording, and keeps all who ask for it waiting until `released`."""
+
+    def __init__(self, recording):
+        self.asked = 0
+        self.released = threading.Event()
+        source = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                source.asked += 1
+                source.released.wait(120)
+                with contextlib.suppress(OSError):  # who asked has gone
+                    self.send_response(200)
+                    self.send_header("content-length", str(len(recording)))
+                    self.end_headers()
+                    self.wfile.write(recording)
+
+            def log_message(self, *_):
+                pass
+
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}/talk.wav"
+
+    def __enter__(self):
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *_):
+        self.released.set()
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@contextlib.contextmanager
+def not_utf_8(message_id):
+    """What is sent meanwhile is in Latin-1, and "latin" is this id."""
+    methods, key = dict(pamqp.encode.METHODS), pamqp.encode.field_table
+
+    def text(value):
+        said = message_id if value == "latin" and message_id else value.encode("latin-1")
+        return bytes([len(said)]) + said
+
+    def table(value):
+        return LATIN if value == {"caf\xe9": True} else key(value)
+
+    pamqp.encode.METHODS.update(shortstr=text, table=table)
+    try:
+        yield
+    finally:
+        pamqp.encode.METHODS.update(methods)
+
+
+LATIN = b"\0\0\0\x07\x04caf\xe9t\x01"  # {"caf\xe9": True}, with a name that is not UTF-8
+
+
 class Line:
     """Between a client and a server; while `deaf` is set, the server hears nothing of the client."""
 
@@ -223,6 +355,7 @@ class Line:
         self._server = socket.create_server(("127.0.0.1", 0))
         self.port = self._server.getsockname()[1]
         self.deaf = threading.Event()
+        self.cut = threading.Event()  # once: all who are connected are no more
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._carry)
 
@@ -239,6 +372,8 @@ class Line:
             stack.enter_context(self._server)
             ready.register(self._server, selectors.EVENT_READ)
             while not self._over.is_set():
+                if self.cut.is_set():
+                    self._cut(ready)
                 for key, _ in ready.select(0.1):
                     if key.fileobj is self._server:
                         client = stack.enter_context(self._server.accept()[0])
@@ -247,6 +382,13 @@ class Line:
                         ready.register(server, selectors.EVENT_READ, (client, threading.Event()))
                     elif not self._carried(key.fileobj, *key.data):
                         ready.unregister(key.fileobj)
+
+    def _cut(self, ready):
+        for key in list(ready.get_map().values()):
+            if key.fileobj is not self._server:
+                ready.unregister(key.fileobj)
+                key.fileobj.close()
+        self.cut.clear()
 
     def _carried(self, source, target, deaf):
         with contextlib.suppress(OSError):

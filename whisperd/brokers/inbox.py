@@ -1,4 +1,4 @@
-"""What becomes of a message: a task, or a dead letter; while neither can be, it is kept and tried again.
+"""What becomes of a message: a task, or a dead letter; while neither can be, it goes back to the broker.
 
 It is acknowledged only when its task is on the disk, or its dead letter is with the broker. One that comes
 again, since an acknowledgement was lost, is known by its id, which is the Idempotency-Key of its call.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -17,8 +18,9 @@ import msgspec
 import structlog
 
 log = structlog.get_logger(__name__)
-LATER_SECONDS = 2.0  # before a message is tried again, and ever longer up to
+LATER_SECONDS = 2.0  # before messages are taken again, and ever longer up to
 LATEST_SECONDS = 60.0
+GRACE_SECONDS = 10.0  # for which a refusal is shown once they are
 _NOT_NOW = frozenset({401, 408, 429, 503, 507})  # what may be taken later
 _KEY = re.compile(r"[ -~]{1,255}")  # what the API takes as an Idempotency-Key
 
@@ -41,29 +43,49 @@ class Letter(Protocol):
 
 Call = Callable[[bytes, Mapping[str, str]], Awaitable[Answer]]  # with this body and these headers
 Bury = Callable[[Letter, Mapping[str, str]], Awaitable[None]]  # as a dead letter, with its reason
+Settle = Callable[[Letter], Awaitable[bool]]
+
+
+class BrokerAway(Exception):
+    """The connection is lost."""
 
 
 class Inbox:
-    """`trouble`: why a message waits; safe to show."""
-
     def __init__(self, call: Call, key_file: str) -> None:
         self._call = call
         self._key_file = key_file
-        self.trouble: str | None = None
+        self._later = LATER_SECONDS
+        self._why = ""  # of the last refusal, which counts
+        self._until = 0.0  # by time.monotonic
 
-    async def take(self, letter: Letter, bury: Bury) -> None:
-        """Until it is acknowledged. Cut off before, or raising what the broker raises, it comes again."""
-        later = LATER_SECONDS
-        while _is_not_now(answer := await self._submitted(letter)):
+    @property
+    def trouble(self) -> str | None:
+        """Why messages wait; safe to show."""
+        return f"messages wait to become tasks: {self._why}" if time.monotonic() < self._until else None
+
+    async def settle(self, letter: Letter, bury: Bury) -> bool:
+        """Whether it is, and acknowledged; if not, nothing can be taken now, and it has to go back.
+
+        Cut off before, or raising what the broker raises, it comes again.
+        """
+        answer = await self._submitted(letter)
+        if _is_not_now(answer):
             self._note(answer)
-            await asyncio.sleep(later)
-            later = min(2 * later, LATEST_SECONDS)
-        self.trouble = None
+            return False
+        self._until = 0.0
         if answer.status >= 400:
             why = _why(answer)
             log.warning("a message was refused", code=why["code"])
             await bury(letter, why)
         await letter.ack()
+        return True
+
+    def pause(self) -> float:
+        """Seconds until messages may be taken again: ever longer while one refusal follows another."""
+        seconds = self._later
+        self._later = min(2 * seconds, LATEST_SECONDS)
+        self._until = time.monotonic() + seconds + GRACE_SECONDS
+        return seconds
 
     async def _submitted(self, letter: Letter) -> Answer:
         headers = {"content-type": "application/json", **_same(letter.id)}
@@ -77,9 +99,10 @@ class Inbox:
 
     def _note(self, answer: Answer) -> None:
         why = _why(answer)
-        if self.trouble is None:
+        if time.monotonic() > self._until:  # the first since something was taken, or nothing came
             log.warning("messages wait to become tasks", code=why["code"])
-        self.trouble = f"messages wait to become tasks: {why['message']}"
+            self._later = LATER_SECONDS
+        self._why, self._until = why["message"], time.monotonic() + GRACE_SECONDS
 
 
 def _is_not_now(answer: Answer) -> bool:

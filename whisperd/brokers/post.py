@@ -6,22 +6,38 @@ It takes messages, and is the sender of what is told of tasks; that waits in the
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
 import structlog
 from msgspec.structs import replace
 
-from whisperd.brokers.inbox import Inbox
+from whisperd.brokers import kafka, rabbit
+from whisperd.brokers.inbox import Inbox, Letter, Settle
 from whisperd.brokers.inside import submitting
-from whisperd.brokers.rabbit import Rabbit, check, connected
-from whisperd.config import Config
+from whisperd.config import Brokers, Config
 from whisperd.delivery import Delivery, Reply
 
 log = structlog.get_logger(__name__)
 AGAIN_SECONDS = 1.0  # before it is tried again, and ever longer up to
 AT_LAST_SECONDS = 30.0
-AWAY = "the broker cannot be reached, or refuses brokers.username, its password or its queues"
+AWAY = "the broker cannot be reached, or refuses brokers.username, its password, or its queues or topics"
+
+
+class Way(Protocol):
+    """To a broker, while it is open. Whatever goes wrong raises what the libraries raise."""
+
+    async def watch(self) -> None:
+        """Raises BrokerAway once it is lost."""
+
+    async def take(self, settle: Settle) -> None:
+        """Messages, each to be settled, until one cannot be now: what is not settled then has gone back."""
+
+    async def bury(self, letter: Letter, why: Mapping[str, str]) -> None:
+        """Among the dead letters. Returns when it is there to stay."""
+
+    async def tell(self, event: str, body: bytes, message_id: str) -> None: ...
 
 
 class Sender(Protocol):
@@ -37,22 +53,27 @@ def post_for(config: Config, body: Callable[[Delivery], bytes]) -> Post | None:
     """
     if not config.brokers.url:
         return None
-    check(config.brokers)
-    return Post(config, body)
+    broker = kafka if config.brokers.url.startswith("kafka") else rabbit
+    broker.check(config.brokers)
+    return Post(config, broker.connected, body)
+
+
+Connected = Callable[[Brokers], AbstractAsyncContextManager[Way]]
 
 
 class Post:
-    def __init__(self, config: Config, body: Callable[[Delivery], bytes]) -> None:
+    def __init__(self, config: Config, connected: Connected, body: Callable[[Delivery], bytes]) -> None:
         # A host that answers no questions takes no submissions either.
         self._settings = config.brokers if config.redis.answers else replace(config.brokers, tasks="")
+        self._connected = connected
         self._body = body
         self._inbox: Inbox | None = None
-        self._rabbit: Rabbit | None = None  # while it is open
+        self._way: Way | None = None  # while it is open
 
     @property
     def trouble(self) -> str | None:
         """Why messages or events wait; safe to show."""
-        if self._rabbit is None:
+        if self._way is None:
             return AWAY
         return self._inbox.trouble if self._inbox else None
 
@@ -61,24 +82,24 @@ class Post:
         self._inbox, seconds = Inbox(submitting(app), self._settings.key_file), AGAIN_SECONDS
         while True:
             try:
-                async with connected(self._settings) as self._rabbit:
+                async with self._connected(self._settings) as self._way:
                     log.info("connected to the broker")
                     seconds = AGAIN_SECONDS
-                    await self._work(self._rabbit, self._inbox)
+                    await self._work(self._way, self._inbox)
             except Exception as error:  # an edge: the libraries raise what they like
                 log.warning("the broker is away", error=_cause(error), again_in_seconds=seconds)
             finally:
-                self._rabbit = None
+                self._way = None
             await asyncio.sleep(seconds)
             seconds = min(2 * seconds, AT_LAST_SECONDS)
 
-    async def _work(self, rabbit: Rabbit, inbox: Inbox) -> None:
+    async def _work(self, way: Way, inbox: Inbox) -> None:
         """Until the connection is lost, which raises; what was not acknowledged by then comes again."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(rabbit.watch(), name="broker-watch")
-            while True:
-                letter = await rabbit.next()
-                group.create_task(inbox.take(letter, rabbit.bury), name="message")
+            group.create_task(way.watch(), name="broker-watch")
+            while self._settings.tasks:
+                await way.take(lambda letter: inbox.settle(letter, way.bury))
+                await asyncio.sleep(inbox.pause())
 
     def beside(self, others: Sender) -> Sender:
         """The sender of what goes to the broker; `others` sends the rest."""
@@ -90,9 +111,9 @@ class Post:
 
     async def _tell(self, delivery: Delivery) -> Reply:
         try:
-            if self._rabbit is None:
+            if self._way is None:
                 raise ConnectionError
-            await self._rabbit.tell(delivery.event, self._body(delivery), delivery.id)
+            await self._way.tell(delivery.event, self._body(delivery), delivery.id)
         except Exception:  # an edge, as above
             return Reply(problem="the broker cannot be reached", is_of_place=True)
         return Reply()

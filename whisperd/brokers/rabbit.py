@@ -8,32 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import ssl
 import warnings
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
-from pathlib import Path
 from typing import Any
 
-from whisperd.brokers.inbox import Letter
+from whisperd.brokers.identity import BrokersMissing, identity
+from whisperd.brokers.inbox import BrokerAway, Letter, Settle
 from whisperd.config import Brokers
 
 AT_A_TIME = 8  # messages that are being submitted, whose audio may have to be fetched
 CLOSE_SECONDS = 5.0
 CONFIRM_SECONDS = 15.0
 LOOK_SECONDS = 1.0
-
-
-class BrokersMissing(Exception):
-    """The library is not installed."""
-
-
-class BrokersUnusable(Exception):
-    """A file of the settings is no good. The message is safe to show."""
-
-
-class BrokerAway(Exception):
-    """The connection is lost."""
 
 
 def check(settings: Brokers) -> None:
@@ -46,7 +33,8 @@ def check(settings: Brokers) -> None:
         logging.getLogger(name).setLevel(logging.CRITICAL)  # else each loss of a connection is a traceback
     # What aio_pika leaves of each connection that did not come about.
     warnings.filterwarnings("ignore", "coroutine 'RobustConnection.close' was never awaited", RuntimeWarning)
-    _security(settings)
+    _read_any_text()
+    identity(settings)
 
 
 @asynccontextmanager
@@ -56,9 +44,9 @@ async def connected(settings: Brokers) -> AsyncIterator[Rabbit]:
 
     broker = RabbitBroker(
         settings.url,
-        security=await asyncio.to_thread(_security, settings),
+        security=await asyncio.to_thread(identity, settings),
         timeout=CONFIRM_SECONDS,
-        default_channel=Channel(prefetch_count=AT_A_TIME, on_return_raises=True),
+        default_channel=Channel(on_return_raises=True),
         logger=None,
         apply_types=False,
     )
@@ -76,38 +64,52 @@ class Rabbit:
     """Whatever goes wrong raises what the libraries raise: then it has to be opened anew."""
 
     def __init__(self, broker: Any, settings: Brokers) -> None:
-        from faststream import AckPolicy
-        from faststream.rabbit import ExchangeType, RabbitExchange, RabbitQueue
+        from faststream.rabbit import ExchangeType, RabbitExchange
 
         self._broker = broker
-        self._dead = RabbitQueue(settings.dead)
+        self._connection: Any = None
+        self._tasks = settings.tasks
+        self._dead = settings.dead
         self._events = RabbitExchange(settings.events, type=ExchangeType.TOPIC, durable=True)
-        self._arrived = asyncio.Queue[Letter]()  # AT_A_TIME of a channel at most
-        if settings.tasks:
-            tasks = RabbitQueue(settings.tasks)
-            # Nor an answer to `reply_to`, which would come before there is a task.
-            take = broker.subscriber(tasks, ack_policy=AckPolicy.MANUAL, decoder=_as_it_came, no_reply=True)
-            take(self._take)
+        self._lost = asyncio.Event()
 
     async def open(self) -> None:
         """Connect, and have there be what is written to: what nothing takes is dropped without a word."""
+        from faststream.rabbit import RabbitQueue
+
         await self._broker.start()
-        await self._broker.declare_queue(self._dead)
+        self._connection = await self._broker.connect()
+        self._connection.close_callbacks.add(self._lose)
+        for name in filter(None, (self._dead, self._tasks)):
+            await self._broker.declare_queue(RabbitQueue(name))
         if self._events.name:
             await self._broker.declare_exchange(self._events)
 
+    def _lose(self, *_: Any) -> None:
+        """Before the library restores what it lost: with old calls beside those that come again."""
+        self._lost.set()
+
     async def watch(self) -> None:
-        """Raises BrokerAway once it is."""
-        while await self._broker.ping(timeout=LOOK_SECONDS):  # noqa: ASYNC110  # it tells nobody
-            await asyncio.sleep(LOOK_SECONDS)
+        while await self._broker.ping(timeout=LOOK_SECONDS):  # a line that is cut tells nobody
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._lost.wait(), LOOK_SECONDS)
+                break
         raise BrokerAway
 
-    async def next(self) -> Letter:
-        """Waits for a message; of a channel no more than AT_A_TIME come that are not acknowledged."""
-        return await self._arrived.get()
-
-    async def _take(self, message: Any) -> None:
-        self._arrived.put_nowait(_Letter(message))
+    async def take(self, settle: Settle) -> None:
+        """Of a channel that is closed after: so nothing of it stays with us."""
+        channel = await self._connection.channel()
+        await channel.set_qos(prefetch_count=AT_A_TIME)
+        queue = await channel.get_queue(self._tasks, ensure=False)
+        channel.close_callbacks.add(self._lose)
+        async with asyncio.TaskGroup() as group:
+            intake = _Intake(settle, group, self._lost)
+            tag = await queue.consume(intake.came)
+            await intake.full.wait()
+            await queue.cancel(tag)
+            intake.closed.set()
+        channel.close_callbacks.remove(self._lose)
+        await channel.close()
 
     async def bury(self, letter: Letter, why: Mapping[str, str]) -> None:
         await self._send(letter.body, self._dead, message_id=letter.id, headers=dict(why))
@@ -128,35 +130,48 @@ class Rabbit:
             await self._broker.publish(body, *where, persist=True, **options)
 
 
+class _Intake:
+    """Messages of one consumer, each settled by a task of its own, until one cannot be now."""
+
+    def __init__(self, settle: Settle, group: asyncio.TaskGroup, lost: asyncio.Event) -> None:
+        self._settle = settle
+        self._group = group
+        self._lost = lost
+        self.full = asyncio.Event()
+        self.closed = asyncio.Event()  # nothing comes any more, so what goes back does not come here
+
+    async def came(self, message: Any) -> None:
+        if not self._lost.is_set():
+            self._group.create_task(self._take(message), name="message")
+
+    async def _take(self, message: Any) -> None:
+        if self.full.is_set() or not await self._settle(_Letter(message)):
+            self.full.set()
+            await self.closed.wait()
+            await message.nack(requeue=True)
+
+
 class _Letter:
     def __init__(self, message: Any) -> None:
         self.body: bytes = message.body
-        self.id: str | None = message.raw_message.message_id  # FastStream makes one up where there is none
+        self.id: str | None = message.message_id
         self.ack = message.ack
 
 
-async def _as_it_came(message: Any) -> Any:
-    """In place of FastStream's decoder, which refuses what is no JSON."""
-    return message
+def _read_any_text() -> None:
+    """Else a property in Latin-1 ends the connection, and its message comes again at once, for ever."""
+    from pamqp import decode
 
+    read_table = decode.field_table
 
-def _security(settings: Brokers) -> Any:
-    """Who we are, and whom we trust, as FastStream takes it. Raises BrokersUnusable."""
-    from faststream.security import BaseSecurity, SASLPlaintext
+    def text(value: bytes) -> tuple[int, str]:
+        end = 1 + value[0]
+        return end, value[1:end].decode(errors="backslashreplace")
 
-    tls = settings.url.startswith("amqps:")
-    context = _trusting(settings.ca_file) if tls else None
-    if not settings.username:
-        return BaseSecurity(ssl_context=context, use_ssl=tls)
-    try:
-        password = Path(settings.password_file).read_text().strip() if settings.password_file else ""
-    except (OSError, UnicodeError):
-        raise BrokersUnusable("brokers.password_file cannot be read") from None
-    return SASLPlaintext(username=settings.username, password=password, ssl_context=context, use_ssl=tls)
+    def table(value: bytes) -> tuple[int, Any]:
+        try:
+            return read_table(value)
+        except UnicodeDecodeError:  # a name in it; we read none
+            return 4 + int.from_bytes(value[:4], "big"), {}
 
-
-def _trusting(ca_file: str) -> ssl.SSLContext:
-    try:
-        return ssl.create_default_context(cafile=ca_file or None)
-    except (OSError, ssl.SSLError):
-        raise BrokersUnusable("brokers.ca_file is no file of certificates") from None
+    decode.METHODS.update(shortstr=text, table=table)

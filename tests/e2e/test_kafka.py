@@ -1,0 +1,193 @@
+"""Tasks from Kafka's protocol, spoken by librdkafka's mock cluster, and their ends told there."""
+
+import json
+
+import pytest
+
+from tests.e2e.daemon import Daemon
+from tests.kafka_server import Kafka
+
+pytestmark = pytest.mark.timeout(400)
+
+
+@pytest.fixture
+def kafka():
+    kafka = Kafka()
+    try:
+        yield kafka
+    finally:
+        kafka.close()
+
+
+@pytest.fixture
+def new_host(tmp_path, weights, kafka, jfk):
+    """Makes daemons that take messages; whatever still runs at the end of the test is killed."""
+    made = []
+
+    def make(name="daemon", **settings):
+        settings = {"BROKERS__URL": kafka.url, "HTTP__ALLOWED_ROOTS": jfk.parent, **settings}
+        made.append(Daemon(tmp_path / name, weights, WORKERS__COUNT=1, **settings))
+        return made[-1]
+
+    yield make
+    for daemon in made:
+        daemon.end()
+
+
+@pytest.fixture
+def clip(jfk):
+    """The message that asks for it."""
+    return json.dumps({"audio_path": str(jfk), "beam_size": 1}).encode()
+
+
+def connected(daemon):
+    daemon.until(lambda: daemon.health()["checks"]["broker"] == {"status": "ok", "message": None}, 60)
+    return daemon
+
+
+def is_degraded(daemon):
+    return daemon.health()["checks"]["broker"]["status"] == "degraded"
+
+
+def tasks(daemon):
+    return daemon.get("/tasks")["tasks"]
+
+
+def test_a_message_becomes_a_task_and_its_end_is_told(new_host, kafka, clip):
+    daemon = new_host().start()
+    kafka.send(clip, "one")
+
+    ((body, headers),) = kafka.told("whisperd.events")
+
+    event = json.loads(body)
+    (task,) = tasks(daemon)
+    assert (event["type"], event["data"]["task_id"]) == ("task.completed", task["task_id"])
+    assert headers["event"] == b"task.completed"
+    assert headers["message_id"].startswith(b"msg_")
+    assert "ask not what your country can do for you" in daemon.result(task["task_id"])
+    daemon.until(lambda: kafka.committed() == 1)
+
+
+def test_a_message_that_comes_twice_is_one_task(new_host, kafka, clip):
+    daemon = new_host().start()
+    for partition, message_id in ((0, "one"), (1, "one"), (0, "one"), (0, "two")):
+        kafka.send(clip, message_id, partition=partition)
+    daemon.until(lambda: (kafka.committed(0), kafka.committed(1)) == (3, 1), 60)
+
+    assert len(tasks(daemon)) == 2
+
+
+def test_messages_without_an_id_are_a_task_each(new_host, kafka, clip):
+    daemon = new_host().start()
+    for message_id in (None, None, ""):
+        kafka.send(clip, message_id)
+
+    daemon.until(lambda: kafka.committed() == 3, 60)
+    assert len(tasks(daemon)) == 3
+
+
+@pytest.mark.parametrize("message_id", ["named", None])
+def test_an_offset_that_was_lost_makes_no_second_task(new_host, kafka, clip, message_id):
+    daemon = new_host().start()
+    kafka.send(clip, message_id)
+    daemon.until(lambda: kafka.committed() == 1, 60)
+    daemon.kill()
+    kafka.commit(0)  # as if it had been killed before
+
+    again = new_host().start()
+    kafka.send(clip, "another")
+    again.until(lambda: kafka.committed() == 2, 90)
+    assert len(tasks(again)) == 2
+
+
+def test_kill_9_before_there_is_a_task_loses_no_message(new_host, kafka, clip):
+    daemon = connected(new_host(QUEUE__MAX_QUEUED=1).start())
+    daemon.http.post("/admin/pause")
+    for message_id in ("one", "two", "three"):
+        kafka.send(clip, message_id)
+    daemon.until(lambda: "messages wait to become tasks" in str(daemon.health()["checks"]["broker"]), 60)
+    daemon.kill()
+
+    again = new_host(QUEUE__MAX_QUEUED=9).start()
+    again.until(lambda: kafka.committed() == 3, 90)
+    assert len(tasks(again)) == 3
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        (b"\xff\xfe no JSON", "malformed_json"),
+        (b"", "malformed_json"),
+        (None, "malformed_json"),
+        (b'{"audio_path": "/etc/passwd"}', "invalid_field"),
+    ],
+)
+def test_what_is_no_task_is_a_dead_letter_with_the_reason(new_host, kafka, clip, body, code):
+    daemon = new_host().start()
+    kafka.send(body, b"caf\xe9")
+    kafka.send(clip, "good")
+
+    ((dead, headers),) = kafka.told("whisperd.dead")
+
+    assert (dead or b"", headers["code"]) == (body or b"", code.encode())
+    assert headers["message_id"] == rb"caf\xe9"
+    assert headers["message"]
+    daemon.until(lambda: kafka.committed() == 2, 60)  # that which came behind it
+    assert len(tasks(daemon)) == 1
+
+
+def test_what_cannot_be_taken_now_is_kept_in_its_order(new_host, kafka, clip):
+    daemon = connected(new_host(QUEUE__MAX_QUEUED=1).start())
+    daemon.http.post("/admin/pause")
+    for beam in (1, 2, 3):
+        kafka.send(json.dumps({**json.loads(clip), "beam_size": beam}).encode())
+    daemon.until(lambda: "messages wait to become tasks" in str(daemon.health()["checks"]["broker"]), 60)
+    assert kafka.committed() == 1
+    daemon.http.post("/admin/resume")
+
+    daemon.until(lambda: kafka.committed() == 3, 120)
+    by_age = sorted(tasks(daemon), key=lambda task: task["created_at"])
+    assert len(by_age) == 3
+    beams = daemon.rows("select json_extract(options, '$.beam_size') from task order by seq")
+    assert [beam for (beam,) in beams] == [1, 2, 3]
+    assert kafka.count("whisperd.dead") == 0
+    connected(daemon)
+
+
+def test_what_one_host_cannot_take_another_takes(new_host, kafka, clip):
+    full = connected(new_host("full", QUEUE__MAX_QUEUED=1).start())
+    full.http.post("/admin/pause")
+    kafka.send(clip, "one")
+    kafka.send(clip, "two")
+    full.until(lambda: "messages wait to become tasks" in str(full.health()["checks"]["broker"]), 60)
+
+    other = new_host("other").start()
+
+    other.until(lambda: kafka.committed() == 2, 120)
+    assert [len(tasks(host)) for host in (full, other)] == [1, 1]
+
+
+def test_while_the_broker_is_away_all_goes_on_and_is_told_later(new_host, kafka, jfk, clip):
+    daemon = connected(new_host().start())
+    kafka.away()
+    daemon.until(lambda: is_degraded(daemon), 60)
+    task_id = daemon.queued(jfk)
+    assert daemon.finished(task_id)["status"] == "completed"
+    kafka.back()
+
+    ((body, _),) = kafka.told("whisperd.events")
+    assert json.loads(body)["data"]["task_id"] == task_id
+    kafka.send(clip, "one")
+    daemon.until(lambda: kafka.committed() == 1, 120)
+    connected(daemon)
+
+
+def test_a_daemon_starts_without_its_broker(new_host, kafka, clip):
+    kafka.send(clip, "one")
+    kafka.away()
+    daemon = new_host().start()
+    assert is_degraded(daemon)
+    kafka.back()
+
+    daemon.until(lambda: kafka.committed() == 1, 120)
+    assert len(tasks(daemon)) == 1

@@ -1,0 +1,130 @@
+"""The way to Kafka, through FastStream: one message of a partition at a time, in their order.
+
+The offset that is committed is the one behind the last message that is settled. A message has an id of its
+own, its place in the topic: it becomes no second task, whether its sender named it or not. Needs the extra
+brokers, which is loaded with `check` and not before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+from whisperd.brokers.identity import BrokersMissing, identity
+from whisperd.brokers.inbox import BrokerAway, Letter, Settle
+from whisperd.config import Brokers
+
+CLOSE_SECONDS = 5.0
+CONFIRM_SECONDS = 15.0
+OPEN_SECONDS = 60.0
+LOOK_SECONDS = 1.0
+ANSWER_SECONDS = 5.0
+DAY_MS = 24 * 3600 * 1000
+MOST_BYTES = 64 * 2**20  # of a dead letter; what its topic takes is for the broker to say
+
+
+def check(settings: Brokers) -> None:
+    """Whether it could be used. Blocks for a second, once. Raises BrokersMissing, BrokersUnusable."""
+    try:
+        import faststream.kafka  # noqa: F401
+    except ImportError as error:
+        raise BrokersMissing("brokers need a library more: pip install 'whisperd[brokers]'") from error
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # else it tells each try while a broker is away
+    identity(settings)
+
+
+@asynccontextmanager
+async def connected(settings: Brokers) -> AsyncIterator[Kafka]:
+    """An open way. Raises what the libraries raise."""
+    from faststream.kafka import KafkaBroker
+
+    broker = KafkaBroker(
+        settings.url.partition("://")[2].split(","),
+        security=await asyncio.to_thread(identity, settings),
+        client_id="whisperd",
+        acks="all",
+        max_request_size=MOST_BYTES,
+        logger=None,
+        apply_types=False,
+    )
+    kafka = Kafka(broker, settings)
+    try:
+        async with asyncio.timeout(OPEN_SECONDS):
+            await kafka.open()
+        yield kafka
+    finally:
+        await _closed(broker)
+
+
+class Kafka:
+    """Whatever goes wrong raises what the libraries raise: then it has to be opened anew."""
+
+    def __init__(self, broker: Any, settings: Brokers) -> None:
+        self._broker = broker
+        self._settings = settings
+        self._lanes: Any = None
+        self._tasks: Any = None
+
+    async def open(self) -> None:
+        """Connect, and have there be what is read and written, as far as the broker lets us."""
+        from faststream.kafka import Topic
+
+        await self._broker.start()
+        names = (self._settings.tasks, self._settings.dead, self._settings.events)
+        await self._broker.config.admin.create_topics([Topic(name) for name in names if name])
+        if self._settings.tasks:
+            self._subscribe()
+
+    def _subscribe(self) -> None:
+        from faststream import AckPolicy
+
+        from whisperd.brokers.lanes import Lanes
+
+        self._lanes = Lanes(self._consumer)
+        self._tasks = self._broker.subscriber(
+            self._settings.tasks,
+            group_id=self._settings.group,
+            auto_offset_reset="earliest",
+            max_poll_interval_ms=DAY_MS,  # audio may be long in coming; who hangs sends no heartbeat
+            ack_policy=AckPolicy.MANUAL,
+            listener=self._lanes,
+        )
+
+    def _consumer(self) -> Any:
+        return self._tasks.consumer
+
+    async def watch(self) -> None:
+        while await self._broker.ping(timeout=ANSWER_SECONDS):  # noqa: ASYNC110  # it tells nobody
+            await asyncio.sleep(LOOK_SECONDS)
+        raise BrokerAway
+
+    async def take(self, settle: Settle) -> None:
+        """Leaves the group after: so the partitions go to others, where there are any."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                full = self._lanes.open(group, settle)
+                await self._tasks.start()
+                await full.wait()
+                await self._lanes.close()
+        finally:
+            await _closed(self._tasks)
+
+    async def bury(self, letter: Letter, why: Mapping[str, str]) -> None:
+        named = {"message_id": letter.id} if letter.id else {}
+        await self._send(letter.body, self._settings.dead, {**why, **named})
+
+    async def tell(self, event: str, body: bytes, message_id: str) -> None:
+        await self._send(body, self._settings.events, {"event": event, "message_id": message_id})
+
+    async def _send(self, body: bytes, topic: str, headers: Mapping[str, str]) -> None:
+        async with asyncio.timeout(CONFIRM_SECONDS):
+            await self._broker.publish(body, topic, headers=dict(headers))
+
+
+async def _closed(one: Any) -> None:
+    with suppress(Exception):  # of a connection that is gone already
+        async with asyncio.timeout(CLOSE_SECONDS):
+            await one.stop()
