@@ -115,3 +115,18 @@ def test_much_that_has_happened_is_told_in_pieces(body, redis):
         assert heard == [str(n) for n in range(1, 251)]
 
     body(test)
+
+
+@pytest.mark.parametrize("end", ["complete", "fail"])
+def test_a_lock_that_ran_out_unseen_costs_no_end_while_nobody_has_begun_the_job_anew(body, redis, end):
+    async def test(boards):
+        async with some_boards(redis, take_from=("acme",)) as host:
+            await boards.add("one", "transcription", {"tenant": "acme"}, priority=1)
+            held = (await host.take()).job
+            redis.cli("del", "bull:acme:one:lock")
+
+            await (host.complete(held, {}) if end == "complete" else host.fail(held, "no", final=True))
+
+        assert (await boards.look("one")).state == {"complete": "completed", "fail": "failed"}[end]
+
+    body(test)

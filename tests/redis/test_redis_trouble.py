@@ -126,6 +126,7 @@ def test_what_was_acknowledged_around_crashes_of_redis_is_done_and_done_once(
             redis.kill()
             redis.start()
 
+    until(lambda: hosts[0].http.get("/tasks").is_success)  # for a moment it may still say 503
     assert {hosts[0].finished(task_id, 300)["status"] for task_id in acknowledged} == {"completed"}
     done = Counter(task_id for host in hosts for (task_id,) in host.rows("select id from task"))
     assert [done[task_id] for task_id in acknowledged] == [1] * len(acknowledged)

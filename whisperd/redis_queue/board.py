@@ -8,7 +8,7 @@ scripts do all that they can do; ours are the beat and the cancel, which it does
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from secrets import token_hex
 from time import monotonic, time
@@ -221,8 +221,7 @@ class Board:
         """Raises LostJob."""
         job = await self._own(held)
         job.opts.setdefault("removeOnComplete", self._keep[0])
-        async with self._link.asking():
-            await _fenced(job.moveToCompleted(value, held.token))
+        await self._end(held, lambda: job.moveToCompleted(value, held.token))
         await self._settle(job)
 
     async def fail(self, held: Job, why: str, *, final: bool) -> None:
@@ -233,9 +232,20 @@ class Board:
         job.opts |= {"stackTraceLimit": 0, "removeOnFail": job.opts.get("removeOnFail", self._keep[1])}
         if (job.opts.get("backoff") or {}).get("type") not in _BACKOFFS:  # it is in its producer's code
             job.opts["backoff"] = {"type": "exponential", "delay": 1000}
-        async with self._link.asking():
-            await _fenced(job.moveToFailed(UnrecoverableError(why) if final else Exception(why), held.token))
+        error = UnrecoverableError(why) if final else Exception(why)
+        await self._end(held, lambda: job.moveToFailed(error, held.token))
         await self._settle(job)
+
+    async def _end(self, held: Job, saying: Callable[[], Awaitable[object]]) -> None:
+        """Under the lock; one that ran out unseen is taken up again first, as by a beat. Raises LostJob."""
+        try:
+            async with self._link.asking():
+                await _fenced(saying())
+        except LostJob:
+            if await self.beat(held) in ("lost", "gone"):
+                raise
+            async with self._link.asking():
+                await _fenced(saying())
 
     async def _settle(self, job: BullJob) -> None:
         """Of one that is over, forget that it was to be cancelled: a retry, by Node as well, is meant."""
