@@ -28,6 +28,7 @@ from whisperd.redis_queue.ledger import Ledger
 from whisperd.redis_queue.link import Link
 from whisperd.redis_queue.parts import Common, Own
 from whisperd.redis_queue.recall import Recall
+from whisperd.redis_queue.reports import Reports
 from whisperd.redis_queue.shared_queue import SharedQueue
 from whisperd.redis_queue.storage import Storage
 from whisperd.routes.interactive import finished
@@ -189,6 +190,21 @@ def test_what_the_last_start_was_at_work_on_is_put_back_by_the_first_look_of_the
         await host.recall.look()
 
         assert await host.board.beat(job) == "held"
+
+    body(test)
+
+
+def test_an_end_that_is_told_before_the_look_is_told_of_a_job_that_is_put_back(body, redis):
+    async def test(host):
+        task_id = await host.submits()
+        task = await host.queue.get(task_id)
+        job = await host.takes()
+        await comes_back_empty(redis, host)
+
+        reports = Reports(host.boards, host.storage, host.local)
+        await reports.tell(job, msgspec.structs.replace(task, state=State.CANCELLED))
+
+        assert (await host.board.look(task_id)).state == "failed"
 
     body(test)
 

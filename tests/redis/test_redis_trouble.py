@@ -136,7 +136,7 @@ def test_a_redis_that_comes_back_empty_is_told_what_waits_and_what_is_at_work(
     taking, new_host, redis, node, submitted, minutes_of_speech, jfk
 ):
     worker = new_host().start()
-    theirs = submitted(worker, "theirs", minutes_of_speech(0.4), priority=1)
+    theirs = submitted(worker, "theirs", minutes_of_speech(1.4), priority=1)
     at_work(worker, "theirs")
     waiting = [taking.queued(jfk, priority=n) for n in (3, 9)]
     redis.stop()

@@ -35,6 +35,7 @@ class Reports:
 
     async def tell(self, job: Job, task: Task) -> None:
         """How the task of a job ended. Raises LostJob where nobody wants to know."""
+        await self._put_back(job)
         if task.state is State.COMPLETED:
             transcript = Transcript.of(task, await self._queue.segments(task.id))
             content = await asyncio.to_thread(msgspec.json.encode, transcript)
@@ -44,6 +45,11 @@ class Reports:
         else:
             why = f"{task.error.code}: {task.error.message}" if task.error else "failed"
             await self._board.fail(job, why, final=why.partition(":")[0] in _FINAL)
+
+    async def _put_back(self, job: Job) -> None:
+        """Into a Redis that has lost it, so that whoever added it hears of its end."""
+        if job.server != (self._board.server or await self._board.identify()):
+            await self._board.put_back(job)
 
     async def tell_result(self, job: Job, task_id: str, content: bytes) -> None:
         """The job is completed by this transcript. Raises LostJob."""
