@@ -59,8 +59,8 @@ def clip(jfk):
     return json.dumps({"audio_path": str(jfk), "beam_size": 1}).encode()
 
 
-def connected(daemon):
-    daemon.until(lambda: daemon.health()["checks"]["broker"] == {"status": "ok", "message": None})
+def connected(daemon, timeout=30):
+    daemon.until(lambda: daemon.health()["checks"]["broker"] == {"status": "ok", "message": None}, timeout)
     return daemon
 
 
@@ -159,8 +159,8 @@ def test_what_cannot_be_taken_now_is_kept(new_host, rabbit, clip):
     daemon.until(lambda: "messages wait to become tasks" in str(daemon.health()["checks"]["broker"]))
     daemon.http.post("/admin/resume")
 
-    daemon.until(lambda: len(tasks(daemon)) == 2, 60)
-    connected(daemon)
+    daemon.until(lambda: len(tasks(daemon)) == 2, 120)
+    connected(daemon, 120)
     assert rabbit.waiting("whisperd.dead") == 0
 
 
@@ -177,7 +177,7 @@ def test_what_one_host_cannot_take_another_takes(new_host, rabbit, clip):
     assert len(tasks(full)) == 1
     other.all_over()
     assert rabbit.waiting("whisperd.tasks") == 0
-    connected(full)  # nothing is refused any more
+    connected(full, 120)  # nothing is refused any more
 
 
 def test_a_call_whose_connection_is_lost_ends_before_its_message_comes_again(new_host, rabbit, jfk):
@@ -208,7 +208,7 @@ def test_a_channel_that_the_broker_closes_is_not_restored_beside_its_calls(rabbi
     async def take():
         settings = Brokers(url=rabbit.url)
         check(settings)
-        async with connected_to(settings) as way, asyncio.timeout(20), asyncio.TaskGroup() as group:
+        async with connected_to(settings) as way, asyncio.timeout(120), asyncio.TaskGroup() as group:
             group.create_task(way.watch())
             await way.take(settle)
 

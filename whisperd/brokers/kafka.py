@@ -91,6 +91,7 @@ class Kafka:
             max_poll_interval_ms=DAY_MS,  # audio may be long in coming; who hangs sends no heartbeat
             ack_policy=AckPolicy.MANUAL,
             listener=self._lanes,
+            isolation_level="read_committed",
         )
 
     def _consumer(self) -> Any:
@@ -107,7 +108,10 @@ class Kafka:
             async with asyncio.TaskGroup() as group:
                 full = self._lanes.open(group, settle)
                 await self._tasks.start()
-                await full.wait()
+                while not full.is_set():
+                    self._consumer()._coordinator.check_errors()  # else nobody hears of them
+                    with suppress(TimeoutError):
+                        await asyncio.wait_for(full.wait(), LOOK_SECONDS)
                 await self._lanes.close()
         finally:
             await _closed(self._tasks)

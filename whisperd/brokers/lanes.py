@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from aiokafka import ConsumerRebalanceListener, TopicPartition
+from aiokafka.errors import CommitFailedError, IllegalStateError
 
 from whisperd.brokers.inbox import Settle
 
@@ -24,6 +25,7 @@ class Lanes(ConsumerRebalanceListener):  # type: ignore[misc]
     def __init__(self, consumer: Callable[[], Any]) -> None:
         self._consumer = consumer
         self._lanes: dict[TopicPartition, asyncio.Task[None]] = {}
+        self._busy: set[TopicPartition] = set()  # those of which a message is being settled
         self._room = asyncio.Semaphore(AT_A_TIME)
 
     def open(self, group: asyncio.TaskGroup, settle: Settle) -> asyncio.Event:
@@ -33,7 +35,9 @@ class Lanes(ConsumerRebalanceListener):  # type: ignore[misc]
         return self._full
 
     async def close(self) -> None:
-        await self.on_partitions_revoked(list(self._lanes))
+        """What is being settled is, first: one message that has to wait must not undo the work on others."""
+        await self.on_partitions_revoked(self._lanes.keys() - self._busy)
+        await asyncio.gather(*self._lanes.values(), return_exceptions=True)
 
     async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
         for partition in assigned:
@@ -47,12 +51,17 @@ class Lanes(ConsumerRebalanceListener):  # type: ignore[misc]
         await asyncio.gather(*lanes, return_exceptions=True)
 
     async def _follow(self, partition: TopicPartition) -> None:
-        settled = True
-        while settled and not self._full.is_set():
+        while not self._full.is_set():
             record = await self._consumer().getone(partition)
-            async with self._room:
-                settled = await self._settle(_Letter(self._consumer(), partition, record))
-        self._full.set()
+            self._busy.add(partition)
+            try:
+                async with self._room:
+                    if not await self._settle(_Letter(self._consumer(), partition, record)):
+                        self._full.set()
+            except (CommitFailedError, IllegalStateError):  # it is another's by now
+                return
+            finally:
+                self._busy.discard(partition)
 
 
 class _Letter:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
+from math import inf
+from time import monotonic
 from typing import Any, Protocol
 
 import structlog
@@ -22,6 +24,7 @@ from whisperd.delivery import Delivery, Reply
 log = structlog.get_logger(__name__)
 AGAIN_SECONDS = 1.0  # before it is tried again, and ever longer up to
 AT_LAST_SECONDS = 30.0
+WELL_SECONDS = 30.0  # that it was open, for the next try to be an early one again
 AWAY = "the broker cannot be reached, or refuses brokers.username, its password, or its queues or topics"
 
 
@@ -81,12 +84,15 @@ class Post:
         """For ever. `app`: ours, by ASGI, which takes what messages say."""
         self._inbox, seconds = Inbox(submitting(app), self._settings.key_file), AGAIN_SECONDS
         while True:
+            opened = inf
             try:
                 async with self._connected(self._settings) as self._way:
                     log.info("connected to the broker")
-                    seconds = AGAIN_SECONDS
+                    opened = monotonic()
                     await self._work(self._way, self._inbox)
             except Exception as error:  # an edge: the libraries raise what they like
+                if monotonic() - opened >= WELL_SECONDS:  # else one message may have ended it, and will again
+                    seconds = AGAIN_SECONDS
                 log.warning("the broker is away", error=_cause(error), again_in_seconds=seconds)
             finally:
                 self._way = None

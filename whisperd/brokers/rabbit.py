@@ -112,7 +112,7 @@ class Rabbit:
         await channel.close()
 
     async def bury(self, letter: Letter, why: Mapping[str, str]) -> None:
-        await self._send(letter.body, self._dead, message_id=letter.id, headers=dict(why))
+        await self._send(letter.body, self._dead, message_id=_short(letter.id), headers=dict(why))
 
     async def tell(self, event: str, body: bytes, message_id: str) -> None:
         """Returns when it is with all queues that are bound for it; there need be none."""
@@ -158,11 +158,19 @@ class _Letter:
         self.ack = message.ack
 
 
+def _short(message_id: str | None) -> str | None:
+    """As AMQP has it, in at most 255 bytes: an escaped one may be longer."""
+    return message_id and message_id.encode()[:255].decode(errors="ignore")
+
+
 def _read_any_text() -> None:
-    """Else a property in Latin-1 ends the connection, and its message comes again at once, for ever."""
+    """Else a property in Latin-1 ends the connection, and its message comes again at once, for ever.
+
+    So does a time that is none, as one in microseconds.
+    """
     from pamqp import decode
 
-    read_table = decode.field_table
+    read_table, read_time = decode.field_table, decode.timestamp
 
     def text(value: bytes) -> tuple[int, str]:
         end = 1 + value[0]
@@ -171,7 +179,13 @@ def _read_any_text() -> None:
     def table(value: bytes) -> tuple[int, Any]:
         try:
             return read_table(value)
-        except UnicodeDecodeError:  # a name in it; we read none
+        except (ValueError, OverflowError):  # a name or a time in it; we read none
             return 4 + int.from_bytes(value[:4], "big"), {}
 
-    decode.METHODS.update(shortstr=text, table=table)
+    def moment(value: bytes) -> tuple[int, Any]:
+        try:
+            return read_time(value)
+        except (ValueError, OverflowError):
+            return 8, None
+
+    decode.METHODS.update(shortstr=text, table=table, timestamp=moment)

@@ -8,7 +8,7 @@ from msgspec import Meta, Struct
 
 from whisperd.config.declaring import NotEmpty, key
 
-_URL = r"^(amqps?://[^@/?#\s]+(/[^@/?#\s]*)?|kafkas?://[^@/?#\s]+)?$"
+_URL = r"^(amqps?://[^@/?#\s]+(/[^@/?#\s]*)?|kafkas?://[^@/?#,\s]+(,[^@/?#,\s]+)*)?$"
 _LIKE = '"amqp://host:5672/vhost" or "kafka://host:9092,host2:9092"'
 
 
@@ -40,7 +40,10 @@ class Brokers(Struct, frozen=True, kw_only=True):
 
     @property
     def address(self) -> str | None:
-        """What hears of tasks that are over, as a URL; None: nothing does."""
+        """What hears of tasks that are over, as a URL; of Kafka without its hosts, which may change.
+
+        None: nothing does.
+        """
         scheme, _, rest = self.url.partition("://")
-        first = rest.partition("/")[0].partition(",")[0]
-        return f"{scheme}://{first}/{self.events}" if self.url and self.events else None
+        host = "" if scheme.startswith("kafka") else rest.partition("/")[0]
+        return f"{scheme}://{host}/{self.events}" if self.url and self.events else None
