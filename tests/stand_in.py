@@ -225,6 +225,14 @@ class Handlers:
             return refusal(409, "not_finished", "the task is not finished")
         return PlainTextResponse(RESULTS[request.query_params["format"]])
 
+    async def link(self, request: Request) -> Response:
+        task, query = self.state.tasks[request.path_params["id"]], request.query_params
+        if task["status"] == "failed":
+            return refusal(410, "failed", task["error"]["message"])
+        name, seconds = f"{task['task_id']}.{query['format']}", query.get("seconds", 3600)
+        url = f"https://s3.lan/links/{name}?X-Amz-Expires={seconds}"
+        return JSONResponse({"url": url, "expires_at": "2026-11-29T10:10:00.000Z"})
+
     async def list(self, request: Request) -> Response:
         query = request.query_params
         states = query["status"].split(",") if "status" in query else None
@@ -334,6 +342,7 @@ def build_app(stand_in):
         Route("/tasks/{id}/retry", handlers.retry, methods=["POST"]),
         Route("/tasks/bulk", handlers.bulk, methods=["POST"]),
         Route("/tasks/{id}/result", handlers.result),
+        Route("/tasks/{id}/link", handlers.link),
         Route("/tasks/{id}/timeline", handlers.timeline),
         Route("/tasks/{id}/explain", handlers.explain),
         Route("/stats", handlers.stats),

@@ -368,6 +368,25 @@ def test_a_result_that_cannot_be_written_is_told_with_its_path(run, daemon):
     assert "No such file or directory" in outcome.err
 
 
+def test_a_link_is_printed_alone_and_until_when_it_works_beside_it(run, daemon):
+    daemon.add(status="completed")
+    outcome = run("link", "01J001", "-f", "vtt", "--seconds", "600")
+
+    assert outcome.out == "https://s3.lan/links/01J001.vtt?X-Amz-Expires=600\n"
+    assert outcome.err == "works until 2026-11-29T10:10:00.000Z\n"
+    assert json.loads(run("link", "01J001", "--json").out) == {
+        "url": "https://s3.lan/links/01J001.text?X-Amz-Expires=3600",
+        "expires_at": "2026-11-29T10:10:00.000Z",
+    }
+
+
+def test_a_link_is_redacted_where_that_is_asked_for(run, daemon):
+    daemon.add(status="completed")
+    run("link", "01J001", "--redacted")
+
+    assert daemon.seen == [("GET", "/tasks/01J001/link?format=text&redacted=true")]
+
+
 def test_several_tasks_are_cancelled_and_run_again(run, daemon):
     daemon.add()
     daemon.add(status="completed")

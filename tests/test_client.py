@@ -1,5 +1,6 @@
 import socket
 import threading
+from datetime import UTC, datetime
 
 import httpx
 import pytest
@@ -8,7 +9,17 @@ from starlette.responses import HTMLResponse
 from starlette.routing import Route
 
 from tests.stand_in import serving, standing_in
-from whisperd.client import ApiError, Audio, Client, ClientError, DaemonAway, NotFinished, Swept, TryLater
+from whisperd.client import (
+    ApiError,
+    Audio,
+    Client,
+    ClientError,
+    DaemonAway,
+    NotFinished,
+    Swept,
+    TaskFailed,
+    TryLater,
+)
 from whisperd.client.calls import Calls, Pause, Request
 
 
@@ -104,6 +115,26 @@ def test_a_result_that_is_not_there_yet_is_an_error_of_its_own(daemon, client):
         client.result("01J001")
 
     assert (caught.value.status, caught.value.code) == (409, "not_finished")
+
+
+def test_a_link_is_asked_for_as_it_is_wanted(daemon, client):
+    daemon.add(status="completed")
+    link = client.link("01J001", "srt", seconds=600, redacted=True)
+    client.link("01J001")
+
+    assert link.url == "https://s3.lan/links/01J001.srt?X-Amz-Expires=600"
+    assert link.expires_at == datetime(2026, 11, 29, 10, 10, tzinfo=UTC)
+    assert [path for _, path in daemon.seen] == [
+        "/tasks/01J001/link?format=srt&redacted=true&seconds=600",
+        "/tasks/01J001/link?format=json&redacted=false",
+    ]
+
+
+def test_a_link_to_what_failed_is_the_failure_of_the_task(daemon, client):
+    daemon.add(status="failed")
+
+    with pytest.raises(TaskFailed, match="the worker exited with -11"):
+        client.link("01J001")
 
 
 def test_a_list_goes_over_pages_as_far_as_asked(daemon, client):

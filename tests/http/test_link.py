@@ -11,6 +11,7 @@ from tests.http.test_rights import add, bearer
 from tests.http_server import the_error
 from tests.s3_server import KEY, SECRET, Signatures, a_free_port, client, serving, silent
 from whisperd import links
+from whisperd.client import AsyncClient
 from whisperd.config import S3, Config, Redis
 from whisperd.s3 import S3Error
 
@@ -62,6 +63,28 @@ def test_whoever_has_the_link_reads_the_transcript_without_a_key(with_server, po
         assert url.startswith(f"http://127.0.0.1:{port}/media/links/{task_id}.srt?")
         assert shown.text == (await server.get(f"/tasks/{task_id}/result", format="srt")).text
         assert shown.headers["content-type"].startswith("text/plain")
+        assert SECRET not in url
+
+    with_server(body, s3=settings(port))
+
+
+def test_the_python_client_is_given_such_a_link(with_server, port):
+    async def body(server):
+        task_id = (await server.completed("Ask not."))["task_id"]
+        async with AsyncClient(f"http://127.0.0.1:{server.port}") as whisperd:
+            link = await whisperd.link(task_id, "text", seconds=60)
+
+        assert fetched(link.url).text == "Ask not.\n"
+        assert 0 < link.expires_at.timestamp() - time() <= 60
+
+    with_server(body, s3=settings(port))
+
+
+def test_a_link_shows_the_id_of_the_access_key_as_the_manual_says(with_server, port):
+    async def body(server):
+        url = await linked(server, (await server.completed())["task_id"])
+
+        assert KEY in url
         assert SECRET not in url
 
     with_server(body, s3=settings(port))

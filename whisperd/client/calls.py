@@ -39,6 +39,7 @@ from whisperd.client.results import (
     Estimate,
     Explanation,
     Health,
+    Link,
     Stats,
     Swept,
     Task,
@@ -222,8 +223,16 @@ class Calls:
         self, task_id: str, format: str, partial: bool, redacted: bool | None
     ) -> Flow[httpx.Response]:
         wanted = {"format": format} | ({"partial": "true"} if partial else {}) | _as_asked(redacted)
+        return (yield from self._of_completed(task_id, "result", wanted))
+
+    def link(self, task_id: str, format: str, seconds: int | None, redacted: bool) -> Flow[Link]:
+        some = {"format": format} | _as_asked(redacted)
+        wanted = some if seconds is None else {**some, "seconds": str(seconds)}
+        return _decoded((yield from self._of_completed(task_id, "link", wanted)), Link)
+
+    def _of_completed(self, task_id: str, what: str, wanted: Mapping[str, str]) -> Flow[httpx.Response]:
         try:
-            return (yield from self._sent(Request("GET", f"{_path(task_id)}/result", wanted)))
+            return (yield from self._sent(Request("GET", f"{_path(task_id)}/{what}", wanted)))
         except ApiError as error:
             if error.status != 410:
                 raise

@@ -142,6 +142,13 @@ class Transcript(Struct, frozen=True, kw_only=True):
     warnings: tuple[str, ...] = ()
 
 
+class Link(Struct, frozen=True, kw_only=True):
+    """A way to the transcript that needs no key."""
+
+    url: str  # whoever has it can GET it; the id of the key that the daemon has for the bucket is in it
+    expires_at: datetime
+
+
 class TaskEvent(Struct, frozen=True):
     """The task came into another state. The last event of a task is one of these."""
 

@@ -22,6 +22,7 @@ from whisperd.client.results import (
     Event,
     Explanation,
     Health,
+    Link,
     Stats,
     Swept,
     Task,
@@ -215,6 +216,16 @@ class Client:
     ) -> str:
         """The transcript as text, srt, vtt, tsv, json or verbose_json. Raises as `result` does."""
         return self._run(self._calls.result_as(task_id, format, partial, redacted))
+
+    def link(
+        self, task_id: str, format: str = "json", *, seconds: int | None = None, redacted: bool = False
+    ) -> Link:
+        """A URL of the transcript in S3 that works without a key, for `seconds`, or as long as links may.
+
+        As json, text, srt, vtt or tsv; `redacted`: without what rules want out. Raises as `result` does, and
+        InvalidRequest where the daemon has no bucket for links.
+        """
+        return self._run(self._calls.link(task_id, format, seconds, redacted))
 
     def events(self, task_id: str, after: str | None = None) -> Iterator[Event]:
         """Follows the task until it is finished; `after` is the id of the last event already seen.

@@ -1,11 +1,11 @@
-"""The commands about tasks: list, show, result, cancel, retry, clear."""
+"""The commands about tasks: list, show, explain, result, link, cancel, retry, clear."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -27,6 +27,7 @@ from whisperd.terminal import (
     complain,
     is_wide,
     moment,
+    rfc3339,
     safe,
     show_fields,
     show_json,
@@ -100,6 +101,10 @@ Redacted = Annotated[
         help="Without, or with, what rules want out of it; else as its submitter asked.",
         show_default=False,
     ),
+]
+Linked = Annotated[
+    Literal["text", "srt", "vtt", "tsv", "json"],
+    typer.Option("--format", "-f", help="How the transcript is written."),
 ]
 AT_A_TIME = 100  # tasks that are run again by one request
 SINCE = "90s, 30m, 12h, 7d ago; or a time: 2026-11-28, 2026-11-28T14:00."
@@ -262,6 +267,37 @@ def result(
         write_file(output, text)
     else:
         print(text, end="" if text.endswith("\n") else "\n")
+
+
+@command(app, "link", "Transcripts")
+def link(
+    task_id: Id,
+    format: Linked = "text",
+    seconds: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="How long it works; else as long as the daemon lets links.", show_default=False
+        ),
+    ] = None,
+    redacted: Annotated[bool, typer.Option("--redacted", help="Without what rules want out of it.")] = False,
+    url: Url = DEFAULT_URL,
+    json: Json = False,
+) -> None:
+    """Print a URL of a transcript that whoever has it can read without a key, until it expires.
+
+    The daemon writes the transcript to a bucket of S3, as it is shown now: its setting s3.links says where. A
+    link cannot be taken back, and shows the id of the access key to the bucket, though not its secret.
+
+      $ whisperd link 01JD... --format srt --seconds 600
+      $ whisperd link 01JD... | mail -s "your call" ann@example.org
+    """
+    with client(url) as daemon:
+        made = daemon.link(task_id, format, seconds=seconds, redacted=redacted)
+    if json:
+        show_json(made)
+        return
+    print(safe(made.url), flush=True)
+    print(f"works until {rfc3339(made.expires_at)}", file=sys.stderr)
 
 
 @command(app, "cancel", "Transcripts")
