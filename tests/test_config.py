@@ -337,31 +337,35 @@ def test_a_home_of_nobody_is_a_wrong_setting():
 
 
 @pytest.mark.parametrize(
-    ("workers", "machine", "gpu_build", "sized"),
+    ("workers", "machine", "on_gpu", "sized"),
     [
-        (Workers(), 2, False, (2, 1)),
-        (Workers(), 3, False, (3, 1)),
-        (Workers(), 4, False, (4, 1)),
-        (Workers(), 5, False, (5, 1)),
-        (Workers(), 6, False, (3, 2)),
-        (Workers(), 7, False, (7, 1)),
-        (Workers(), 8, False, (4, 2)),
-        (Workers(), 9, False, (3, 3)),
-        (Workers(), 11, False, (5, 2)),
-        (Workers(), 64, False, (4, 16)),
-        (Workers(), 1, False, (1, 1)),
-        (Workers(), 8, True, (1, 8)),
-        (Workers(gpu=False), 8, True, (4, 2)),
-        (Workers(count=3), 8, False, (3, 2)),
-        (Workers(count=16), 8, False, (16, 1)),
-        (Workers(threads=4), 8, False, (2, 4)),
-        (Workers(threads=16), 8, False, (1, 16)),
-        (Workers(count=2, threads=3), 8, True, (2, 3)),
-        (Workers(count=2, max=8), 8, False, (8, 1)),
+        (Workers(), 2, 0, (2, 1)),
+        (Workers(), 3, 0, (3, 1)),
+        (Workers(), 4, 0, (4, 1)),
+        (Workers(), 5, 0, (5, 1)),
+        (Workers(), 6, 0, (3, 2)),
+        (Workers(), 7, 0, (7, 1)),
+        (Workers(), 8, 0, (4, 2)),
+        (Workers(), 9, 0, (3, 3)),
+        (Workers(), 11, 0, (5, 2)),
+        (Workers(), 64, 0, (4, 16)),
+        (Workers(), 1, 0, (1, 1)),
+        (Workers(), 8, 1, (1, 8)),
+        (Workers(), 8, 4, (4, 2)),
+        (Workers(), 16, 3, (3, 5)),
+        (Workers(), 2, 4, (2, 1)),
+        (Workers(threads=4), 8, 4, (2, 4)),
+        (Workers(threads=16), 8, 4, (1, 16)),
+        (Workers(count=3), 8, 0, (3, 2)),
+        (Workers(count=16), 8, 0, (16, 1)),
+        (Workers(threads=4), 8, 0, (2, 4)),
+        (Workers(threads=16), 8, 0, (1, 16)),
+        (Workers(count=2, threads=3), 8, 4, (2, 3)),
+        (Workers(count=2, max=8), 8, 0, (8, 1)),
     ],
 )
-def test_workers_and_threads_fit_the_machine(workers, machine, gpu_build, sized):
-    assert workers.sized(machine, gpu_build) == sized
+def test_workers_and_threads_fit_the_machine(workers, machine, on_gpu, sized):
+    assert workers.sized(machine, on_gpu) == sized
 
 
 @pytest.mark.parametrize("machine", range(1, 130))

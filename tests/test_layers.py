@@ -55,6 +55,7 @@ ALLOWED = {
     "pace": {"task"},
     "malloc": set(),
     "gpu": set(),
+    "fitting": {"config", "catalogue", "engine", "gpu"},
     "lag": set(),
     "counts": {"task"},
     # the database file, and how it comes back
@@ -149,11 +150,11 @@ ALLOWED = {
     "model_store": {"task", "config", "models", "together", "worker_pool"},
     "housekeeping": {"task", "config", "events", "queue", "outbox", "spool", "history", "usage"},
     "machine": {
-        *("task", "config", "clock", "db", "events", "spool", "queue", "worker_pool", "engine"),
+        *("task", "config", "clock", "db", "events", "spool", "queue", "worker_pool"),
         *("malloc", "condition", "archive", "backup", "backup_setup", "offsite", "arrival"),
         *("housekeeping", "model_store", "outbox", "outlook", "deliveries"),
         *("history", "detections", "muting", "redacting", "risk_protocol", "searcher"),
-        *("counts",),
+        *("counts", "fitting"),
     },
     "upkeep": {"task", "engine", "gpu", "minutes", "archive", "housekeeping", "machine"},
     "sharing": {"task", "job", "config", "machine", "redis_queue", "s3", "sources", "worker_pool"},
@@ -178,7 +179,7 @@ ALLOWED = {
     "sheet": {"client", "terminal"},
     "monitor": {"client", "terminal", "sheet"},
     "doctor": {
-        *("config", "client", "terminal", "catalogue", "models", "engine"),
+        *("config", "client", "terminal", "catalogue", "models", "engine", "fitting"),
         *("condition", "archive", "backup", "keys", "service"),
     },
     "commands": {

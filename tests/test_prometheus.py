@@ -73,7 +73,7 @@ def shown():
         recovered=False,
         free_bytes=1,
         spool_bytes=1,
-        gpus=[GpuMemory(0, 1, 2)],
+        gpus=[GpuMemory(0, 1, 2, 1)],
         lag_seconds=0.0,
     )
     return metrics.text(reading, counts).decode()

@@ -208,6 +208,6 @@ def test_a_minute_has_the_memory_that_is_used_on_all_gpus_if_there_are_any(run, 
     async def body(upkeep, parts):
         await parts.queue.submit(a_task())
         assert await recorded(upkeep, parts) is None
-        assert await recorded(upkeep, parts, gpu.GpuMemory(0, 5, 80), gpu.GpuMemory(2, 7, 80)) == 12
+        assert await recorded(upkeep, parts, gpu.GpuMemory(0, 5, 80, 75), gpu.GpuMemory(2, 7, 80, 73)) == 12
 
     run(body)

@@ -27,8 +27,8 @@ from whisperd.counts import Counts
 from whisperd.db import Database, owned
 from whisperd.deliveries import LONGEST_DELAY_SECONDS
 from whisperd.detections import Detections
-from whisperd.engine.features import on_gpu
 from whisperd.events import Events
+from whisperd.fitting import on_gpu
 from whisperd.history import History
 from whisperd.housekeeping import clean_spool, prune
 from whisperd.model_store import ModelStore
@@ -120,7 +120,7 @@ async def machine(config: Config, *, begin_afresh: bool = False) -> AsyncIterato
         await asyncio.to_thread(unseal, path)
         counts = Counts()
         async with Database(path, committed=counts.committed) as db:
-            settings = await asyncio.to_thread(pool_settings, config)  # which asks whisper.cpp's build
+            settings = await asyncio.to_thread(pool_settings, config)  # which asks whisper.cpp and the GPU
             parts = _joined(config, arrival, models, db, backups, settings, counts)
             await _recover(parts)
             yield parts
@@ -243,7 +243,7 @@ def _plans(limits: TenantLimits) -> Sequence[PlanLimits]:
 def pool_settings(config: Config) -> PoolSettings:
     workers, threads = (0, 1)
     if config.redis.takes_tasks:
-        workers, threads = config.workers.sized(cores(), on_gpu(config.workers.engine))
+        workers, threads = config.workers.sized(cores(), on_gpu(config))
     return PoolSettings(
         workers=workers,
         threads=threads,

@@ -31,6 +31,7 @@ def examine(config_file: Path | None, url: str, environ: Mapping[str, str] = os.
         *installation.model_files(config),
         installation.voice_detection(),
         installation.whisper(config),
+        *installation.gpu(config),
         *installation.ctranslate2(config),
         *running.units(find(config_file, environ, may_be_foreign=True)),
         running.daemon(url),

@@ -14,10 +14,11 @@ from importlib import metadata, util
 from pathlib import Path
 from typing import Literal
 
-from whisperd import models
+from whisperd import fitting, models
 from whisperd.catalogue import ModelError, file_name
-from whisperd.config import BackupS3, Config, cores
+from whisperd.config import DATABASE, BackupS3, Config, cores
 from whisperd.doctor.finding import Finding
+from whisperd.doctor.storage import is_owned
 from whisperd.engine import features, ggml_file
 
 OLDEST_PYTHON = (3, 11)
@@ -129,8 +130,7 @@ def whisper(config: Config) -> Finding:
         return Finding(
             "whisper.cpp", "fail", f"does not load: {why}", "pip install --force-reinstall pywhispercpp"
         )
-    count, threads = config.workers.sized(cores(), features.on_gpu(config.workers.engine))
-    said = f"{_features(built)}; workers x threads on {cores()} cores: {count} x {threads}"
+    said = f"{_features(built)}; {_shared_out(config)}"
     if "AVX2 = 1" not in built.says and _cpu_has("avx2"):
         return Finding(
             "whisper.cpp",
@@ -143,6 +143,34 @@ def whisper(config: Config) -> Finding:
             "whisper.cpp", "warn", f"{said}; there is a GPU that it does not use", f"GGML_CUDA=1 {REBUILD}"
         )
     return Finding("whisper.cpp", "ok", said)
+
+
+def gpu(config: Config) -> Iterator[Finding]:
+    """Nothing where none is used, nor while a daemon runs, whose workers have its memory."""
+    if _is_held(config) or not fitting.on_gpu(config):
+        return
+    room = fitting.room(config)
+    if room == 0:
+        why = f"its free memory seems too little for one worker with {config.workers.model}"
+        yield Finding("gpu", "warn", why, "end what else uses it, or set workers.model to a smaller one")
+    elif room is None:
+        said = "nobody tells its free memory: one worker, where workers.count is 0"
+        yield Finding("gpu", "ok", f"{said}; `whisperd bench` finds how many are best")
+    else:
+        yield Finding("gpu", "ok", f"has memory for {room} workers, of {fitting.MOST} at most")
+
+
+def _shared_out(config: Config) -> str:
+    if _is_held(config) and not (config.workers.count or config.workers.max):
+        return "as many workers as the GPU had memory for when the daemon began"
+    count, threads = config.workers.sized(cores(), fitting.on_gpu(config))
+    return f"workers x threads on {cores()} cores: {count} x {threads}"
+
+
+def _is_held(config: Config) -> bool:
+    """Whether workers of a daemon are on the GPU."""
+    used = config.workers.gpu and features.on_gpu(config.workers.engine)
+    return used and is_owned(config.data_dir / DATABASE)
 
 
 def ctranslate2(config: Config) -> Iterator[Finding]:
