@@ -14,7 +14,7 @@ from whisperd.config import Retention
 from whisperd.redis_queue.board import Board
 from whisperd.redis_queue.boards import Boards
 from whisperd.redis_queue.client import RedisAway
-from whisperd.redis_queue.forgetting import YOUNG_SECONDS, Forgetting
+from whisperd.redis_queue.forgetting import SETTLED_SECONDS, YOUNG_SECONDS, Forgetting
 from whisperd.redis_queue.link import Link
 from whisperd.redis_queue.storage import Storage
 from whisperd.s3 import S3Error
@@ -54,6 +54,12 @@ async def filled(storage, jfk, *task_ids):
 async def held(storage):
     found = await obstore.list(storage._store).collect_async()
     return sorted(entry["path"] for entry in found)
+
+
+def lose_everything(redis):
+    redis.stop()
+    redis.forget()
+    redis.start()
 
 
 def of(task_id):
@@ -155,6 +161,25 @@ def test_soon_after_redis_has_come_nothing_goes_since_it_may_have_lost_jobs(redi
     asyncio.run(body())
 
 
+def test_on_another_redis_than_before_nothing_goes_though_none_was_seen_to_be_away(redis, storage, jfk):
+    """One that was started again between two questions: none of them was in trouble."""
+
+    async def body():
+        before = await filled(storage, jfk, ONE)
+        async with a_host(redis) as boards:
+            await boards.add(ONE, "transcription", {})
+            await boards.identify()
+            link = boards._base._link
+            link.well_since = time.monotonic() - SETTLED_SECONDS - 1  # as if it had answered for so long
+            await asyncio.to_thread(lose_everything, redis)
+            await link.client.connection_pool.disconnect()  # idle connections that ended are made anew
+            await forgetting(boards, storage, KEPT + HOUR).look()
+
+        assert await held(storage) == before
+
+    asyncio.run(body())
+
+
 class Slow(Storage):
     """Its list takes until something has happened."""
 
@@ -165,11 +190,6 @@ class Slow(Storage):
 
 
 def test_where_redis_comes_back_empty_in_the_middle_of_a_round_nothing_goes(redis, bucket, jfk):
-    def lose_everything():
-        redis.stop()
-        redis.forget()
-        redis.start()
-
     async def body():
         storage = in_s3(bucket, "midway", Slow)
         before = await filled(storage, jfk, ONE)
@@ -177,7 +197,7 @@ def test_where_redis_comes_back_empty_in_the_middle_of_a_round_nothing_goes(redi
             await boards.add(ONE, "transcription", {})
 
             async def meanwhile():
-                await asyncio.to_thread(lose_everything)
+                await asyncio.to_thread(lose_everything, redis)
                 with pytest.raises(QueueAway):  # what else the host asks is told, and the round is not
                     await boards.queues()
 
