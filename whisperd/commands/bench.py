@@ -57,29 +57,14 @@ def bench(
       $ whisperd bench --model small.en --seconds 30 call.wav
     """
     from whisperd import logs
-    from whisperd.bench import SAMPLE, BenchFailed, Figures, arrangements, best
+    from whisperd.bench import SAMPLE, arrangements
     from whisperd.config import Logging, cores, find, load
 
     settings = load(find(config), overrides={"storage.models_dir": models_dir})
     logs.configure(Logging(level="error"))
     wanted = arrangements(_models(settings, model), cores(), gpu=settings.workers.gpu)
-    found = asyncio.run(_measured(settings, wanted, file or SAMPLE, seconds))
-    figures = [one for one in found if isinstance(one, Figures)]
-    failures = [one for one in found if not isinstance(one, Figures)]
-    if not figures:
-        raise BenchFailed(failures[0].why)
-    if json:
-        lists: dict[str, Sequence[Figures | Failure]] = {
-            "measured": figures,
-            "best": best(figures),
-            "failed": failures,
-        }
-        show_json({name: [_plain(one) for one in some] for name, some in lists.items()})
-        return
-    show_table(HEAD, [_row(one) for one in found], "MODEL")
-    for failure in failures:
-        print(f"\n{_named(failure.arrangement)} failed: {failure.why}")
-    _advise(best(figures))
+    show = _show_json if json else _show
+    show(asyncio.run(_measured(settings, wanted, file or SAMPLE, seconds)))
 
 
 def _models(settings: Config, only: Sequence[str] | None) -> Sequence[ModelFile]:
@@ -117,6 +102,39 @@ def _say(wanted: Sequence[Arrangement], done: int) -> None:
     if done < len(wanted):
         text = f"{done + 1} of {len(wanted)}: {_named(wanted[done])} …"
     print(f"\r\x1b[2K{text}", end="", file=sys.stderr, flush=True)
+
+
+def _show(found: Sequence[Figures | Failure]) -> None:
+    from whisperd.bench import best
+
+    figures, failures = _apart(found)
+    show_table(HEAD, [_row(one) for one in found], "MODEL")
+    for failure in failures:
+        print(f"\n{_named(failure.arrangement)} failed: {failure.why}")
+    _advise(best(figures))
+
+
+def _show_json(found: Sequence[Figures | Failure]) -> None:
+    from whisperd.bench import best
+
+    figures, failures = _apart(found)
+    lists: dict[str, Sequence[Figures | Failure]] = {
+        "measured": figures,
+        "best": best(figures),
+        "failed": failures,
+    }
+    show_json({name: [_plain(one) for one in some] for name, some in lists.items()})
+
+
+def _apart(found: Sequence[Figures | Failure]) -> tuple[Sequence[Figures], Sequence[Failure]]:
+    """Raises BenchFailed where nothing could be measured."""
+    from whisperd.bench import BenchFailed, Figures
+
+    figures = [one for one in found if isinstance(one, Figures)]
+    failures = [one for one in found if not isinstance(one, Figures)]
+    if not figures:
+        raise BenchFailed(failures[0].why)
+    return figures, failures
 
 
 def _named(one: Arrangement) -> str:
