@@ -177,12 +177,15 @@ def _digits(stream: Stream, span: Span) -> str:
 
 def _cards(stream: Stream) -> Iterator[Span]:
     for first, past in stream.numbers:
-        begin = first
-        while begin < past:
-            span = _card_from(stream, begin, past) or _card_in_breath(stream, begin, past)
-            if span:
-                yield span
-            begin = span[1] if span else begin + 1
+        yield from _cards_within(stream, first, past)
+
+
+def _cards_within(stream: Stream, begin: int, past: int) -> Iterator[Span]:
+    while begin < past:
+        span = _card_from(stream, begin, past) or _card_in_breath(stream, begin, past)
+        if span:
+            yield span
+        begin = span[1] if span else begin + 1
 
 
 def _card_from(stream: Stream, begin: int, past: int) -> Span | None:
@@ -221,10 +224,9 @@ def _is_card(digits: str) -> bool:
 
 
 def _misheard_cards(stream: Stream) -> Iterator[Span]:
-    cards = [begin for begin, _ in _cards(stream)]
     for first, past in stream.numbers:
-        is_right = bisect_left(cards, first) < bisect_left(cards, past)
-        if is_right or not _is_announced(stream, first):
+        # The first is the cheaper: few numbers are announced so.
+        if not _is_announced(stream, first) or any(_cards_within(stream, first, past)):
             continue
         if span := _misheard_card_from(stream, first, past):
             yield span
