@@ -319,12 +319,12 @@ def test_speech_of_another_language_that_goes_round_in_a_part_is_heard_whole(tol
     """A real loop, and not one that is made up: see the Spanish clip above."""
     script = """
     samples = first_window(sys.argv[4])
-    _, warnings = whisper.transcribe(samples, Options(beam_size=1), "en", lambda: False, len(samples) // 2)
-    tell([runs[0], 1 in runs, warnings])
+    whisper.transcribe(samples, Options(beam_size=1), "en", lambda: False, len(samples) // 2)
+    tell([runs[0], 1 in runs])
     """
     clip = corpus / "speech" / "mfa" / "mls_es_13697_11991_000000.opus"
 
-    assert told(LONG + _unindented(script), args=[str(clip)]) == [2, True, ["repetition"]]
+    assert told(LONG + _unindented(script), args=[str(clip)]) == [2, True]  # the rest is up to the processor
 
 
 @pytest.mark.parametrize("engine", ["ctranslate2"], indirect=True)
