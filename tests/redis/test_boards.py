@@ -9,6 +9,7 @@ from whisperd.config import Redis as Settings
 from whisperd.job import Depth, Job
 from whisperd.redis_queue.board import Board
 from whisperd.redis_queue.boards import Boards
+from whisperd.redis_queue.client import close, connected
 from whisperd.redis_queue.index import LOOK_AT
 from whisperd.redis_queue.link import Link
 
@@ -130,3 +131,17 @@ def test_a_lock_that_ran_out_unseen_costs_no_end_while_nobody_has_begun_the_job_
         assert (await boards.look("one")).state == {"complete": "completed", "fail": "failed"}[end]
 
     body(test)
+
+
+def test_a_connection_that_ended_while_nobody_used_it_fails_no_question(redis):
+    async def main():
+        client = connected(Settings(url=redis.url))
+        await asyncio.gather(*[client.blpop("none", 0.2) for _ in range(4)])  # each has one of its own
+        redis.kill()
+        redis.start()
+        await asyncio.sleep(0.1)  # their ends have come
+
+        assert await asyncio.gather(*[client.ping() for _ in range(4)]) == [True] * 4
+        await close(client)
+
+    asyncio.run(main())

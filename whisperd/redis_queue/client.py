@@ -40,6 +40,7 @@ def connected(settings: Settings) -> Redis:
         from redis.asyncio import ConnectionPool, Redis
         from redis.asyncio.retry import Retry
         from redis.backoff import NoBackoff
+        from redis.maint_notifications import MaintNotificationsConfig
     except ImportError as error:
         raise RedisMissing("a shared queue needs a library more: pip install 'whisperd[redis]'") from error
     options: dict[str, Any] = {
@@ -49,6 +50,8 @@ def connected(settings: Settings) -> Redis:
         "socket_keepalive": True,
         "retry": Retry(NoBackoff(), 0),  # a command that was cut off may have been done: who asked decides
         "health_check_interval": 0,
+        # Redis Cloud's; with them on, a connection that ended while nobody used it is given out all the same.
+        "maint_notifications_config": MaintNotificationsConfig(enabled=False),
         **_who(settings),
         **_tls(settings),
     }

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 ANSWER_SECONDS = 5.0  # that a command may take: a network that drops packets says nothing
-DROP_SECONDS = 1.0
 POLICY = "noeviction"
 # Why what answers at redis.url is none that can be used, by what it calls itself.
 _OTHERS = {
@@ -58,19 +57,11 @@ class Link:
                     yield self.client
         except TimeoutError:
             self._note(away := RedisAway("the shared queue, on Redis, does not answer"))
-            await self._drop_idle()
             raise away from None
         except QueueAway as error:
             self._note(error)
-            await self._drop_idle()
             raise
         self._note(None)
-
-    async def _drop_idle(self) -> None:
-        """Connections that nobody uses may have ended, too: each would fail whoever asks next on it."""
-        with suppress(Exception):
-            async with asyncio.timeout(DROP_SECONDS):
-                await self.client.connection_pool.disconnect(inuse_connections=False)
 
     def _note(self, error: Exception | None) -> None:
         trouble = str(error) if error else None
