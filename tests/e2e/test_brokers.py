@@ -11,7 +11,8 @@ import threading
 import pamqp.encode
 import pytest
 
-from tests.e2e.daemon import Daemon, a_key
+from tests.e2e.daemon import a_key
+from tests.e2e.messaging import asking_for, connected, hosts_of, tasks
 from tests.rabbit_server import Rabbit
 from whisperd.brokers.inbox import BrokerAway
 from whisperd.brokers.rabbit import check
@@ -40,32 +41,13 @@ def rabbit(broker):
 
 @pytest.fixture
 def new_host(tmp_path, weights, rabbit, jfk):
-    """Makes daemons that take messages; whatever still runs at the end of the test is killed."""
-    made = []
-
-    def make(name="daemon", **settings):
-        settings = {"BROKERS__URL": rabbit.url, "HTTP__ALLOWED_ROOTS": jfk.parent, **settings}
-        made.append(Daemon(tmp_path / name, weights, WORKERS__COUNT=1, **settings))
-        return made[-1]
-
-    yield make
-    for daemon in made:
-        daemon.end()
+    with hosts_of(rabbit.url, tmp_path, weights, jfk.parent) as make:
+        yield make
 
 
 @pytest.fixture
 def clip(jfk):
-    """The message that asks for it."""
-    return json.dumps({"audio_path": str(jfk), "beam_size": 1}).encode()
-
-
-def connected(daemon, timeout=30):
-    daemon.until(lambda: daemon.health()["checks"]["broker"] == {"status": "ok", "message": None}, timeout)
-    return daemon
-
-
-def tasks(daemon):
-    return daemon.get("/tasks")["tasks"]
+    return asking_for(jfk)
 
 
 def taken(daemon, rabbit):

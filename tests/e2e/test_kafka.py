@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.e2e.daemon import Daemon
+from tests.e2e.messaging import asking_for, connected, hosts_of, tasks
 from tests.kafka_server import Kafka
 
 pytestmark = pytest.mark.timeout(400)
@@ -21,36 +21,17 @@ def kafka():
 
 @pytest.fixture
 def new_host(tmp_path, weights, kafka, jfk):
-    """Makes daemons that take messages; whatever still runs at the end of the test is killed."""
-    made = []
-
-    def make(name="daemon", **settings):
-        settings = {"BROKERS__URL": kafka.url, "HTTP__ALLOWED_ROOTS": jfk.parent, **settings}
-        made.append(Daemon(tmp_path / name, weights, WORKERS__COUNT=1, **settings))
-        return made[-1]
-
-    yield make
-    for daemon in made:
-        daemon.end()
+    with hosts_of(kafka.url, tmp_path, weights, jfk.parent) as make:
+        yield make
 
 
 @pytest.fixture
 def clip(jfk):
-    """The message that asks for it."""
-    return json.dumps({"audio_path": str(jfk), "beam_size": 1}).encode()
-
-
-def connected(daemon):
-    daemon.until(lambda: daemon.health()["checks"]["broker"] == {"status": "ok", "message": None}, 60)
-    return daemon
+    return asking_for(jfk)
 
 
 def is_degraded(daemon):
     return daemon.health()["checks"]["broker"]["status"] == "degraded"
-
-
-def tasks(daemon):
-    return daemon.get("/tasks")["tasks"]
 
 
 def test_a_message_becomes_a_task_and_its_end_is_told(new_host, kafka, clip):
