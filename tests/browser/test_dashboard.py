@@ -124,13 +124,13 @@ def test_an_upload_whose_answer_is_lost_is_one_task_once_it_is_sent_again(chromi
 def test_many_that_fail_together_are_asked_for_once(page, daemon, broken):
     failed = json.dumps({"type": "task", "task": daemon.task(broken)})
     events = "retry: 3600000\n\n" + f"data: {failed}\n\n" * 50
-    sent = {"content_type": "text/event-stream", "body": events}
-    asked = []
-    page.route("**/events", lambda route: route.fulfill(**sent))
+    asked, streams = [], []
+    page.route("**/events", streams.append)
     page.on("request", lambda request: asked.append(request.url) if "status=failed" in request.url else None)
     page.reload()
     expect(page.get_by_role("region", name="Recent failures")).to_contain_text("hurried.wav")
 
+    streams[-1].fulfill(content_type="text/event-stream", body=events)
     while len(asked) < 2:
         page.wait_for_timeout(50)
     assert len(asked) < 5

@@ -49,7 +49,7 @@ export function usePainted(of, milliseconds = PAINTED_MS) {
 export function useChanges(heard, back) {
   const latest = useRef();
   latest.current = { heard, back };
-  useEffect(() => {
+  useLayoutEffect(() => { // as soon as `useAnswer` asks: what happens from then on may not be in its answer
     const ends = [listen((task) => latest.current.heard(task)), listenForGaps(() => latest.current.back?.())];
     return () => ends.forEach((end) => end());
   }, []);
