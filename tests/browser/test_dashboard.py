@@ -125,7 +125,7 @@ def test_many_that_fail_together_are_asked_for_once(page, daemon, broken):
     failed = json.dumps({"type": "task", "task": daemon.task(broken)})
     events = "retry: 3600000\n\n" + f"data: {failed}\n\n" * 50
     asked, streams = [], []
-    page.route("**/events", streams.append)
+    page.route("**/events", lambda route: streams.append(route))
     page.on("request", lambda request: asked.append(request.url) if "status=failed" in request.url else None)
     page.reload()
     expect(page.get_by_role("region", name="Recent failures")).to_contain_text("hurried.wav")
