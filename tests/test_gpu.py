@@ -10,7 +10,7 @@ from ctypes.util import find_library
 
 import pytest
 
-from whisperd import fitting, gpu, machine
+from whisperd import bench, children, fitting, gpu, machine, orders
 from whisperd.config import Config, Models, Storage, Workers
 from whisperd.doctor import installation
 from whisperd.engine import features
@@ -18,6 +18,9 @@ from whisperd.engine import features
 NVML = """
 #include <stdio.h>
 #include <unistd.h>
+#ifndef CARDS
+#define CARDS 3
+#endif
 #ifndef FREE
 #define FREE 1
 #endif
@@ -30,7 +33,7 @@ int nvmlInit_v2(void) {
   if (INIT < 0) sleep(60);
   return INIT;
 }
-int nvmlDeviceGetCount_v2(unsigned *count) { *count = 3; return 0; }
+int nvmlDeviceGetCount_v2(unsigned *count) { *count = CARDS; return 0; }
 int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **device) {
   *device = (void *)(0x700000000000 + index);  /* a pointer that fits no int */
   return 0;
@@ -105,11 +108,21 @@ def config(tmp_path):
 
 @pytest.fixture
 def card(tmp_path, monkeypatch):
-    """Set up a driver that says so many bytes are free; tells how often one was asked."""
+    """Set up a driver that says so many bytes are free on its first card; tells how often one was asked.
 
-    def say(free, init=0):
+    Of three the second does not tell, the third has two bytes more.
+    """
+
+    def say(free, init=0, cards=1):
         (tmp_path / "nvml.c").write_text(NVML)
-        flags = [f"-DINIT={init}", f"-DFREE={free}", f'-DASKED="{tmp_path / "asked"}"', "-shared", "-fPIC"]
+        flags = [
+            f"-DINIT={init}",
+            f"-DFREE={free}",
+            f"-DCARDS={cards}",
+            f'-DASKED="{tmp_path / "asked"}"',
+            "-shared",
+            "-fPIC",
+        ]
         made = ["cc", *flags, "-o", tmp_path / "libnvidia-ml.so.1", tmp_path / "nvml.c"]
         subprocess.run(made, check=True)
 
@@ -164,14 +177,80 @@ def test_what_is_set_is_not_found_out(card, config):
     assert machine.pool_settings(config(gpu=False)).workers == 4  # by the cores
 
 
-@pytest.mark.parametrize(("visible", "count"), [("1", 1), ("2,0", 2), ("0", 1), ("GPU-8f2a", 1), ("", 1)])
-def test_it_is_the_first_gpu_that_workers_may_use(card, config, monkeypatch, tmp_path, visible, count):
-    """The second does not tell; the third has two bytes more, just enough for two workers."""
+@pytest.mark.parametrize(
+    ("visible", "cards"),
+    [
+        (None, ("0", "2", "2")),
+        ("1", ("",)),
+        ("2,0", ("2", "0", "2")),
+        ("0", ("",)),
+        ("2", ("", "")),
+        ("2,1,0", ("", "")),
+        ("GPU-8f2a", ("",)),
+        ("", ("",)),
+    ],
+)
+def test_workers_are_shared_out_among_the_gpus_that_they_may_use(
+    card, config, monkeypatch, tmp_path, visible, cards
+):
+    """Where there is one to choose they are told none: it is as if nobody had counted."""
     needed = fitting.bytes_needed(tmp_path / "ggml-tiny.bin")
-    card(2 * needed - 2)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    card(2 * needed - 2, cards=3)  # the third has just enough for two workers
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
 
-    assert workers(config("tiny")) == count
+    settings = machine.pool_settings(config("tiny"))
+
+    assert (settings.cards, settings.workers) == (cards, len(cards))
+
+
+def test_workers_whose_number_is_set_are_shared_out_too(card, config):
+    card(80 * GB, cards=3)
+
+    settings = machine.pool_settings(config(count=3))
+
+    assert settings.workers == 3
+    of = [orders.child_settings(orders.Model("", ""), settings, number).card for number in (1, 2, 3)]
+    assert of == ["0", "2", "0"]
+
+
+def test_no_worker_goes_to_a_gpu_without_room(card, config, tmp_path):
+    needed = fitting.bytes_needed(tmp_path / "ggml-tiny.bin")
+    card(needed - 1, cards=3)
+    assert machine.pool_settings(config("tiny")).cards == ("2",)
+
+    gpu.free.cache_clear()
+    card(needed - 3, cards=3)
+    assert machine.pool_settings(config("tiny")).cards == ("",)
+
+
+@pytest.mark.parametrize(
+    ("visible", "order", "seen"),
+    [
+        (None, None, {"CUDA_VISIBLE_DEVICES": "2", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}),
+        ("2,0", None, {"CUDA_VISIBLE_DEVICES": "2"}),
+        ("2,0", "FASTEST_FIRST", {"CUDA_VISIBLE_DEVICES": "2", "CUDA_DEVICE_ORDER": "FASTEST_FIRST"}),
+    ],
+)
+def test_a_worker_sees_its_gpu_and_no_other(monkeypatch, visible, order, seen):
+    for name, value in (("CUDA_VISIBLE_DEVICES", visible), ("CUDA_DEVICE_ORDER", order)):
+        monkeypatch.setenv(name, value) if value else monkeypatch.delenv(name, raising=False)
+
+    env = children.environment(1, "2")
+
+    assert {name: value for name, value in env.items() if name.startswith("CUDA")} == seen
+
+
+def test_where_no_gpu_is_chosen_the_variables_of_cuda_are_passed_on(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,0")
+
+    assert children.environment(1)["CUDA_VISIBLE_DEVICES"] == "2,0"
+
+
+def test_a_bench_tries_as_many_workers_as_there_are_gpus(card):
+    card(80 * GB, cards=3)
+
+    assert bench._counts(16, on_gpu=True) == [2, 4, 8]
 
 
 @pytest.mark.skipif(find_library("nvidia-ml") is not None, reason="this machine has a driver")

@@ -88,7 +88,7 @@ ALLOWED = {
     # the machinery
     "leash": set(),
     "child": {"task", "engine", "leash"},
-    "children": {"task", "engine"},
+    "children": {"task", "engine", "gpu"},
     "orders": {"task", "spool", "engine", "children"},
     "holding": {"task", "engine", "children", "counts"},
     "canary": {"task", "engine", "children"},
@@ -170,7 +170,7 @@ ALLOWED = {
         "brokers",
     },
     "embedded": {"task", "config", "transcript", "worker_pool", "machine"},
-    "bench": {"task", "config", "engine", "models", "embedded", "worker_pool"},
+    "bench": {"task", "config", "engine", "gpu", "models", "embedded", "worker_pool"},
     "unit": set(),
     "service": {"config", "unit"},
     # the commands

@@ -12,6 +12,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Literal, NamedTuple
 
+from whisperd import gpu as gpus
 from whisperd.config import Cache, Config, Storage, Workers
 from whisperd.embedded import Embedded, embedded
 from whisperd.engine import features, ggml_file
@@ -21,7 +22,7 @@ from whisperd.worker_pool import PoolFailed
 
 SAMPLE = Path(__file__).with_name("sample.ogg")
 MOST_CLIPS = 200  # of one arrangement
-_ON_GPU = (1, 2, 4)  # workers that share it: what one does on the processor, another uses the GPU meanwhile
+_ON_GPU = (1, 2, 4)  # workers that share one: what one does on the processor, another uses the GPU meanwhile
 ALIKE = 0.95  # of the best: what is as good as that
 
 
@@ -70,7 +71,9 @@ def _engines(model: ModelFile) -> Sequence[Literal["whisper.cpp", "ctranslate2"]
 
 
 def _counts(cores: int, on_gpu: bool) -> Sequence[int]:
-    return _ON_GPU if on_gpu else sorted({1, cores // 4 or 1, cores // 2 or 1, cores})
+    if on_gpu:
+        return [count * max(1, len(gpus.free())) for count in _ON_GPU]
+    return sorted({1, cores // 4 or 1, cores // 2 or 1, cores})
 
 
 async def measured(

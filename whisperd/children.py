@@ -21,6 +21,7 @@ import msgspec
 import structlog
 from msgspec import Struct
 
+from whisperd import gpu
 from whisperd.engine import memory
 from whisperd.engine.protocol import (
     Abort,
@@ -262,7 +263,9 @@ async def started(settings: Settings, command: tuple[str, ...] = COMMAND) -> Asy
     """A child, ready for requests; killed at the end of the block. Raises ChildDied."""
     with _stderr() as stderr:
         process = await spawned(
-            (*command, msgspec.json.encode(settings).decode()), environment(settings.threads), stderr
+            (*command, msgspec.json.encode(settings).decode()),
+            environment(settings.threads, settings.card),
+            stderr,
         )
         child = Child(process, stderr)
         try:
@@ -315,10 +318,11 @@ def _cannot_start(error: OSError) -> ChildDied:
     return ChildDied(Problem("worker_crashed", f"no worker can be started: {error.strerror}"))
 
 
-def environment(threads: int) -> dict[str, str]:
+def environment(threads: int, card: str = "") -> dict[str, str]:
     """What a child needs and no more: hostile media are decoded in it, and secrets live in environments.
 
-    One BLAS thread beside whisper.cpp's own; OpenMP threads that sleep when they wait and do not spin.
+    `card`: the GPU that it is to see, by its number. One BLAS thread beside whisper.cpp's own; OpenMP threads
+    that sleep when they wait and do not spin.
     """
     kept = {
         name: value
@@ -326,5 +330,6 @@ def environment(threads: int) -> dict[str, str]:
         if name in _INHERITED or name.startswith(_INHERITED_PREFIXES)
     }
     openmp = {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "passive"}
+    seen = gpu.only(card) if card else {}
     # Else ggml calls a debugger when it aborts, whose output hides the cause and which takes a second.
-    return {**kept, **openmp, "OPENBLAS_NUM_THREADS": "1", "GGML_NO_BACKTRACE": "1"}
+    return {**kept, **seen, **openmp, "OPENBLAS_NUM_THREADS": "1", "GGML_NO_BACKTRACE": "1"}

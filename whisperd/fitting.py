@@ -1,4 +1,4 @@
-"""How many workers share a GPU: as many as its free memory has room for.
+"""How many workers share the GPUs: as many as their free memory has room for.
 
 An estimate, from the measures of the model and what whisper.cpp says that it needs. Where it is too high,
 the pool steps down (restraint.py). Knows neither the engine nor the pool.
@@ -7,6 +7,7 @@ the pool steps down (restraint.py). Knows neither the engine nor the pool.
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -29,27 +30,32 @@ _MAGIC = 0x67676D6C
 _HEAD = struct.Struct("<12i")  # whisper.cpp's models/convert-pt-to-ggml.py
 
 
-def on_gpu(config: Config) -> int:
-    """How many workers are to share the GPU: 1 where nobody tells its memory; 0 where none is used. Blocks.
+def on_gpu(config: Config) -> Sequence[str]:
+    """For each worker that the GPUs have memory for the number of its GPU, in turn; none where none is used.
 
-    The memory is asked for once in a process: later our own workers would have it.
+    One "", which is whichever CUDA takes, where nobody tells or none has enough. Blocks. The memory is asked
+    for once in a process: later our own workers would have it.
     """
     if not (config.workers.gpu and features.on_gpu(config.workers.engine)):
-        return 0
-    return room(config) or 1
+        return ()
+    rooms = room(config)
+    if len(rooms) < 2:
+        return ("",) * max(1, sum(rooms.values()))
+    turns = sorted((turn, place) for place, most in enumerate(rooms.values()) for turn in range(most))
+    return [list(rooms)[place] for _, place in turns] or ("",)
 
 
-def room(config: Config) -> int | None:
-    """How many workers the GPU has memory for, up to MOST; None where it or the model does not tell. Blocks.
+def room(config: Config) -> Mapping[str, int]:
+    """How many workers each GPU has memory for, up to MOST, by its number. Blocks.
 
-    For the largest of the models that workers start with.
+    Of none where it or the model does not tell. For the largest of the models that workers start with.
     """
     free = gpu.free()
     with suppress(OSError, ModelError, struct.error, ValueError):
         names = {config.workers.model, *config.models.preload}
         needed = max(bytes_needed(config.models_dir / file_name(name)) for name in names)
-        return None if free is None else min(MOST, free // needed)
-    return None
+        return {number: min(MOST, bytes_free // needed) for number, bytes_free in free.items()}
+    return {}
 
 
 def bytes_needed(model: Path) -> int:

@@ -11,12 +11,14 @@ import ctypes
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cache
+from itertools import takewhile
 from typing import NamedTuple
 
 LIBRARY = "libnvidia-ml.so.1"
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 PATIENCE_SECONDS = 20.0  # with a driver that must first wake the GPUs
 _ASK = "from whisperd import gpu; print(*(f'{one.number}={one.free}' for one in gpu.memory()))"
 
@@ -47,20 +49,33 @@ def memory() -> Sequence[GpuMemory]:
 
 
 @cache
-def free() -> int | None:
-    """Bytes free on the GPU that workers use, as it was at the first call; None where nobody tells.
+def free() -> Mapping[str, int]:
+    """Bytes free on each GPU that workers may use, by its number, as it was at the first call.
 
-    That is the first in CUDA_VISIBLE_DEVICES, if named by its number, or the driver's first: CUDA counts
-    those of different kinds in another order, unless CUDA_DEVICE_ORDER=PCI_BUS_ID. Asked in a process of its
-    own, with a limit: a driver that hangs must not keep the daemon from starting.
+    They are those that CUDA_VISIBLE_DEVICES names by their numbers, in its order, up to one of which nobody
+    tells, as CUDA does with one that is none; else all of the driver's. Asked in a process of its own, with a
+    limit: a driver that hangs must not keep the daemon from starting.
     """
-    first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
     ask = [sys.executable, "-P", "-c", _ASK]
+    told: dict[str, int] = {}
     with suppress(subprocess.TimeoutExpired, ValueError):
         asked = subprocess.run(ask, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
-        by_number = dict(one.split("=") for one in asked.stdout.split())
-        return int(by_number[first]) if first in by_number else None
-    return None
+        told = {number: int(free) for number, free in (one.split("=") for one in asked.stdout.split())}
+    named = os.environ.get(VISIBLE)
+    if named is None:
+        return told
+    numbers = (number.strip() for number in named.split(","))
+    return {number: told[number] for number in takewhile(told.__contains__, numbers)}
+
+
+def only(number: str) -> Mapping[str, str]:
+    """The environment of a process that is to see this GPU of `free`, and no other.
+
+    CUDA counts those of different kinds in another order than the driver, unless it is told. Numbers that
+    somebody has set mean what they meant to CUDA then.
+    """
+    in_order = {} if VISIBLE in os.environ else {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+    return {VISIBLE: number, **in_order}
 
 
 def _of_device(nvml: ctypes.CDLL, index: int) -> GpuMemory | None:

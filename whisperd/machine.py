@@ -241,14 +241,17 @@ def _plans(limits: TenantLimits) -> Sequence[PlanLimits]:
 
 
 def pool_settings(config: Config) -> PoolSettings:
-    workers, threads = (0, 1)
+    workers, threads = 0, 1
+    cards: tuple[str, ...] = ()
     if config.redis.takes_tasks:
-        workers, threads = config.workers.sized(cores(), on_gpu(config))
+        cards = tuple(on_gpu(config))
+        workers, threads = config.workers.sized(cores(), len(cards))
     return PoolSettings(
         workers=workers,
         threads=threads,
         engine=config.workers.engine,
         gpu=config.workers.gpu,
+        cards=cards,
         nice=config.workers.nice,
         max_memory_bytes=config.workers.max_memory_mb * 2**20,
         max_rss_bytes=config.workers.max_rss_mb * 2**20,

@@ -37,6 +37,7 @@ class PoolSettings(Struct, frozen=True, kw_only=True):
     threads: int
     engine: Literal["auto", "whisper.cpp", "ctranslate2"] = "whisper.cpp"
     gpu: bool = True
+    cards: tuple[str, ...] = ()  # the GPU of each worker, in turn: its number; "": whichever CUDA takes
     nice: int = 10
     max_memory_bytes: int = 0  # address space of a child; 0 = by the machine, or none with a GPU
     max_rss_bytes: int = 0  # above it a child is replaced after its chunk; 0 = no limit
@@ -59,7 +60,8 @@ class PoolSettings(Struct, frozen=True, kw_only=True):
         return min(5.0, self.silence_seconds / 4)
 
 
-def child_settings(model: Model, settings: PoolSettings) -> Settings:
+def child_settings(model: Model, settings: PoolSettings, worker: int) -> Settings:
+    """`worker`: its number, from 1."""
     return Settings(
         model=model.path,
         model_sha256=model.sha256,
@@ -67,6 +69,7 @@ def child_settings(model: Model, settings: PoolSettings) -> Settings:
         threads=settings.threads,
         engine=settings.engine,
         gpu=settings.gpu,
+        card=settings.cards[(worker - 1) % len(settings.cards)] if settings.cards else "",
         nice=settings.nice,
         max_memory_bytes=settings.max_memory_bytes,
         max_file_bytes=int(settings.max_audio_seconds * PCM_BYTES) + FILE_SLACK,
@@ -75,7 +78,7 @@ def child_settings(model: Model, settings: PoolSettings) -> Settings:
 
 def muting_settings(settings: PoolSettings) -> Settings:
     """Of a child that has no model and needs none."""
-    return replace(child_settings(Model("", ""), settings), gpu=False)
+    return replace(child_settings(Model("", ""), settings, worker=1), gpu=False)
 
 
 def task_ends(chunk: Chunk) -> float:

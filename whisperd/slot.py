@@ -318,7 +318,7 @@ class Slot:
         except ModelUnusable as unusable:
             raise ChildDied(Problem("model_unusable", str(unusable))) from unusable
         self._residency.holds(name, model)
-        return orders.child_settings(model, self._shared.settings)
+        return orders.child_settings(model, self._shared.settings, self.number)
 
     async def _mourn(self, died: ChildDied) -> None:
         """Wait before the next start, longer each time, unless none ever worked at all."""

@@ -19,8 +19,8 @@ class Workers(Struct, frozen=True, kw_only=True):
         int,
         key(
             "Processes; 0: one a core up to 4, of more cores those 3 to 7 that leave the fewest idle; on a "
-            "GPU as many as its memory has room for at the start, 1 to 4. A reload leaves the threads of "
-            "each as they are.",
+            "GPU as many as its memory has room for at the start, 1 to 4, and so on each of several. A "
+            "reload leaves the threads of each as they are.",
             0,
             256,
             reload=True,
@@ -111,7 +111,7 @@ class Workers(Struct, frozen=True, kw_only=True):
     def sized(self, cores: int, on_gpu: int = 0) -> tuple[int, int]:
         """How many workers with how many threads each: the zeros filled in for a machine of `cores`.
 
-        `on_gpu`: how many may share its GPU; 0 where none is used.
+        `on_gpu`: how many may share its GPUs; 0 where none is used.
         """
         most = min(on_gpu, max(1, cores // max(1, self.threads))) if on_gpu else self._most(cores)
         count = self.max or self.count or most

@@ -149,21 +149,22 @@ def gpu(config: Config) -> Iterator[Finding]:
     """Nothing where none is used, nor while a daemon runs, whose workers have its memory."""
     if _is_held(config) or not fitting.on_gpu(config):
         return
-    room = fitting.room(config)
-    if room == 0:
-        why = f"its free memory seems too little for one worker with {config.workers.model}"
-        yield Finding("gpu", "warn", why, "end what else uses it, or set workers.model to a smaller one")
-    elif room is None:
+    for number, room in (rooms := fitting.room(config)).items():
+        name = f"gpu {number}"
+        if room:
+            yield Finding(name, "ok", f"has memory for {room} workers, of {fitting.MOST} at most")
+        else:
+            why = f"its free memory seems too little for one worker with {config.workers.model}"
+            yield Finding(name, "warn", why, "end what else uses it, or set workers.model to a smaller one")
+    if not rooms:
         said = "nobody tells its free memory: one worker, where workers.count is 0"
         yield Finding("gpu", "ok", f"{said}; `whisperd bench` finds how many are best")
-    else:
-        yield Finding("gpu", "ok", f"has memory for {room} workers, of {fitting.MOST} at most")
 
 
 def _shared_out(config: Config) -> str:
     if _is_held(config) and not (config.workers.count or config.workers.max):
         return "as many workers as the GPU had memory for when the daemon began"
-    count, threads = config.workers.sized(cores(), fitting.on_gpu(config))
+    count, threads = config.workers.sized(cores(), len(fitting.on_gpu(config)))
     return f"workers x threads on {cores()} cores: {count} x {threads}"
 
 

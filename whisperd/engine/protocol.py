@@ -22,6 +22,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     threads: int
     engine: Literal["auto", "whisper.cpp", "ctranslate2"] = "whisper.cpp"
     gpu: bool = True
+    card: str = ""  # the GPU, by its number; "": whichever CUDA takes
     nice: int = 10
     max_memory_bytes: int = 0  # address space; 0 = by the machine's memory, or no limit with a GPU
     max_file_bytes: int = 0  # of any file it writes, so of the decoded audio; 0 = no limit
