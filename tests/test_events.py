@@ -5,8 +5,9 @@ import weakref
 from contextlib import ExitStack
 
 import pytest
+from msgspec.structs import replace
 
-from whisperd.events import BACKLOG, Event, Events
+from whisperd.events import BACKLOG, Event, Events, tells_an_end
 from whisperd.task import Audio, Kind, Options, State, Task
 
 
@@ -162,6 +163,20 @@ async def test_what_a_listener_does_not_want_neither_wakes_it_nor_costs_its_back
 
         assert await heard(choosy) == [7]
         assert not choosy.fell_behind
+
+
+@running
+async def test_who_waits_for_ends_is_woken_once_for_each(events):
+    """All that is told with the last chunk has the task as it is then: its files were removed three times."""
+    running_task, ended = (replace(about("a").task, state=state) for state in ("processing", "completed"))
+    with events.subscribe(wants=tells_an_end) as of_ends:
+        for kind, task in [
+            ("task", running_task), ("segment", ended), ("progress", ended), ("task", ended), ("left", ended),
+        ]:  # fmt: skip
+            events.publish(Event(kind, task))
+        events.close()
+
+        assert [(event.kind, event.task) async for event in of_ends] == [("task", ended)]
 
 
 @running

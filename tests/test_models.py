@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -249,14 +250,34 @@ def test_a_model_that_was_replaced_or_removed_is_not_told_from_memory(folder):
     path = put(folder, "mine")
     store = ModelStore(Config(storage=Storage(models_dir=str(folder))))
     before = [asyncio.run(store.multilingual("mine")) for _ in range(2)]
+    found = [asyncio.run(store.find("mine")) for _ in range(2)]
     put(folder, "mine", struct.pack("<Ii", 0x67676D6C, 51864) + b"weights")
+    (folder / "models.json").unlink()  # else it would be damaged: somebody put another file in its place
 
     after = asyncio.run(store.multilingual("mine"))
+    found_after = asyncio.run(store.find("mine"))
     path.unlink()
 
     assert (before, after) == ([True, True], False)
-    with pytest.raises(ModelUnusable):
-        asyncio.run(store.multilingual("mine"))
+    assert found[0] == found[1] != found_after
+    for ask in (store.multilingual, store.find):
+        with pytest.raises(ModelUnusable):
+            asyncio.run(ask("mine"))
+
+
+def test_a_model_that_stays_as_it_is_is_found_without_a_thread(folder):
+    put(folder, "mine")
+    store = ModelStore(Config(storage=Storage(models_dir=str(folder))))
+
+    async def again():
+        await store.find("mine")
+        asyncio.get_running_loop().set_default_executor(nobody)
+        return await store.find("mine")
+
+    nobody = ThreadPoolExecutor(1)
+    nobody.shutdown()
+
+    assert asyncio.run(again()).path == str(folder / "ggml-mine.bin")
 
 
 def test_another_file_under_the_name_is_noticed(folder):

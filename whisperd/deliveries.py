@@ -19,9 +19,9 @@ from typing import Protocol, TypeVar
 import structlog
 
 from whisperd.delivery import GONE, Delivery, Reply
-from whisperd.events import Events
+from whisperd.events import Event, Events, tells_an_end
 from whisperd.outbox import Outbox
-from whisperd.task import FINAL, StorageBusy, StorageFailed, StorageFull
+from whisperd.task import StorageBusy, StorageFailed, StorageFull
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -110,12 +110,10 @@ class Deliveries:
     async def _listen(self) -> None:
         """Events are hints: after having fallen behind there may be more to do than was heard of."""
         while not self._events.closed:
-            with self._events.subscribe() as subscription:
+            with self._events.subscribe(wants=_may_be_told) as subscription:
                 self.wake()
-                async for event in subscription:
-                    ended = event.kind == "task" and event.task.state in FINAL
-                    if ended or event.kind == "finding":
-                        self.wake()
+                async for _ in subscription:
+                    self.wake()
 
     async def _take_over(self) -> None:
         if (endpoints := self._endpoints) is not None:
@@ -204,3 +202,7 @@ class Deliveries:
                 return await verb()
             except _TROUBLES:
                 await asyncio.sleep(STORAGE_SECONDS)
+
+
+def _may_be_told(event: Event) -> bool:
+    return event.kind == "finding" or tells_an_end(event)

@@ -12,7 +12,7 @@ from typing import Literal
 
 from msgspec import Raw, Struct, field
 
-from whisperd.task import Segment, Task
+from whisperd.task import FINAL, Segment, Task
 
 BACKLOG = 256  # events a subscriber may be behind
 
@@ -30,6 +30,11 @@ class Event(Struct, frozen=True):
     segments: Sequence[Segment] = ()
     findings: Sequence[Raw] = ()  # JSON
     words: list[str] = field(default_factory=list)  # as the first listener put it, for all others to repeat
+
+
+def tells_an_end(event: Event) -> bool:
+    """Of what is told with the last chunk of a task, one event alone does."""
+    return event.kind == "task" and event.task.state in FINAL
 
 
 class Subscription:

@@ -9,7 +9,7 @@ from time import monotonic
 import structlog
 
 from whisperd.config import Retention
-from whisperd.events import Events
+from whisperd.events import Events, tells_an_end
 from whisperd.history import History
 from whisperd.outbox import Outbox
 from whisperd.queue import SqliteQueue
@@ -91,8 +91,7 @@ async def _index(queue: SqliteQueue, wanted: bool) -> bool:
 async def tidy(events: Events, spool: Spool) -> None:
     """Remove at once what a task that is over does not need. A hint missed here is made up for at start."""
     while not events.closed:
-        with events.subscribe() as subscription:
+        with events.subscribe(wants=tells_an_end) as subscription:
             async for event in subscription:
-                if event.task.state in FINAL:
-                    decoded_only = event.task.error is None or event.task.error.code not in _HOPELESS
-                    await asyncio.to_thread(spool.discard, [event.task.id], decoded_only=decoded_only)
+                decoded_only = event.task.error is None or event.task.error.code not in _HOPELESS
+                await asyncio.to_thread(spool.discard, [event.task.id], decoded_only=decoded_only)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -32,12 +32,13 @@ class ModelStore:
     def __init__(self, config: Config) -> None:
         self._folder = config.models_dir
         self._sound: dict[tuple[str, int, int], Model] = {}
-        self._looks = _Remembered(self._stamp, self._look)
-        self._hashes = _Remembered(self._stamp, self._known_sha256)
+        self._looks = _Remembered(self._stamp, _together(self._look))
+        self._hashes = _Remembered(self._stamp, _together(self._known_sha256))
+        self._models = _Remembered(self._stamp, self._looked_for)
 
     async def find(self, name: str) -> Model:
-        """The model file, as it was when it came here. Raises ModelUnusable."""
-        return await asyncio.to_thread(self._find, name)
+        """The model file, as it was when it came here. Raises ModelUnusable. Costs a stat, as a rule."""
+        return await self._models.ask(name)
 
     async def multilingual(self, name: str) -> bool:
         """Whether the model knows more than English. Raises ModelUnusable. Costs a stat, as a rule."""
@@ -54,6 +55,10 @@ class ModelStore:
     async def installed(self) -> Mapping[str, float]:
         """When each model came here, by name: Unix seconds."""
         return await asyncio.to_thread(self._list)
+
+    async def _looked_for(self, name: str) -> Model:
+        """By itself: to hash a large file takes seconds, for which nobody else shall wait."""
+        return await asyncio.to_thread(self._find, name)
 
     def _list(self) -> Mapping[str, float]:
         found = {}
@@ -126,13 +131,15 @@ class ModelStore:
 class _Remembered(Generic[Found]):
     """What a look at a model's file finds, for as long as the file stays as it is.
 
-    Each submission asks: a hop to a thread takes far longer than a stat. None, and what is raised, may be
-    otherwise the next time, and is not kept.
+    Each submission asks, and each chunk: a hop to a thread takes far longer than a stat. None, and what is
+    raised, may be otherwise the next time, and is not kept.
     """
 
-    def __init__(self, stamp: Callable[[str], _Stamp | None], look: Callable[[str], Found]) -> None:
+    def __init__(
+        self, stamp: Callable[[str], _Stamp | None], look: Callable[[str], Awaitable[Found]]
+    ) -> None:
         self._stamp = stamp
-        self._looks = Together(partial(_of_each, look), ASKED_AT_ONCE)
+        self._look = look
         self._found: dict[str, tuple[_Stamp, Found]] = {}  # by name: as many as there are files at most
 
     async def ask(self, name: str) -> Found:
@@ -141,10 +148,15 @@ class _Remembered(Generic[Found]):
             self._found.pop(name, None)
         elif (known := self._found.get(name)) and known[0] == stamp:
             return known[1]
-        found: Found = await self._looks.ask(name)
+        found = await self._look(name)
         if stamp is not None and found is not None:
             self._found[name] = stamp, found
         return found
+
+
+def _together(look: Callable[[str], Found]) -> Callable[[str], Awaitable[Found]]:
+    """The look, on a thread, of many who ask at once."""
+    return Together(partial(_of_each, look), ASKED_AT_ONCE).ask
 
 
 async def _of_each(look: Callable[[str], object], names: Sequence[str]) -> Sequence[object]:

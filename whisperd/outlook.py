@@ -20,7 +20,7 @@ from typing import NamedTuple, Protocol
 import structlog
 from msgspec.structs import replace
 
-from whisperd.events import Event, Events
+from whisperd.events import Event, Events, tells_an_end
 from whisperd.forecast.line import Forecast, InWork, Line, Span, Standing
 from whisperd.forecast.play import forecast
 from whisperd.forecast.speeds import Measurements, Speeds
@@ -167,7 +167,7 @@ class Outlook:
         """Find out what became of the promises. Those that a restart, or a missed event, leaves are lost."""
 
         def is_promised(event: Event) -> bool:
-            return event.kind == "task" and event.task.state in FINAL and event.task.id in self._promises
+            return tells_an_end(event) and event.task.id in self._promises
 
         while not events.closed:
             with events.subscribe(wants=is_promised) as subscription:

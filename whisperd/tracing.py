@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import structlog
 
 from whisperd import __version__, config
-from whisperd.events import Event, Events
+from whisperd.events import Events, tells_an_end
 from whisperd.history import History
-from whisperd.task import FINAL, Task, TaskError
+from whisperd.task import Task, TaskError
 from whisperd.timeline import Moment, Timeline
 
 if TYPE_CHECKING:  # it costs memory, and need not be installed
@@ -99,7 +99,7 @@ class Tracing:
     async def follow(self, events: Events, history: History) -> None:
         """Make the spans of each task that ends; and of those that ended while nobody was listening."""
         while not events.closed:
-            with events.subscribe(wants=_is_over) as subscription:
+            with events.subscribe(wants=tells_an_end) as subscription:
                 await self._catch_up(history)
                 async for event in subscription:
                     await self._tell(event.task, history)
@@ -179,10 +179,6 @@ async def _aside(work: Callable[[], None]) -> None:
 
     threading.Thread(target=run, name="traces", daemon=True).start()
     await asyncio.wrap_future(done)
-
-
-def _is_over(event: Event) -> bool:
-    return event.kind == "task" and event.task.state in FINAL
 
 
 def _about(task: Task, timeline: Timeline) -> Iterator[tuple[str, str | int | bool]]:

@@ -205,7 +205,7 @@ class WorkerPool:
         at most where the hint was missed.
         """
         while not self._events.closed:
-            with self._events.subscribe() as subscription:
+            with self._events.subscribe(wants=lambda event: event.kind in ("task", "left")) as subscription:
                 async for event in subscription:
                     if event.task.state in FINAL or event.kind == "left":
                         self._abort(event.task)

@@ -51,6 +51,14 @@ def test_the_kills_of_our_own_group_count_where_it_counts_them(kernel, files, ki
     assert memory.kernel_kills(*kernel(**files)) == kills
 
 
+def test_each_look_tells_how_many_were_killed_by_then(kernel, tmp_path):
+    files = kernel(cgroup="0::/a\n", **{"a/memory.events": "oom_kill 3\n"})
+    before = memory.kernel_kills(*files)
+    (tmp_path / "groups/a/memory.events").write_text("oom_kill 4\n")
+
+    assert (before, memory.kernel_kills(*files)) == (3, 4)
+
+
 def test_it_reads_the_files_of_this_machine():
     assert memory.total_bytes() > 2**27
     assert memory.kernel_kills() >= 0

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 _PROC, _CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
@@ -44,11 +45,17 @@ def kernel_kills(proc: Path = _PROC, cgroups: Path = _CGROUPS) -> int:
 
     The group's own file counts kills by any limit above it too (cgroup-v2.rst, memory.events).
     """
+    return next(iter(_counted(_counting(proc, cgroups), "oom_kill")), 0)
+
+
+@cache
+def _counting(proc: Path, cgroups: Path) -> Path:
+    """The file that counts them. It is asked for at each sign of life of a child, so looked for once."""
     for group in _groups(proc, cgroups):
         for file in (group / "memory.events", group / "memory.oom_control"):
-            if found := _counted(file, "oom_kill"):
-                return found[0]
-    return next(iter(_counted(proc / "vmstat", "oom_kill")), 0)
+            if _counted(file, "oom_kill"):
+                return file
+    return proc / "vmstat"
 
 
 def _groups(proc: Path, cgroups: Path) -> Iterator[Path]:

@@ -15,6 +15,7 @@ from time import monotonic
 
 import structlog
 
+from whisperd.events import tells_an_end
 from whisperd.job import Job
 from whisperd.outbound import AnswerTooLarge, OutboundError, UrlRefused
 from whisperd.redis_queue import formats
@@ -26,7 +27,6 @@ from whisperd.redis_queue.reports import Reports
 from whisperd.s3 import S3Error, S3NotFound
 from whisperd.spool import TooLarge
 from whisperd.task import (
-    FINAL,
     ModelUnusable,
     QueueAway,
     State,
@@ -269,7 +269,7 @@ class Bridge:
     async def _listen(self) -> None:
         """Events are hints: after having fallen behind there may be more to tell than was heard of."""
         while not self._own.events.closed:
-            with self._own.events.subscribe(wants=lambda event: event.task.state in FINAL) as subscription:
+            with self._own.events.subscribe(wants=tells_an_end) as subscription:
                 self._over.set()
                 async for _ in subscription:
                     self._over.set()
