@@ -164,7 +164,7 @@ ALLOWED = {
         *("task", "config", "logs", "malloc", "notify", "reload", "models", "db", "worker_pool", "routes"),
         *("archive", "arrival", "housekeeping", "listening", "machine", "upkeep", "deliveries", "webhooks"),
         *("keys", "links", "sessions", "minutes", "outbound", "s3", "buckets", "sources", "results"),
-        *("lag", "tracing"),
+        *("lag", "tracing", "pace"),
         *("sharing", "redis_queue", "drain", "redacting"),
         *("detector", "rulebooks", "searcher"),
         "brokers",

@@ -38,6 +38,7 @@ from whisperd.machine import Machine, machine
 from whisperd.minutes import Minutes
 from whisperd.notify import Notifier
 from whisperd.outbound import Outbound
+from whisperd.pace import Pace
 from whisperd.redacting import Redacting
 from whisperd.redis_queue.client import RedisMissing, RedisUnusable
 from whisperd.reload import changes, merged
@@ -446,6 +447,7 @@ def _services(
         backup_results=parts.backup_results,
         counts=parts.counts,
         lag=Lag(parts.counts.lagged),
+        pace=shared.pace if shared else Pace(),
         links=links.opened(parts.config, redacting, parts.clock.cautious),
         tracing=tracing,
         sweep=upkeep.sweep,

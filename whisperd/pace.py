@@ -8,10 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from time import monotonic
+from typing import Protocol
 
 from whisperd.task import RateLimited
 
 MINUTE = 60.0  # seconds
+
+
+class Pacing(Protocol):
+    """Whoever counts the submissions: this host alone, or all that share a queue."""
+
+    async def count(self, tenant: str, per_minute: int) -> None: ...  # raises RateLimited; 0: no limit
 
 
 class Pace:
@@ -35,6 +42,10 @@ class Pace:
         self._full_at[tenant] = self._after_one_more(tenant, per_minute)
         if len(self._full_at) > self._most:
             self._forget(self._now())
+
+    async def count(self, tenant: str, per_minute: int) -> None:
+        """As `take`."""
+        self.take(tenant, per_minute)
 
     def check(self, tenant: str, per_minute: int) -> None:
         """Raises RateLimited as `take` would now, and counts nothing."""

@@ -81,6 +81,10 @@ class SqliteQueue:
         self._index_damaged = False  # as a search has found
         self.measurements = Measurements()  # of the work, as its holders tell
 
+    @property
+    def rules(self) -> Rules:
+        return self._rules
+
     def reload(self, rules: Rules) -> None:
         """Go by other rules from the next verb on; what runs already goes on, what waits is ordered anew."""
         self._rules = rules

@@ -24,6 +24,7 @@ from whisperd.redis_queue.forgetting import Forgetting
 from whisperd.redis_queue.intake import Intake
 from whisperd.redis_queue.ledger import Ledger
 from whisperd.redis_queue.link import Link
+from whisperd.redis_queue.pacing import SharedPace
 from whisperd.redis_queue.parts import Common, Own
 from whisperd.redis_queue.recall import Recall
 from whisperd.redis_queue.shared_queue import SharedQueue
@@ -44,6 +45,7 @@ class Sharing:
     recall: Recall
     census: Census
     queue: TaskQueue  # as the outside sees it
+    pace: SharedPace
     forgetting: Forgetting
 
     def share(self) -> Share:
@@ -94,7 +96,9 @@ async def sharing(parts: Machine, sources: Sources) -> AsyncIterator[Sharing | N
         recall = Recall(own, common, bridge.held, config.redis.lock_seconds)
         # As the settings are then: a reload changes them.
         forgetting = Forgetting(board, storage, lambda: parts.config.retention, parts.clock.cautious)
-        yield Sharing(link, bridge, follower, recall, Census(board), cast(TaskQueue, queue), forgetting)
+        pace = SharedPace(link, config.redis.prefix)
+        outside = cast(TaskQueue, queue)
+        yield Sharing(link, bridge, follower, recall, Census(board), outside, pace, forgetting)
     finally:
         await link.close()
 

@@ -20,6 +20,7 @@ from whisperd.config import Redis as Settings
 from whisperd.job import Depth, Job
 from whisperd.redis_queue.index import LOOK_AT, Index, Row
 from whisperd.redis_queue.link import ANSWER_SECONDS, Link
+from whisperd.redis_queue.room import Asked, Room
 from whisperd.task import QueueAway
 
 if TYPE_CHECKING:
@@ -150,6 +151,7 @@ class Board:
         self._name_seconds = max(3600, round(max(keep_hours) * 3600))
         self._keep_options = {"removeOnComplete": self._keep[0], "removeOnFail": self._keep[1]}
         self._index = Index(link, self._key)
+        self._room = Room(link, self._queue, settings.prefix)
         self._prefix = settings.prefix
         self._beat = link.client.register_script(_BEAT)
         self._cancel = link.client.register_script(_CANCEL)
@@ -285,6 +287,7 @@ class Board:
             done = await self._put_back(keys, [held.id, held.token, self._lock_ms, *flat])
         if done:
             await self._index.note(held.id, int(fields.get("timestamp", 0)))
+            await self._room.note([held.id])
         return bool(done)
 
     async def serve(self) -> None:
@@ -307,11 +310,26 @@ class Board:
             wait, paused, active, prioritized, delayed, due, served = await pipe.execute()
         return Depth(wait + paused + prioritized + due, delayed - due, active, bool(served or active))
 
-    async def add(self, job_id: str, name: str, data: Mapping[str, Any], **options: Any) -> None:
-        """With the id of one that is there already nothing is added."""
-        async with self._link.asking():
-            job = await self._queue.add(name, data, {"jobId": job_id, **self._keep_options, **options})
+    async def add(
+        self, job_id: str, name: str, data: Mapping[str, Any], asked: Asked | None = None, **options: Any
+    ) -> None:
+        """With the id of one that is there already nothing is added.
+
+        Raises QueueFull, TenantQueueFull where there is not the room that is `asked` for.
+        """
+        from bullmq import Job as BullJob
+
+        job = BullJob(self._queue, name, data, {"jobId": job_id, **self._keep_options, **options})
+        await self._room.add(job, asked)
         await self._index.note(job_id, job.timestamp)
+
+    async def check_room(self, asked: Asked) -> None:
+        """Raises as `add` would now."""
+        await self._room.check(asked)
+
+    async def plan_of(self, tenant: str) -> str | None:
+        """The one that its submissions, to whichever host, have named last."""
+        return await self._room.plan_of(tenant)
 
     async def standing(self, ids: Sequence[str]) -> Sequence[Standing]:
         """What has become of these jobs; gone: Redis does not know them."""
@@ -387,9 +405,17 @@ class Board:
     def _listed(self, row: Row) -> Listed | None:
         return Listed(row.at, self._seen(row.id, row.data, _state(row.data))) if row.data else None
 
+    async def note(self, ids: Sequence[str]) -> None:
+        """Something has happened to these jobs."""
+        await self._room.note(ids)
+
     async def tidy(self) -> None:
         """Take out of lists some of what Redis has forgotten; by and by, all."""
-        await self._index.tidy()
+        await self._room.note(await self._index.tidy())
+
+    async def tidy_tenants(self) -> None:
+        """See how some of their jobs stand, of all queues."""
+        await self._room.tidy()
 
     async def news(self, after: str) -> News:
         """Wait for what happens to jobs; of much, the first. `after`: where it left off, "$": from now on."""
@@ -424,15 +450,13 @@ class Board:
                 await self._cancel([self._key(name) for name in names], [job_id, round(time() * 1000)])
             )
 
-    async def retry(self, name: str) -> None:
-        """One that failed waits again. Raises LostJob for another."""
+    async def retry(self, name: str, asked: Asked) -> None:
+        """One that failed waits again. Raises LostJob for another, QueueFull, TenantQueueFull."""
         job_id = await self._id_of(name)
         async with self._link.asking():
             data = await self._queue.backend.getJobData(job_id)
-            if not data:
-                raise LostJob(job_id)
-            job = _job(self._queue, data, job_id)
-            await _fenced(job.retry("failed", {"resetAttemptsMade": True}))
+        if not data or not await self._room.retry(_job(self._queue, data, job_id), asked):
+            raise LostJob(job_id)
 
     def _seen(self, job_id: str, data: Mapping[str, str], state: str) -> Seen:
         job = _job(self._queue, data, job_id)

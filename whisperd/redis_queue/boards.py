@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from whisperd.config import Redis as Settings
 from whisperd.job import Depth, Job
 from whisperd.redis_queue.board import Board, Listed, LostJob, Seen, Standing, Taken, Verdict
+from whisperd.redis_queue.room import Asked
 
 
 class Boards:
@@ -108,6 +109,7 @@ class Boards:
     async def tidy(self) -> None:
         for board in self.each().values():
             await board.tidy()
+        await self._base.tidy_tenants()
 
     async def serve(self) -> None:
         """Say that this host takes from its queues."""
@@ -116,8 +118,20 @@ class Boards:
 
     # --- who submits and looks ---
 
-    async def add(self, job_id: str, name: str, data: Mapping[str, Any], **options: Any) -> None:
-        await self._board(self.queue_for(data)).add(job_id, name, data, **options)
+    async def add(
+        self, job_id: str, name: str, data: Mapping[str, Any], asked: Asked | None = None, **options: Any
+    ) -> None:
+        board = self._board(self.queue_for(data))
+        await board.add(job_id, name, data, asked and self._of_all(asked), **options)
+
+    async def check_room(self, asked: Asked) -> None:
+        await self._base.check_room(self._of_all(asked))
+
+    async def plan_of(self, tenant: str) -> str | None:
+        return await self._base.plan_of(tenant)
+
+    def _of_all(self, asked: Asked) -> Asked:
+        return replace(asked, queues=tuple(self._boards))
 
     async def name(self, job: Job | Seen, task_id: str) -> None:
         await self._of(job).name(job.id, task_id)
@@ -153,8 +167,8 @@ class Boards:
     async def change(self, name: str, fields: Mapping[str, Any], priority: int) -> None:
         await self._first(lambda board: board.change(name, fields, priority))
 
-    async def retry(self, name: str) -> None:
-        await self._first(lambda board: board.retry(name))
+    async def retry(self, name: str, asked: Asked) -> None:
+        await self._first(lambda board: board.retry(name, self._of_all(asked)))
 
     async def _first(self, verb: Callable[[Board], Any]) -> None:
         """Of the queue that has the job. Raises LostJob: none has, or it is in another state."""

@@ -39,6 +39,7 @@ class Follower:
         while True:
             try:
                 place, changed, ended = await board.news(place)
+                await board.note([*changed, *ended])
                 for job_id in changed:
                     await self._tell(board, job_id)
                 if ended:

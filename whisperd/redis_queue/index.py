@@ -61,8 +61,10 @@ class Index:
                 await self._forget([self._name], [self._key(""), *gone])
         return [Row(job_id, int(at), data) for (job_id, at), data in zip(rows, hashes, strict=True)]
 
-    async def tidy(self) -> None:
-        """Take out those of the next TIDY_AT_ONCE that Redis has forgotten."""
+    async def tidy(self) -> Sequence[str]:
+        """Look at the next TIDY_AT_ONCE, and take out those that Redis has forgotten. Returns all of them."""
         async with self._link.asking() as client:
             self._cursor, rows = await client.zscan(self._name, self._cursor, count=TIDY_AT_ONCE)
-            await self._forget([self._name], [self._key(""), *(job_id for job_id, _ in rows)])
+            ids = [str(job_id) for job_id, _ in rows]
+            await self._forget([self._name], [self._key(""), *ids])
+        return ids

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -19,9 +20,11 @@ from whisperd.redis_queue import formats
 from whisperd.redis_queue.board import LostJob, Seen
 from whisperd.redis_queue.client import RedisAway
 from whisperd.redis_queue.parts import Common, Own
+from whisperd.redis_queue.room import Asked
 from whisperd.s3 import S3Error
 from whisperd.task import (
     FINAL,
+    NO_LIMITS,
     START,
     Change,
     IdempotencyConflict,
@@ -30,6 +33,7 @@ from whisperd.task import (
     ListQuery,
     Mark,
     NewTask,
+    NoRoom,
     QueueAway,
     Segment,
     State,
@@ -64,7 +68,24 @@ class SharedQueue:
     ) -> Limits:
         if trouble := self._board.trouble:
             raise RedisAway(trouble)
-        return await self._local.check_room(tenant, plan, kind)
+        if kind is not Kind.TRANSCRIPTION:
+            return await self._local.check_room(tenant, plan, kind)
+        limits = NO_LIMITS if tenant is None else await self.limits(tenant, plan)
+        await self._board.check_room(self._asked(tenant, plan, limits))
+        return limits
+
+    async def limits(self, tenant: str, plan: str | None = None) -> Limits:
+        """By the plan that was named last to any host; where none can be asked, to this one."""
+        with suppress(QueueAway):
+            plan = plan or await self._board.plan_of(tenant)
+        return await self._local.limits(tenant, plan)
+
+    async def per_minute(self, tenant: str, plan: str | None = None) -> int:
+        return (await self.limits(tenant, plan)).per_minute if self._local.rules.paced else 0
+
+    def _asked(self, tenant: str | None, plan: str | None, limits: Limits) -> Asked:
+        most = self._local.rules.max_queued
+        return Asked(tenant=tenant, plan=plan, queued=limits.queued, max_queued=most)
 
     async def first_of_key(self, new: NewTask) -> Task | None:
         """Not known before it is submitted: keys are in Redis, where to ask for one is to take it."""
@@ -78,7 +99,11 @@ class SharedQueue:
             url = await self._storage.keep_audio(new.id, self._spool.audio(new.id))
         except S3Error as error:
             raise RedisAway(f"nothing can be accepted: {error}") from error
-        await self._add(new, url)
+        try:
+            await self._add(new, url)
+        except NoRoom:
+            await self._forget_audio(url)
+            raise
         task = await self._of_job(new.id)
         if task is None:
             raise RedisAway("the shared queue has forgotten what it was told")
@@ -87,8 +112,14 @@ class SharedQueue:
 
     async def _add(self, new: NewTask, url: str) -> None:
         data, options = formats.to_job(new, url), formats.to_options(new)
-        await self._board.add(new.id, formats.NAME, data, **options)
+        asked = self._asked(new.tenant, new.plan, await self.limits(new.tenant, new.plan))
+        await self._board.add(new.id, formats.NAME, data, asked, **options)
         await self._remember(Submitted(id=new.id, data=data, options=options, server=self._board.server))
+
+    async def _forget_audio(self, url: str) -> None:
+        """Of what was refused. What cannot be removed goes with what no task has."""
+        with suppress(S3Error):
+            await self._storage.remove([key for key in [self._storage.key_of(url)] if key])
 
     async def _remember(self, job: Submitted) -> None:
         """Until it is over, so that it can be told to a Redis that has lost it."""
@@ -181,8 +212,9 @@ class SharedQueue:
         task = await self.get(task_id)
         if task.state not in (State.FAILED, State.CANCELLED) or self._holds(task_id):
             raise WrongState(f"task {task_id} is {task.state}: it cannot be retried")
+        asked = self._asked(task.tenant, plan, await self.limits(task.tenant, plan))
         try:
-            await self._board.retry(task_id)
+            await self._board.retry(task_id, asked)
         except LostJob:
             return await self._local.retry(task_id, plan)
         seen = await self._board.look(task_id)

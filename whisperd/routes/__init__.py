@@ -34,7 +34,7 @@ from whisperd.minutes import Minutes
 from whisperd.muting import Muting
 from whisperd.outbox import Outbox
 from whisperd.outlook import Outlook
-from whisperd.pace import Pace
+from whisperd.pace import Pace, Pacing
 from whisperd.redacting import Redacting
 from whisperd.searcher import Searcher
 from whisperd.sessions import Sessions
@@ -135,7 +135,7 @@ class Services:
     counts: Counts = field(default_factory=Counts)
     lag: Lag = field(default_factory=Lag)
     attendance: Attendance = field(default_factory=Attendance)
-    pace: Pace = field(default_factory=Pace)
+    pace: Pacing = field(default_factory=Pace)
     wrong_keys: Pace = field(default_factory=lambda: Pace(of="wrong keys"))  # at the sign-in, by address
     lately: Lately = field(default_factory=Lately)  # statistics, as WebSockets are told them
     links: Links | None = None  # there is no bucket for them

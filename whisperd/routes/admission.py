@@ -51,4 +51,4 @@ async def admit_again(request: Request, task: Task) -> None:
 async def _keep_pace(request: Request, tenant: str | None, plan: str | None) -> None:
     here = services(request)
     if tenant is not None:
-        here.pace.take(tenant, await here.queue.per_minute(tenant, plan))
+        await here.pace.count(tenant, await here.queue.per_minute(tenant, plan))

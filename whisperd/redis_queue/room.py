@@ -1,0 +1,225 @@
+"""How much may wait in the queues that hosts share, of all and of each tenant: counted where it is added.
+
+BullMQ knows how many jobs wait, and of no tenant. So each tenant has a sorted set beside BullMQ's keys: its
+jobs, as "queue:id", by how they stand. What BullMQ's own scripts do to them is noted when it is heard of,
+looked up before anything is refused, and gone through again and again. The question for room and the addition
+are one script, so that of two hosts one gets the last place. Jobs that Node adds are of no tenant here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from random import randrange
+from time import time
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from msgspec import Struct
+
+from whisperd.redis_queue.link import Link
+from whisperd.task import QueueFull, TenantQueueFull
+
+if TYPE_CHECKING:
+    from bullmq import Job as BullJob
+    from bullmq import Queue
+
+AT_ONCE = 1000  # jobs that are gone through: for so many Redis does nothing else, some 4 ms
+LOOKED_AT = 250  # those that are thought to wait, before a tenant is refused
+TENANTS_AT_ONCE = 10  # that are gone through with one sweep
+
+# How a job stands: 0 it waits, 1 it is at work, 2 it is completed, 3 it has failed, 4 it was cancelled.
+_NOTE = """
+local function standing(base, member)
+  local colon = string.find(member, ':', 1, true)
+  local queue, id = base .. string.sub(member, 1, colon), string.sub(member, colon + 1)
+  local job = redis.call('hmget', queue .. id, 'timestamp', 'processedOn', 'finishedOn', 'failedReason')
+  if not job[1] then return nil end
+  if job[3] then
+    if not redis.call('zscore', queue .. 'failed', id) then return 2 end
+    return job[4] == 'cancelled' and 4 or 3
+  end
+  if not job[2] or redis.call('zscore', queue .. 'prioritized', id)
+    or redis.call('zscore', queue .. 'delayed', id) then return 0 end
+  return 1
+end
+local function restate(base, tenant, member)
+  local set, now = base .. 'whisperd:tenant:' .. tenant, standing(base, member)
+  if now then return redis.call('zadd', set, now, member) end
+  return redis.call('zrem', set, member)
+end
+local function note(base, member)
+  local known, data = pcall(cjson.decode, redis.call('hget', base .. member, 'data') or '')
+  if not known or type(data) ~= 'table' or type(data.task_id) ~= 'string' then return end
+  local tenant = type(data.tenant) == 'string' and data.tenant or 'default'
+  redis.call('sadd', base .. 'whisperd:tenants', tenant)
+  restate(base, tenant, member)
+end
+"""
+_REFUSED = """
+local function waiting(base, tenant)
+  return redis.call('zcount', base .. 'whisperd:tenant:' .. tenant, 0, 0)
+end
+local function refusal(why, asked, queued)
+  local over, tenants = 0, 0
+  for _, name in ipairs(asked.queues) do
+    over = over + redis.call('zcount', asked.base .. name .. ':completed', asked.now - 60000, asked.now)
+  end
+  if why == 'tenant' then
+    for _, tenant in ipairs(redis.call('smembers', asked.base .. 'whisperd:tenants')) do
+      if waiting(asked.base, tenant) > 0 then tenants = tenants + 1 end
+    end
+  end
+  return {why, queued, over, tenants}
+end
+local function refused(asked)
+  local base, queued = asked.base, 0
+  for _, name in ipairs(asked.queues) do
+    local queue = base .. name .. ':'
+    queued = queued + redis.call('llen', queue .. 'wait') + redis.call('llen', queue .. 'paused')
+      + redis.call('zcard', queue .. 'prioritized') + redis.call('zcard', queue .. 'delayed')
+  end
+  if queued >= asked.max_queued then return refusal('all', asked, queued) end
+  if asked.queued == 0 or not asked.tenant then return nil end
+  local n = waiting(base, asked.tenant)
+  if n < asked.queued then return nil end
+  local first = asked.chance % math.max(1, n - asked.looks + 1)
+  local set = base .. 'whisperd:tenant:' .. asked.tenant
+  for _, member in ipairs(redis.call('zrange', set, first, first + asked.looks - 1)) do
+    restate(base, asked.tenant, member)
+  end
+  if waiting(base, asked.tenant) >= asked.queued then return refusal('tenant', asked, asked.queued) end
+end
+"""
+# Around one of BullMQ's: a job that is there already takes no place when it is added again.
+_ADD = """
+local asked = cjson.decode(ARGV[#ARGV])
+local there = redis.call('exists', asked.base .. asked.member) == 1
+if asked.max_queued and (asked.again or not there) then
+  local why = refused(asked)
+  if why then return why end
+end
+local answer = theirs()
+if asked.plan then redis.call('hset', asked.base .. 'whisperd:plans', asked.tenant, asked.plan) end
+note(asked.base, asked.member)
+return answer
+"""
+_CHECK = "return refused(cjson.decode(ARGV[1]))"
+_RESTATE = "for n = 2, #ARGV do note(ARGV[1], ARGV[n]) end"
+_TIDY = """
+for n = 3, #ARGV do restate(ARGV[1], ARGV[2], ARGV[n]) end
+if redis.call('zcard', ARGV[1] .. 'whisperd:tenant:' .. ARGV[2]) == 0 then
+  redis.call('srem', ARGV[1] .. 'whisperd:tenants', ARGV[2])
+end
+"""
+# The keys that each of BullMQ's scripts wants, in its order, as BullMQ gives them.
+_KEYS = {
+    "addStandardJob": "wait paused meta id completed delayed active events marker",
+    "addDelayedJob": "marker meta id delayed completed events",
+    "addPrioritizedJob": "marker meta id prioritized delayed completed active events pc",
+}
+_KEYS_OF_RETRY = "events failed wait meta active marker prioritized pc"  # after that of the job
+
+
+class Asked(Struct, frozen=True, kw_only=True):
+    """For what there has to be room: one more job of a tenant, where so many may wait (`queued` 0: any)."""
+
+    tenant: str | None
+    plan: str | None = None  # that its submission has named
+    queued: int
+    max_queued: int  # of all queues together
+    queues: tuple[str, ...] = ()
+
+
+class Room:
+    """The questions and additions to one queue. Every verb raises QueueAway."""
+
+    def __init__(self, link: Link, queue: Queue, prefix: str) -> None:
+        self._link = link
+        self._queue = queue
+        self._base = f"{prefix}:"
+        register, commands = link.client.register_script, queue.backend.scripts.commands
+        self._guarded = {
+            name: register(f"{_NOTE}{_REFUSED}local function theirs()\n{commands[name].script}\nend{_ADD}")
+            for name in (*_KEYS, "reprocessJob")
+        }
+        self._check = register(f"{_NOTE}{_REFUSED}{_CHECK}")
+        self._restate = register(f"{_NOTE}{_RESTATE}")
+        self._tidy = register(f"{_NOTE}{_TIDY}")
+        self._untidied: list[str] = []  # tenants whose turn comes
+        self._cursor = 0  # in the set of the first of them
+
+    async def check(self, asked: Asked) -> None:
+        """Raises QueueFull, TenantQueueFull, as an addition would now."""
+        async with self._link.asking():
+            why = await self._check(args=[self._asking(asked)])
+        _raise(why)
+
+    async def add(self, job: BullJob, asked: Asked | None) -> None:
+        """What asks for no room always has it. Raises QueueFull, TenantQueueFull: then nothing was added."""
+        scripts, options = self._queue.backend.scripts, job.opts
+        kind = "Delayed" if options.get("delay") else "Prioritized" if options.get("priority") else "Standard"
+        keys = scripts.getKeys(_KEYS[f"add{kind}Job"].split())
+        await self._change(f"add{kind}Job", keys, scripts.addJobArgs(job), job.id, asked)
+
+    async def retry(self, job: BullJob, asked: Asked) -> bool:
+        """One that failed waits again, with all its attempts. False: it is another. Raises as `add`."""
+        keys = self._queue.backend.scripts.getKeys(_KEYS_OF_RETRY.split())
+        args = [job.id, "LPUSH", "failedReason", "failed", 1, 0]
+        key = self._queue.toKey(job.id)
+        return bool(await self._change("reprocessJob", [key, *keys], args, job.id, asked) == 1)
+
+    async def _change(
+        self, verb: str, keys: Sequence[str], args: Sequence[Any], job_id: str, asked: Asked | None
+    ) -> object:
+        asking = self._asking(asked, member=self._member(job_id), again=verb == "reprocessJob")
+        async with self._link.asking():
+            answer = await self._guarded[verb](keys, [*args, asking])
+        _raise(answer)
+        return answer
+
+    def _asking(self, asked: Asked | None, **about: Any) -> bytes:
+        about |= {"base": self._base, "now": round(time() * 1000), "chance": randrange(2**30)}
+        about |= msgspec.structs.asdict(asked) if asked else {}
+        said = {name: value for name, value in about.items() if value is not None}  # nil, not null
+        return msgspec.json.encode({**said, "looks": LOOKED_AT})
+
+    async def plan_of(self, tenant: str) -> str | None:
+        """The one that its submissions have named last."""
+        async with self._link.asking() as client:
+            found = await client.hget(f"{self._base}whisperd:plans", tenant)
+        return None if found is None else str(found)
+
+    async def note(self, ids: Sequence[str]) -> None:
+        """Something may have happened to these jobs, AT_ONCE or so."""
+        if ids:
+            async with self._link.asking():
+                await self._restate(args=[self._base, *map(self._member, ids)])
+
+    async def tidy(self) -> None:
+        """Look at some of the jobs of some tenants, of all queues, for what nobody has heard of."""
+        for _ in range(TENANTS_AT_ONCE):
+            async with self._link.asking() as client:
+                if not self._untidied:
+                    self._untidied = [*map(str, await client.smembers(f"{self._base}whisperd:tenants"))]
+                if not self._untidied:
+                    return
+                tenant = self._untidied[-1]
+                name = f"{self._base}whisperd:tenant:{tenant}"
+                self._cursor, rows = await client.zscan(name, self._cursor, count=AT_ONCE)
+                await self._tidy(args=[self._base, tenant, *(member for member, _ in rows)])
+            if not self._cursor:
+                self._untidied.pop()
+
+    def _member(self, job_id: str) -> str:
+        return f"{self._queue.name}:{job_id}"
+
+
+def _raise(why: Any) -> None:
+    """What a refusal says, as of a queue on one box; nothing for another answer."""
+    if not isinstance(why, list):
+        return
+    kind, queued, over, tenants = why
+    seconds = 60.0 / max(1, min(1000, over))  # until one of them was over, in the last minute
+    if kind == "all":
+        raise QueueFull(f"{queued} tasks are waiting already", seconds)
+    raise TenantQueueFull(f"{queued} tasks of this tenant may wait, and do", seconds * max(1, tenants))
