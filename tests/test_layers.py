@@ -160,10 +160,11 @@ ALLOWED = {
     "sharing": {"task", "job", "config", "machine", "redis_queue", "s3", "sources", "worker_pool"},
     "connections": {"config", "counts", "routes", "http"},
     "listening": {"config", "routes", "http", "connections"},
+    "pulse": {"task", "machine", "notify", "worker_pool"},
     "daemon": {
         *("task", "config", "logs", "malloc", "notify", "reload", "models", "db", "worker_pool", "routes"),
         *("archive", "arrival", "housekeeping", "listening", "machine", "upkeep", "deliveries", "webhooks"),
-        *("keys", "links", "sessions", "minutes", "outbound", "s3", "buckets", "sources", "results"),
+        *("keys", "links", "sessions", "minutes", "outbound", "pulse", "s3", "buckets", "sources", "results"),
         *("lag", "tracing", "pace"),
         *("sharing", "redis_queue", "drain", "redacting"),
         *("detector", "rulebooks", "searcher"),

@@ -12,10 +12,9 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
-from math import inf
 from time import monotonic
 
 import structlog
@@ -39,6 +38,7 @@ from whisperd.minutes import Minutes
 from whisperd.notify import Notifier
 from whisperd.outbound import Outbound
 from whisperd.pace import Pace
+from whisperd.pulse import Pulse
 from whisperd.redacting import Redacting
 from whisperd.redis_queue.client import RedisMissing, RedisUnusable
 from whisperd.reload import changes, merged
@@ -51,18 +51,17 @@ from whisperd.searcher import Searcher
 from whisperd.sessions import Sessions
 from whisperd.sharing import Sharing, check_role, sharing
 from whisperd.sources import Sources
-from whisperd.task import ModelUnusable, State, Stats, StorageBusy, StorageFailed, StorageFull, TaskError
+from whisperd.task import ModelUnusable, StorageBusy, StorageFailed, StorageFull
 from whisperd.tracing import SEND_SECONDS, Tracing, TracingMissing
 from whisperd.upkeep import Upkeep
 from whisperd.webhooks import Webhooks, message
-from whisperd.worker_pool import PoolFailed, WorkerInfo
+from whisperd.worker_pool import PoolFailed
 
 log = structlog.get_logger(__name__)
 BACKUP_SECONDS = 1.5  # for the last one, at least, whatever the pool has left of the grace
 SPANS_SECONDS = 1.0  # for the last traces, at least; no more than a second beyond the grace
 STOP_SECONDS = 60.0  # beyond the grace, for what systemd need not interrupt
 PACKED_BYTES = 16 * 10**6  # a second that a backup takes, about
-PULSE_SECONDS = 5.0  # between two looks whether all is well, at most
 
 # Why a start can fail that is for the operator to read, without a traceback.
 _REASONS = (
@@ -182,9 +181,9 @@ class Daemon:
             lambda: parts.config.risk.max_seconds,
             lambda: parts.pool.paused,
         )
-        self._trouble: str | None = None  # what the last look at database and pool found
+        self._pulse = Pulse(parts, notifier, lambda: self._upkeep.rescuing)
         self._services = _services(
-            parts, ring, self._deliveries, self._upkeep, sources, self._tracing, lambda: self._trouble, shared
+            parts, ring, self._deliveries, self._upkeep, sources, self._tracing, self._pulse, shared
         )
         if (post := self._post) is not None:
             self._services.broker_trouble = lambda: post.trouble
@@ -240,7 +239,7 @@ class Daemon:
             "files": self._upkeep.watch_the_files(),
             "deliveries": self._deliveries.run(),
             "reload": self._reload_when_asked(),
-            "pulse": self._pulse(),
+            "pulse": self._pulse.beat(),
             "outlook": parts.outlook.follow(parts.events),
             "forecast": parts.outlook.paint(),
             "lag": self._services.lag.follow(),
@@ -356,45 +355,6 @@ class Daemon:
         self._webhooks.reload(config)
         self._deliveries.reload(config.listeners)
 
-    async def _pulse(self) -> None:
-        """Tell systemd that all is well, after having looked, and how it goes.
-
-        A look may take a quarter of the watchdog's time, and a failed one is repeated soon: a daemon that
-        stalls for less than half of that time is not killed.
-        """
-        seconds = min(PULSE_SECONDS, (self._notifier.watchdog_seconds or inf) / 4)
-        while True:
-            stats = await self._look(seconds)
-            if stats or self._upkeep.rescuing:
-                self._notifier.watchdog()
-            if stats:
-                self._notifier.status(_status(stats, self._parts.pool.workers()))
-            await asyncio.sleep(seconds if stats else seconds / 5)
-
-    async def _look(self, seconds: float) -> Stats | None:
-        """How it goes; None unless database and pool answer in time: that the disk is full, for example."""
-        stats, trouble = await self._asked(seconds)
-        pool_answers = self._parts.pool.responsive()
-        if trouble and trouble != self._trouble:
-            log.error("the database is in trouble", reason=trouble)
-        if not pool_answers:
-            log.error("the worker pool does not answer")
-        self._trouble = trouble
-        return stats if pool_answers else None
-
-    async def _asked(self, seconds: float) -> tuple[Stats | None, str | None]:
-        """What the database says, and why it cannot be read or written at present."""
-        stats = None
-        try:
-            async with asyncio.timeout(seconds):
-                stats = await self._parts.queue.stats()
-                await self._parts.db.changes()
-        except (StorageFull, StorageBusy) as error:
-            return stats, str(error)
-        except (TaskError, TimeoutError) as error:
-            return None, str(error) or "the database does not answer"
-        return stats, None
-
 
 async def _first(*waits: object) -> None:
     """Return when one of them is done; waits that are ours alone are cancelled, tasks are left alone."""
@@ -414,7 +374,7 @@ def _services(
     upkeep: Upkeep,
     sources: Sources,
     tracing: Tracing | None,
-    pulse_trouble: Callable[[], str | None],
+    pulse: Pulse,
     shared: Sharing | None,
 ) -> Services:
     runs = parts.config.redis.takes_tasks
@@ -437,7 +397,7 @@ def _services(
         check_model=parts.models.multilingual if runs else parts.models.seems_multilingual,
         installed_models=parts.models.installed,
         database_trouble=lambda: parts.db.broken,
-        pulse_trouble=pulse_trouble,
+        pulse_trouble=lambda: pulse.trouble,
         queue_trouble=lambda: shared.link.trouble if shared else None,
         share=lambda: shared.share() if shared else None,
         drain=Drain(parts.queue, parts.pool, shared.bridge if shared else None, runs=runs),
@@ -457,12 +417,6 @@ def _services(
         minutes=Minutes(parts.db, parts.clock.now),
         now=parts.clock.now,
     )
-
-
-def _status(stats: Stats, workers: Sequence[WorkerInfo]) -> str:
-    waiting, running = (stats.by_state[state] for state in (State.QUEUED, State.PROCESSING))
-    ready = sum(worker.is_up for worker in workers)
-    return f"{waiting} queued, {running} processing, {ready} of {len(workers)} workers ready"
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:
