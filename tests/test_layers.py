@@ -128,7 +128,7 @@ ALLOWED = {
     # the queue that several hosts share
     "redis_queue": {
         *("task", "job", "config", "db", "sql", "events", "queue", "shown", "spool", "transcript"),
-        *("outbound", "s3", "buckets", "sources", "turns"),
+        *("outbound", "s3", "buckets", "sources", "turns", "look", "detections", "rulebooks"),
     },
     "links": {"task", "config", "s3", "buckets", "redacting", "transcript"},
     "brokers": {"config", "delivery"},
@@ -157,7 +157,17 @@ ALLOWED = {
         *("counts", "fitting"),
     },
     "upkeep": {"task", "engine", "gpu", "minutes", "archive", "housekeeping", "machine"},
-    "sharing": {"task", "job", "config", "machine", "redis_queue", "s3", "sources", "worker_pool"},
+    "sharing": {
+        "task",
+        "job",
+        "config",
+        "detections",
+        "machine",
+        "redis_queue",
+        "s3",
+        "sources",
+        "worker_pool",
+    },
     "connections": {"config", "counts", "routes", "http"},
     "listening": {"config", "routes", "http", "connections"},
     "pulse": {"task", "machine", "notify", "worker_pool"},

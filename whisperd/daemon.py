@@ -378,12 +378,12 @@ def _services(
     shared: Sharing | None,
 ) -> Services:
     runs = parts.config.redis.takes_tasks
-    redacting = Redacting(shared.queue, parts.detections) if shared else parts.redacting
+    redacting = Redacting(shared.queue, shared.detections) if shared else parts.redacting
     return Services(
         queue=shared.queue if shared else parts.queue,
         events=parts.events,
         history=parts.history,
-        detections=parts.detections,
+        detections=shared.detections if shared else parts.detections,
         redacting=redacting,
         muting=parts.muting,
         searcher=parts.searcher,

@@ -7,12 +7,31 @@ from typing import Literal, NamedTuple
 import msgspec
 from msgspec import Raw, Struct
 
-from whisperd.task import Detection, Problem, Segment, Task
+from whisperd.task import Detection, Kind, NewTask, Problem, Segment, Task
 
+RULES = "rules"  # where other tasks name their model
 NO_TRANSCRIPT = "no_transcript"  # the code of the problem that there is none to look through
 MISSING = Problem(NO_TRANSCRIPT, "there is no transcript: its task failed, was cancelled or is gone")
 CLOSE = 1.0  # seconds that a place moves at most when its transcript is corrected, where words had times
 Standing = Literal["awaited", "completed"]  # of the looks through a transcript
+
+
+def after(new: NewTask, task_id: str, asked: Detection, rules: str | None = None) -> NewTask:
+    """The task that looks through the transcript of this one."""
+    return NewTask(
+        id=task_id,
+        kind=Kind.RISK_DETECTION,
+        audio=new.audio,
+        model=RULES,
+        priority=new.priority,
+        tenant=new.tenant,
+        max_retries=new.max_retries,
+        callback_url=new.callback_url,
+        metadata=new.metadata,
+        detection=asked,
+        transcript=new.id,
+        rules=rules,
+    )
 
 
 class Look(Struct, frozen=True, kw_only=True):
@@ -68,6 +87,16 @@ class Kept(NamedTuple):
     task: Task
     report: str  # JSON, a whisperd.risk.report.Document
     edit: str | None  # the token of the correction in which; None: in the original
+
+
+class Ended(Struct, frozen=True, kw_only=True):
+    """A look that was submitted with its transcript and is over, whole: as other hosts are told of it."""
+
+    task: Task
+    asked: Detection
+    rules: str | None  # SHA-256 of those that were sent with it
+    report: str | None  # JSON, a whisperd.risk.report.Document; None: it is not completed
+    edit: str | None  # the token of the correction in which
 
 
 class Seen(NamedTuple):

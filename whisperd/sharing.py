@@ -11,6 +11,7 @@ from typing import cast
 import structlog
 
 from whisperd.config import Config
+from whisperd.detections import Detections
 from whisperd.job import Share
 from whisperd.machine import Machine
 from whisperd.redis_queue.board import Board
@@ -27,6 +28,7 @@ from whisperd.redis_queue.link import Link
 from whisperd.redis_queue.pacing import SharedPace
 from whisperd.redis_queue.parts import Common, Own
 from whisperd.redis_queue.recall import Recall
+from whisperd.redis_queue.shared_detections import SharedDetections
 from whisperd.redis_queue.shared_queue import SharedQueue
 from whisperd.redis_queue.storage import Storage
 from whisperd.s3 import S3Error
@@ -44,7 +46,8 @@ class Sharing:
     follower: Follower
     recall: Recall
     census: Census
-    queue: TaskQueue  # as the outside sees it
+    queue: TaskQueue  # as the outside sees it,
+    detections: Detections  # as this
     pace: SharedPace
     forgetting: Forgetting
 
@@ -96,9 +99,17 @@ async def sharing(parts: Machine, sources: Sources) -> AsyncIterator[Sharing | N
         recall = Recall(own, common, bridge.held, config.redis.lock_seconds)
         # As the settings are then: a reload changes them.
         forgetting = Forgetting(board, storage, lambda: parts.config.retention, parts.clock.cautious)
-        pace = SharedPace(link, config.redis.prefix)
-        outside = cast(TaskQueue, queue)
-        yield Sharing(link, bridge, follower, recall, Census(board), outside, pace, forgetting)
+        yield Sharing(
+            link=link,
+            bridge=bridge,
+            follower=follower,
+            recall=recall,
+            census=Census(board),
+            queue=cast(TaskQueue, queue),
+            detections=cast(Detections, SharedDetections(parts.detections, queue, storage)),
+            pace=SharedPace(link, config.redis.prefix),
+            forgetting=forgetting,
+        )
     finally:
         await link.close()
 

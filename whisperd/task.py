@@ -150,6 +150,11 @@ class Detection(Struct, frozen=True, kw_only=True, omit_defaults=True):
     alert_url: str | None = None  # is told of each finding that is so severe, once
     alert_severity: str = "high"
 
+    @property
+    def way(self) -> Literal["tag", "mask"] | None:
+        """How it redacts."""
+        return None if self.redact == "none" else self.redact
+
 
 class NewTask(Struct, frozen=True, kw_only=True):
     """A submission, checked and complete. The audio lies fsynced in the spool under `id`."""
@@ -182,7 +187,7 @@ class NewTask(Struct, frozen=True, kw_only=True):
     def redact(self) -> Literal["tag", "mask"] | None:
         """How its transcript is shown: as the risk detection that comes with it redacts."""
         asked = self.then.detection if self.then else None
-        return None if asked is None or asked.redact == "none" else asked.redact
+        return None if asked is None else asked.way
 
     @property
     def content(self) -> str | None:

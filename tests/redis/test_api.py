@@ -144,11 +144,13 @@ def test_a_redis_that_is_away_lets_nothing_in_and_leaves_nothing_behind(paused, 
     assert paused.submit(jfk).status_code == 202
 
 
-def test_risk_is_refused_and_nothing_is_left_of_it(paused, jfk):
+def test_risk_in_anything_but_audio_is_refused_and_nothing_is_left_of_it(paused, jfk):
     answers = [
-        paused.submit(jfk, risk="true"),
-        paused.http.post("/tasks/risk-detection", files={"file": ("a.wav", jfk.read_bytes())}),
         paused.http.post("/tasks/risk-detection", json={"text": "Ask not."}),
+        paused.http.post("/tasks/risk-detection", json={"task_id": "t1"}),
+        paused.http.post(
+            "/tasks/risk-detection", json={"segments": [{"start": 0, "end": 1, "text": "Ask not."}]}
+        ),
         paused.http.post("/risk/rescan", json={}),
     ]
 

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from tests.conftest import a_task
 from tests.test_queue import a_plan
@@ -17,6 +18,7 @@ from whisperd.db import Database
 from whisperd.events import Events
 from whisperd.history import History
 from whisperd.job import Finished
+from whisperd.look import after
 from whisperd.queue import SqliteQueue
 from whisperd.redis_queue.board import Board, LostJob
 from whisperd.redis_queue.boards import Boards
@@ -33,7 +35,7 @@ from whisperd.redis_queue.shared_queue import SharedQueue
 from whisperd.redis_queue.storage import Storage
 from whisperd.routes.interactive import finished
 from whisperd.spool import Spool
-from whisperd.task import PLAN, Audio, QueueAway, Segment, State, TaskNotFound
+from whisperd.task import PLAN, Audio, Change, Detection, QueueAway, Segment, State, TaskNotFound
 from whisperd.transcript import Transcript
 from whisperd.usage import UsageQuery
 
@@ -201,7 +203,7 @@ def test_an_end_that_is_told_before_the_look_is_told_of_a_job_that_is_put_back(b
         job = await host.takes()
         await comes_back_empty(redis, host)
 
-        reports = Reports(host.boards, host.storage, host.local)
+        reports = Reports(host.boards, host.storage, host.local, host.ledger)
         await reports.tell(job, msgspec.structs.replace(task, state=State.CANCELLED))
 
         assert (await host.board.look(task_id)).state == "failed"
@@ -438,6 +440,18 @@ def test_what_was_here_before_the_queue_was_shared_is_shown_while_it_runs(body):
         await host.local.finish(await host.local.claim(), [Segment(start=0, end=1, text="so far")])
 
         assert [said.text for _, said in await host.queue.segments(task.id)] == ["so far"]
+
+    body(test)
+
+
+def test_a_look_from_before_the_queue_was_shared_is_cancelled_and_runs_again_here(body):
+    async def test(host):
+        new = a_task(id="old")
+        await host.local.submit(replace(new, then=after(new, "old-risk", Detection())))
+
+        assert (await host.queue.cancel("old-risk")).state is State.CANCELLED
+        assert (await host.queue.retry("old-risk")).state is State.QUEUED
+        assert (await host.queue.change("old-risk", Change(priority=5))).priority == 5
 
     body(test)
 

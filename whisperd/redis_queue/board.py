@@ -33,11 +33,12 @@ MOST_LOOKED_AT = 2000  # for a page of a list
 _NEWS = frozenset({"added", "active", "progress", "completed", "failed", "delayed", "waiting"})
 _ENDS = frozenset({"completed", "failed", "removed"})
 _A_MS = 0x1000  # of the scores of delayed jobs, in BullMQ
+LOOK_CANCELLED = "risk_cancelled"  # the field of one whose transcript is not to be looked through
 CANCELLED = "cancelled"  # why a job failed that was cancelled, and the field of one that is to be stopped
 
 _BACKOFFS = (None, "fixed", "exponential")
 
-Verdict = Literal["held", "cancelled", "lost", "gone"]
+Verdict = Literal["held", "cancelled", "look_cancelled", "lost", "gone"]
 Standing = Literal["open", "over", "gone"]
 
 # Renews a lock. One that ran out while Redis or its holder was away is taken up again, if nobody has begun
@@ -52,7 +53,8 @@ if owner ~= ARGV[1] then
 end
 redis.call('set', lock, ARGV[1], 'px', ARGV[2])
 redis.call('srem', stalled, ARGV[3])
-return redis.call('hexists', job, 'cancelled') == 1 and 'cancelled' or 'held'
+if redis.call('hexists', job, 'cancelled') == 1 then return 'cancelled' end
+return redis.call('hexists', job, 'risk_cancelled') == 1 and 'look_cancelled' or 'held'
 """
 # Tells a Redis that has lost a job which its holder is at work on. A number is one that BullMQ has counted:
 # it must not be given out again.
@@ -87,6 +89,14 @@ redis.call('xadd', events, '*', 'event', 'failed', 'jobId', id, 'failedReason', 
   'prev', 'waiting')
 return 'cancelled'
 """
+# What is done of a job goes on; its holder sees the mark at its next beat, or when it takes it.
+_CANCEL_LOOK = """
+local job = KEYS[1]
+if redis.call('exists', job) == 0 then return 'gone' end
+if redis.call('hexists', job, 'finishedOn') == 1 then return 'over' end
+redis.call('hset', job, 'risk_cancelled', ARGV[1])
+return 'cancelled'
+"""
 
 
 class LostJob(Exception):
@@ -98,6 +108,7 @@ class Taken(NamedTuple):
     data: Mapping[str, Any]
     priority: int  # BullMQ's: 1 is the first, 0 goes before all
     refusal: str | None  # why it is to be failed, and not run
+    look_cancelled: bool = False  # its transcript is not to be looked through
 
 
 class Seen(NamedTuple):
@@ -117,6 +128,7 @@ class Seen(NamedTuple):
     failure: str | None
     value: Mapping[str, Any]
     cancelled: bool  # or to be cancelled, as soon as its holder has heard of it
+    look_cancelled: bool = False  # the same of what looks through its transcript
 
 
 class Listed(NamedTuple):
@@ -155,6 +167,7 @@ class Board:
         self._prefix = settings.prefix
         self._beat = link.client.register_script(_BEAT)
         self._cancel = link.client.register_script(_CANCEL)
+        self._cancel_look = link.client.register_script(_CANCEL_LOOK)
         self._put_back = link.client.register_script(_PUT_BACK)
 
     @property
@@ -197,7 +210,8 @@ class Board:
             hash=msgspec.json.encode(data).decode(),
             server=self._link.server,
         )
-        return Taken(held, job.data if isinstance(job.data, dict) else {}, job.priority, refusal)
+        asked = job.data if isinstance(job.data, dict) else {}
+        return Taken(held, asked, job.priority, refusal, LOOK_CANCELLED in data)
 
     async def wait(self, *others: Board) -> None:
         """Until there may be a job, here or there; not for long."""
@@ -450,6 +464,12 @@ class Board:
                 await self._cancel([self._key(name) for name in names], [job_id, round(time() * 1000)])
             )
 
+    async def cancel_look(self, name: str) -> str:
+        """That through the transcript of a job. cancelled, or marked to be; over: the job is; gone."""
+        job_id = await self._id_of(name)
+        async with self._link.asking():
+            return str(await self._cancel_look([self._key(job_id)], [round(time() * 1000)]))
+
     async def retry(self, name: str, asked: Asked) -> None:
         """One that failed waits again. Raises LostJob for another, QueueFull, TenantQueueFull."""
         job_id = await self._id_of(name)
@@ -460,7 +480,8 @@ class Board:
 
     def _seen(self, job_id: str, data: Mapping[str, str], state: str) -> Seen:
         job = _job(self._queue, data, job_id)
-        return _seen(job, state, CANCELLED in data or job.failedReason == CANCELLED)
+        cancelled = CANCELLED in data or job.failedReason == CANCELLED
+        return _seen(job, state, cancelled)._replace(look_cancelled=LOOK_CANCELLED in data)
 
     async def _own(self, held: Job) -> BullJob:
         async with self._link.asking():

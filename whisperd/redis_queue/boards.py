@@ -6,7 +6,7 @@ those that its settings name, in their order; a task is looked for in all that i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from msgspec.structs import replace
@@ -182,8 +182,15 @@ class Boards:
         raise lost
 
     async def cancel(self, name: str) -> str:
+        return await self._known(lambda board: board.cancel(name))
+
+    async def cancel_look(self, name: str) -> str:
+        return await self._known(lambda board: board.cancel_look(name))
+
+    async def _known(self, verb: Callable[[Board], Awaitable[str]]) -> str:
+        """What that queue says which has the job."""
         for board in self.each().values():
-            if (verdict := await board.cancel(name)) != "gone":
+            if (verdict := await verb(board)) != "gone":
                 return verdict
         return "gone"
 

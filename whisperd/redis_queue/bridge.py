@@ -24,6 +24,7 @@ from whisperd.redis_queue.hints import heard
 from whisperd.redis_queue.intake import Intake
 from whisperd.redis_queue.parts import Common, Own
 from whisperd.redis_queue.reports import Reports
+from whisperd.rulebooks import RiskMissing
 from whisperd.s3 import S3Error, S3NotFound
 from whisperd.spool import TooLarge
 from whisperd.task import (
@@ -43,7 +44,7 @@ log = structlog.get_logger(__name__)
 BEAT_SECONDS = 1.0  # so often a cancel is noticed, and progress told
 AWAY_SECONDS = 1.0  # before Redis is asked again
 LATER_SECONDS = 15.0  # before a job is taken again that could not be begun: storage away, disk full
-_LATER = (S3Error, StorageFull, StorageBusy, StorageFailed, NoTurn, OutboundError)
+_LATER = (S3Error, StorageFull, StorageBusy, StorageFailed, NoTurn, OutboundError, RiskMissing)
 
 
 class Bridge:
@@ -56,7 +57,7 @@ class Bridge:
         self._intake = intake
         self._slots = slots
         self._sweep_seconds = sweep_seconds
-        self._reports = Reports(common.board, common.storage, own.queue)
+        self._reports = Reports(common.board, common.storage, own.queue, own.ledger)
         self._held: dict[str, Job] = {}  # by their keys: those whose audio is still to come, too
         self._tasks: dict[str, str] = {}  # the tasks of those that have one
         self._progress: dict[str, float] = {}  # as it was told last
@@ -159,6 +160,8 @@ class Bridge:
             known = None if is_here else await self._checkpoints.find(new.id)
             await self._own.queue.take(new, taken.job, known)
             self._hold(taken.job, new.id)
+            if taken.look_cancelled:
+                await self._cancel(formats.look_of(new.id))
             self._over.set()  # it may be over already: the copy of a twin
             await self._check_audio(taken.job, new.id)
         except (formats.Malformed, UrlRefused, AnswerTooLarge, TooLarge) as error:
@@ -206,10 +209,17 @@ class Bridge:
         if verdict == "lost":
             await self._lose(job, task_id)
         elif verdict == "cancelled":
-            with suppress(WrongState, TaskNotFound):
-                await self._own.queue.cancel(task_id)
-        elif verdict == "held":
+            await self._cancel(task_id)
+            await self._cancel(formats.look_of(task_id))
+        elif verdict in ("held", "look_cancelled"):
+            if verdict == "look_cancelled":
+                await self._cancel(formats.look_of(task_id))
             await self._tell_progress(job, task_id)
+
+    async def _cancel(self, task_id: str) -> None:
+        """Unless it is over."""
+        with suppress(WrongState, TaskNotFound):
+            await self._own.queue.cancel(task_id)
 
     async def _lose(self, job: Job, task_id: str) -> None:
         """Stop it, unless it is over: then it is told, maybe in vain."""

@@ -15,7 +15,7 @@ from whisperd.redis_queue import formats
 from whisperd.redis_queue.board import Board
 from whisperd.redis_queue.boards import Boards
 from whisperd.redis_queue.ledger import Ledger
-from whisperd.task import QueueAway, StorageBusy, StorageFailed, StorageFull
+from whisperd.task import QueueAway, State, StorageBusy, StorageFailed, StorageFull
 
 AWAY_SECONDS = 1.0
 
@@ -56,5 +56,12 @@ class Follower:
 
     async def _tell(self, board: Board, job_id: str) -> None:
         seen = await board.look(job_id)
-        if seen is not None and not self._holds((task := formats.shown(seen)).id):
-            self._events.publish(Event("task", task))
+        if seen is None:
+            return
+        *looks, transcription = formats.all_shown(seen)
+        if self._holds(transcription.id):
+            return
+        self._events.publish(Event("task", transcription))
+        if transcription.state is not State.PROCESSING:  # while it is at work they wait
+            for look in looks:
+                self._events.publish(Event("task", look))

@@ -3,28 +3,34 @@
 Ours: a submission, with audio in the shared storage. Theirs: `{transcriptionId, userId, s3AudioUrl, model,
 format}`, answered with `{s3ResultUrl, durationSeconds, completedAt}`. Priorities: ours run higher first,
 BullMQ's lower first, and 0 before all; 1 to 10 there are 10 to 1 here.
+
+What looks through the transcript of a submission comes with its job, as a task of an id that is known from
+that of the other.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from time import time
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 
 from whisperd.job import Submitted
+from whisperd.look import MISSING, RULES, after
 from whisperd.redis_queue.board import Seen
 from whisperd.shown import timestamp
-from whisperd.task import FINAL, Audio, Kind, NewTask, Options, Problem, State, Task
+from whisperd.task import FINAL, Audio, Detection, Kind, NewTask, Options, Problem, State, Task
 
 NAME = "transcription"  # of our jobs
 DEFAULT_MODELS = ("", "whisper-1")  # the one of the settings
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")  # it names files
 _TENANT = re.compile(r"[\w.@:+-]{1,100}")
+_LOOK = "-risk"  # behind the id of a transcription: that of what looks through it
 _HIGHEST, _LOWEST = 10, -100  # of ours; those above the highest are alike in BullMQ
 
 
@@ -37,6 +43,21 @@ class SharedAudio(Struct, frozen=True, kw_only=True):
     sha256: str
     bytes: int
     name: str = "audio"  # the sender's own
+
+
+class Then(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Risk detection in the transcript, once it is there."""
+
+    detection: Detection
+    rules: str | None = None  # JSON, that were sent with it
+    callback_url: str | None = None
+
+
+class LookEnd(Struct, frozen=True, kw_only=True):
+    """What became of it, in the value of the job."""
+
+    status: State
+    error: Problem | None = None
 
 
 class OurJob(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -56,6 +77,7 @@ class OurJob(Struct, frozen=True, kw_only=True, omit_defaults=True):
     result_url: str | None = None
     metadata: dict[str, Any] = {}
     trace: str | None = None
+    then: Then | None = None
 
     @property
     def audio_url(self) -> str:
@@ -117,19 +139,37 @@ def read(data: Mapping[str, Any]) -> OurJob | TheirJob:
 def to_job(new: NewTask, url: str) -> dict[str, Any]:
     """The data of a job for a submission whose audio lies at `url`."""
     audio = SharedAudio(url=url, sha256=new.audio.sha256, bytes=new.audio.size, name=new.audio.name)
-    shared = {name: getattr(new, name) for name in _SHARED}
+    shared = {name: getattr(new, name) for name in _SHARED} | {"then": _then(new)}
     said: dict[str, Any] = msgspec.to_builtins(OurJob(task_id=new.id, audio=audio, **shared))
     return said
 
 
-_SHARED = [name for name in OurJob.__struct_fields__ if name in NewTask.__struct_fields__ and name != "audio"]
+_SHARED = sorted(set(OurJob.__struct_fields__) & set(NewTask.__struct_fields__) - {"audio", "then"})
+
+
+def _then(new: NewTask) -> Then | None:
+    look = new.then
+    if look is None or look.detection is None:
+        return None
+    return Then(detection=look.detection, rules=look.rules, callback_url=look.callback_url)
+
+
+def look_of(task_id: str) -> str:
+    """The id of what looks through the transcript of a task."""
+    return task_id + _LOOK
+
+
+def transcription_of(task_id: str) -> str | None:
+    """The id of the task whose transcript the one of this id may look through."""
+    return task_id.removesuffix(_LOOK) if task_id.endswith(_LOOK) else None
 
 
 def to_task(job: OurJob | TheirJob, audio: Audio, default_model: str, bullmq_priority: int) -> NewTask:
     """The local task of a job."""
     if isinstance(job, OurJob):
         shared = {name: getattr(job, name) for name in _SHARED}
-        return NewTask(id=job.task_id, audio=audio, **shared | {"priority": _priority(job, bullmq_priority)})
+        shared["priority"] = _priority(job, bullmq_priority)
+        return _with_look(job, NewTask(id=job.task_id, audio=audio, **shared))
     return NewTask(
         id=job.task_id,
         audio=audio,
@@ -137,6 +177,13 @@ def to_task(job: OurJob | TheirJob, audio: Audio, default_model: str, bullmq_pri
         priority=to_priority(bullmq_priority),
         tenant=job.tenant,
     )
+
+
+def _with_look(job: OurJob, new: NewTask) -> NewTask:
+    if (then := job.then) is None:
+        return new
+    look = after(new, look_of(new.id), then.detection, then.rules)
+    return replace(new, then=replace(look, callback_url=then.callback_url))
 
 
 def to_bullmq(priority: int) -> int:
@@ -171,13 +218,15 @@ def submitted_again(seen: Seen, server: str) -> Submitted | None:
     return Submitted(id=seen.id, data=dict(seen.data), options=options, server=server)
 
 
-def our_value(url: str, sha256: str, task: Task, words: int) -> dict[str, Any]:
+def our_value(url: str, sha256: str, task: Task, words: int, look: Task | None) -> dict[str, Any]:
+    """`look`: what has looked through the transcript, and is over."""
     return {
         "result_url": url,
         "sha256": sha256,
         "seconds": task.audio.duration,
         "words": words,
         "language": task.language,
+        **({"risk": msgspec.to_builtins(LookEnd(status=look.state, error=look.error))} if look else {}),
     }
 
 
@@ -223,7 +272,55 @@ def shown(seen: Seen, at: int | None = None) -> Task:
         metadata=ours.metadata if ours else {},
         callback_url=ours.callback_url if ours else None,
         result_url=ours.result_url if ours else None,
+        redact=ours.then.detection.way if ours and ours.then else None,
     )
+
+
+def all_shown(seen: Seen, at: int | None = None) -> Sequence[Task]:
+    """A job as the tasks that it is, the newest first: what looks through its transcript, and that."""
+    transcription = shown(seen, at)
+    asked = _read_or_none(seen.data)
+    if not isinstance(asked, OurJob) or asked.then is None:
+        return [transcription]
+    return [_look_shown(asked.then, seen, transcription), transcription]
+
+
+def _look_shown(then: Then, seen: Seen, transcription: Task) -> Task:
+    state, error = _look_end(seen, transcription)
+    over = state in FINAL
+    return replace(
+        transcription,
+        seq=transcription.seq + 1,  # as where both are in one database
+        id=look_of(transcription.id),
+        kind=Kind.RISK_DETECTION,
+        state=state,
+        model=RULES,
+        options=Options(),
+        audio=replace(transcription.audio, duration=None),
+        attempt=1,
+        timeout_seconds=None,
+        run_at=None,
+        started_at=transcription.finished_at if over else None,
+        finished_at=transcription.finished_at if over else None,
+        progress=1.0 if state is State.COMPLETED else 0.0,
+        language=None,
+        error=error,
+        callback_url=then.callback_url,
+        result_url=None,
+        transcript=transcription.id,
+        redact=None,
+    )
+
+
+def _look_end(seen: Seen, transcription: Task) -> tuple[State, Problem | None]:
+    try:
+        end = msgspec.convert(seen.value.get("risk"), LookEnd)
+        return end.status, end.error
+    except msgspec.ValidationError:  # it is not over, or what did the job knows nothing of risk
+        pass
+    if seen.look_cancelled:
+        return State.CANCELLED, None
+    return (State.FAILED, MISSING) if transcription.state in FINAL else (State.QUEUED, None)
 
 
 _STATES = {"active": State.PROCESSING, "completed": State.COMPLETED, "failed": State.FAILED}

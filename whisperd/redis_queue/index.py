@@ -43,7 +43,9 @@ class Index:
 
     async def note(self, job_id: str, added_ms: int) -> None:
         """Where Redis is away just then, it is noted when a host takes the job."""
-        at = added_ms * 1000 + randrange(1000)  # two of one millisecond are two places
+        at = added_ms * 1000 + 2 * randrange(
+            500
+        )  # two of one millisecond are two places, with one behind each
         with suppress(QueueAway):
             async with self._link.asking() as client:
                 await client.zadd(self._name, {job_id: at}, nx=True)

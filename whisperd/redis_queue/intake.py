@@ -10,6 +10,7 @@ from whisperd.config import Config
 from whisperd.redis_queue import formats
 from whisperd.redis_queue.parts import Own
 from whisperd.redis_queue.storage import Storage
+from whisperd.rulebooks import need_libraries
 from whisperd.sources import Sources
 from whisperd.task import Audio, NewTask, TaskNotFound
 
@@ -30,7 +31,9 @@ class Intake:
         self._config = config
 
     async def task_of(self, asked: formats.OurJob | formats.TheirJob, bullmq_priority: int) -> NewTask:
-        """Raises what a download, the spool and the model's name can be refused for."""
+        """Raises what a download, the spool and the model's name can be refused for, and RiskMissing."""
+        if isinstance(asked, formats.OurJob) and asked.then is not None:
+            need_libraries()
         audio = await self._audio(asked)
         new = formats.to_task(asked, audio, self._config.workers.model, bullmq_priority)
         await self._check_model(new.model)

@@ -9,7 +9,8 @@ from collections.abc import Collection, Mapping, Sequence
 
 from whisperd.db import Database
 from whisperd.job import Checkpoint, Job, OwedJob, Submitted
-from whisperd.sql import checkpoints, jobs, submissions
+from whisperd.look import Ended
+from whisperd.sql import checkpoints, jobs, looks, submissions
 
 
 class Ledger:
@@ -25,6 +26,10 @@ class Ledger:
     async def owed(self) -> Sequence[OwedJob]:
         """Those of them whose tasks are over."""
         return await self._db.read(jobs.owed)
+
+    async def looked(self, task_id: str) -> Ended | None:
+        """What came of the risk detection that was submitted with a transcription; None: there is none."""
+        return await self._db.read(looks.ended, task_id)
 
     async def told(self, job: Job) -> None:
         await self._db.write(jobs.told, job)

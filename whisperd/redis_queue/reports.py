@@ -1,4 +1,5 @@
-"""What the shared queue is told of a task that is over: its transcript goes to the shared storage first.
+"""What the shared queue is told of a task that is over: its transcript goes to the shared storage first, with
+what was found in it.
 
 At least once, and never twice: a transcript that is there is not written again, and the job's lock decides
 whether what is said of it counts.
@@ -11,13 +12,13 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-import msgspec
-
 from whisperd.job import Job
-from whisperd.redis_queue import formats
+from whisperd.redis_queue import formats, stored
 from whisperd.redis_queue.board import CANCELLED
 from whisperd.redis_queue.boards import Boards
+from whisperd.redis_queue.ledger import Ledger
 from whisperd.redis_queue.storage import Storage
+from whisperd.redis_queue.stored import Stored
 from whisperd.task import State, Task, TaskQueue
 from whisperd.transcript import Transcript, render
 
@@ -28,23 +29,28 @@ _FINAL = frozenset({"unsupported_media", "no_audio", "audio_too_long", "timeout"
 class Reports:
     """Raises QueueAway and S3Error: then it is to be said again."""
 
-    def __init__(self, board: Boards, storage: Storage, queue: TaskQueue) -> None:
+    def __init__(self, board: Boards, storage: Storage, queue: TaskQueue, ledger: Ledger) -> None:
         self._board = board
         self._storage = storage
         self._queue = queue
+        self._ledger = ledger
 
     async def tell(self, job: Job, task: Task) -> None:
         """How the task of a job ended. Raises LostJob where nobody wants to know."""
         await self._put_back(job)
         if task.state is State.COMPLETED:
-            transcript = Transcript.of(task, await self._queue.segments(task.id))
-            content = await asyncio.to_thread(msgspec.json.encode, transcript)
+            content = await self._content(task)
             await self.tell_result(job, task.id, await self._storage.keep_result(task.id, content))
         elif task.state is State.CANCELLED:
             await self._board.fail(job, CANCELLED, final=True)
         else:
             why = f"{task.error.code}: {task.error.message}" if task.error else "failed"
             await self._board.fail(job, why, final=why.partition(":")[0] in _FINAL)
+
+    async def _content(self, task: Task) -> bytes:
+        transcript = Transcript.of(task, await self._queue.segments(task.id))
+        look = await self._ledger.looked(task.id)
+        return await stored.encoded(Stored(task=task, segments=transcript.segments, look=look))
 
     async def _put_back(self, job: Job) -> None:
         """Into a Redis that has lost it, so that whoever added it hears of its end."""
@@ -56,16 +62,17 @@ class Reports:
         seen = await self._board.held(job)
         if seen is None:
             return  # Redis has forgotten the job: the transcript is found all the same
-        transcript = await asyncio.to_thread(msgspec.json.decode, content, type=Transcript)
+        transcript = await stored.decoded(content)
         if isinstance(asked := formats.read(seen.data), formats.TheirJob):
             value = await self._rendered(asked, transcript)
         else:
             value = self._value(task_id, transcript, content)
         await self._board.complete(job, value)
 
-    def _value(self, task_id: str, transcript: Transcript, content: bytes) -> Mapping[str, Any]:
-        url, words = self._storage.result_url(task_id), len(transcript.text.split())
-        return formats.our_value(url, hashlib.sha256(content).hexdigest(), transcript.task, words)
+    def _value(self, task_id: str, found: Stored, content: bytes) -> Mapping[str, Any]:
+        url, words = self._storage.result_url(task_id), len(found.text.split())
+        sha256, look = hashlib.sha256(content).hexdigest(), found.look.task if found.look else None
+        return formats.our_value(url, sha256, found.task, words, look)
 
     async def _rendered(self, asked: formats.TheirJob, transcript: Transcript) -> Mapping[str, Any]:
         format = "text" if asked.format == "txt" else asked.format

@@ -6,17 +6,15 @@ Redis. It keeps nothing, and moves nothing: the shared queue and the local one d
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
 
-import msgspec
 import structlog
 
 from whisperd.job import Submitted
-from whisperd.redis_queue import formats
+from whisperd.redis_queue import formats, stored
 from whisperd.redis_queue.board import LostJob, Seen
 from whisperd.redis_queue.client import RedisAway
 from whisperd.redis_queue.parts import Common, Own
@@ -45,7 +43,6 @@ from whisperd.task import (
     TranscriptElsewhere,
     WrongState,
 )
-from whisperd.transcript import Transcript
 
 log = structlog.get_logger(__name__)
 
@@ -128,9 +125,17 @@ class SharedQueue:
         except (StorageFull, StorageBusy, StorageFailed) as error:  # it is accepted all the same
             log.warning("a job is not remembered here", job=job.id, reason=str(error))
 
+    async def is_here(self, transcription_id: str) -> bool:
+        """Whether this host's own database answers for it, and for what looks through its transcript."""
+        local = await self._here(transcription_id)
+        return local is not None and self._knows(local)
+
+    def _knows(self, transcription: Task) -> bool:
+        return transcription.state is State.COMPLETED or self._holds(transcription.id)
+
     async def get(self, task_id: str) -> Task:
         local = await self._here(task_id)
-        if local is not None and (local.state is State.COMPLETED or self._holds(task_id)):
+        if local is not None and await self._answers(local):
             return local
         try:
             shared = await self._of_job(task_id)
@@ -142,22 +147,30 @@ class SharedQueue:
             raise TaskNotFound(f"there is no task {task_id}")
         return found
 
+    async def look(self, transcription_id: str) -> Task | None:
+        """What came with its job to look through its transcript, as any host may see it."""
+        seen = await self._board.look(transcription_id)
+        looks = formats.all_shown(seen)[:-1] if seen else ()
+        return looks[0] if looks else None
+
+    async def _answers(self, local: Task) -> bool:
+        if local.transcript is not None:
+            return await self.is_here(local.transcript)
+        return self._knows(local)
+
     async def list(self, query: ListQuery) -> Sequence[Task]:
         """By the time of their submission; those that Redis still knows."""
-        page = await self._board.page(query.before, query.limit, partial(_fits, query))
-        return [formats.shown(seen, at) for at, seen in page]
+        page = await self._board.page(query.before, query.limit, partial(_has_fitting, query))
+        tasks = [task for at, seen in page for task in formats.all_shown(seen, at) if _fits(query, task)]
+        return tasks[: query.limit]
 
     async def segments(self, task_id: str, after: Mark = START) -> Sequence[tuple[Mark, Segment]]:
         local = await self._here(task_id)
-        if local is not None and (local.state is State.COMPLETED or self._holds(task_id)):
+        if local is not None and await self._answers(local):
             return await self._local.segments(task_id, after)
-        try:
-            content = await self._storage.result(task_id)
-        except S3Error as error:
-            raise RedisAway(str(error)) from error
-        if content is None:
+        transcript = await stored.find(self._storage, task_id)
+        if transcript is None:
             return await self._unwritten(task_id, local, after)
-        transcript = await asyncio.to_thread(msgspec.json.decode, content, type=Transcript)
         marked = [(Mark(1, n), segment) for n, segment in enumerate(transcript.segments, 1)]
         return [(mark, segment) for mark, segment in marked if mark > after]
 
@@ -171,15 +184,16 @@ class SharedQueue:
         shared = await self._of_job(task_id)
         if shared is None:
             return [] if local is None else await self._local.segments(task_id, after)
-        if shared.state is State.COMPLETED:
+        if shared.state is State.COMPLETED and shared.kind is Kind.TRANSCRIPTION:
             raise TranscriptElsewhere(f"{task_id} was done by another program, which kept its transcript")
         return []
 
     async def change(self, task_id: str, change: Change) -> Task:
         """Of a task that waits for some host, the priority only."""
         task = await self.get(task_id)
-        if self._holds(task_id):
+        if self._holds(task.transcript or task_id):
             return await self._local.change(task_id, change)
+        await self._check_alone(task)
         if task.state is not State.QUEUED:
             raise WrongState(f"task {task_id} is {task.state}: it cannot be changed")
         if await self._board.look(task_id) is None:  # from before the queue was shared
@@ -198,9 +212,11 @@ class SharedQueue:
         return await self.get(task_id)
 
     async def cancel(self, task_id: str) -> Task:
-        if self._holds(task_id) and (task := await self._here(task_id)) and task.state not in FINAL:
-            return await self._local.cancel(task_id)
         task = await self.get(task_id)
+        if task.transcript is not None:
+            return await self._cancel_look(task, task.transcript)
+        if self._holds(task_id):
+            return await self._local.cancel(task_id)
         verdict = await self._board.cancel(task_id)
         if verdict == "gone":  # from before the queue was shared
             return await self._local.cancel(task_id)
@@ -208,8 +224,28 @@ class SharedQueue:
             raise WrongState(f"task {task_id} is {task.state}: it cannot be cancelled")
         return await self.get(task_id)
 
+    async def _cancel_look(self, look: Task, transcription_id: str) -> Task:
+        """The transcription goes on. Another host that has it hears of this at its next beat."""
+        if self._holds(transcription_id):
+            task = await self._local.cancel(look.id)
+            with suppress(QueueAway):  # it is for whoever goes on with it, if this host does not
+                await self._board.cancel_look(transcription_id)
+            return task
+        verdict = "over" if look.state in FINAL else await self._board.cancel_look(transcription_id)
+        if verdict == "gone":  # from before the queue was shared
+            return await self._local.cancel(look.id)
+        if verdict == "over":
+            raise WrongState(f"task {look.id} is {look.state}: it cannot be cancelled")
+        return await self.get(look.id)
+
+    async def _check_alone(self, task: Task) -> None:
+        """Raises WrongState for what came with the job of its transcription."""
+        if task.transcript is not None and await self._board.look(task.transcript) is not None:
+            raise WrongState(f"task {task.id} runs with the transcription {task.transcript}: see to that one")
+
     async def retry(self, task_id: str, plan: str | None = None) -> Task:
         task = await self.get(task_id)
+        await self._check_alone(task)
         if task.state not in (State.FAILED, State.CANCELLED) or self._holds(task_id):
             raise WrongState(f"task {task_id} is {task.state}: it cannot be retried")
         asked = self._asked(task.tenant, plan, await self.limits(task.tenant, plan))
@@ -244,17 +280,22 @@ class SharedQueue:
     async def _of_job(self, task_id: str) -> Task | None:
         seen = await self._board.look(task_id)
         if seen is None:
-            return None
+            transcription_id = formats.transcription_of(task_id)
+            return await self.look(transcription_id) if transcription_id else None
         task = formats.shown(seen)
         if task.id not in (seen.id, task_id):  # it is found by that from now on, before any host has taken it
             await self._board.name(seen, task.id)
         return task
 
 
-def _fits(query: ListQuery, seen: Seen) -> bool:
-    task = formats.shown(seen)
+def _has_fitting(query: ListQuery, seen: Seen) -> bool:
+    return any(_fits(query, task) for task in formats.all_shown(seen))
+
+
+def _fits(query: ListQuery, task: Task) -> bool:
     return (
         (not query.states or task.state in query.states)
         and query.kind in (None, task.kind)
         and query.tenant in (None, task.tenant)
+        and (query.before is None or task.seq < query.before)
     )

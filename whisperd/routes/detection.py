@@ -3,35 +3,16 @@
 from __future__ import annotations
 
 from msgspec.structs import replace
-from ulid import ULID
 
 from whisperd.risk_protocol import Check, NoMemory, Wrong
 from whisperd.routes import Services
 from whisperd.routes.errors import Refusal
 from whisperd.rulebooks import RiskMissing, need_libraries
 from whisperd.searcher import TOO_LONG, SearchFailed
-from whisperd.task import Detection, Kind, NewTask, Task
+from whisperd.task import Detection, NewTask, Task
 
-RULES = "rules"  # where other tasks name their model
 CHECK_SECONDS = 30.0
-
-
-def after(new: NewTask, asked: Detection, rules: str | None = None) -> NewTask:
-    """The task that looks through the transcript of this one."""
-    return NewTask(
-        id=str(ULID()),
-        kind=Kind.RISK_DETECTION,
-        audio=new.audio,
-        model=RULES,
-        priority=new.priority,
-        tenant=new.tenant,
-        max_retries=new.max_retries,
-        callback_url=new.callback_url,
-        metadata=new.metadata,
-        detection=asked,
-        transcript=new.id,
-        rules=rules,
-    )
+MOST_SHARED = 64 * 1024  # bytes of rules, which the job of a shared queue has with it
 
 
 def looking_through(asked: Detection, transcription: Task) -> Detection:
@@ -44,6 +25,7 @@ async def check_detection(here: Services, new: NewTask | None) -> None:
     if new is None or new.detection is None:
         return
     check_possible(here)
+    _check_size(here, new.rules)
     packs = new.detection.packs or ()
     if not packs and new.rules is None:
         return
@@ -62,12 +44,24 @@ async def check_detection(here: Services, new: NewTask | None) -> None:
 
 def check_possible(here: Services) -> None:
     """Raises Refusal."""
-    if here.config.redis.url:
-        message = (
-            "hosts that share a queue (redis.url) do not detect risk: ask one that does not share its own"
-        )
-        raise Refusal(422, "not_supported", message)
     try:
         need_libraries()
     except RiskMissing as missing:
         raise Refusal(422, "not_supported", str(missing)) from None
+
+
+def check_alone(here: Services) -> None:
+    """Raises Refusal for what a host can do only with a queue of its own."""
+    if here.config.redis.url:
+        message = (
+            "hosts that share a queue (redis.url) look for risk in audio alone, as it is transcribed: "
+            "ask one that does not share its own"
+        )
+        raise Refusal(422, "not_supported", message)
+
+
+def _check_size(here: Services, rules: str | None) -> None:
+    """Raises Refusal."""
+    if here.config.redis.url and rules is not None and len(rules.encode()) > MOST_SHARED:
+        message = f"hosts that share a queue (redis.url) take at most {MOST_SHARED} bytes"
+        raise Refusal(422, "invalid_field", message, "rules")

@@ -17,11 +17,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from ulid import ULID
 
+from whisperd.look import RULES
 from whisperd.risk.rules import MOST_BYTES, MOST_RULES, Category, Severity
 from whisperd.routes import Json, Services, caller, services, submission, visible_task
 from whisperd.routes.admission import admit, check_room
 from whisperd.routes.call import Answer, Call, Form
-from whisperd.routes.detection import RULES, check_detection, check_possible, looking_through
+from whisperd.routes.detection import check_alone, check_detection, check_possible, looking_through
 from whisperd.routes.errors import Refusal
 from whisperd.routes.reading import json_object
 from whisperd.routes.result import MOST_SEGMENTS, Line, check_lines
@@ -154,6 +155,7 @@ async def _of_audio(request: Request, here: Services, wanted: RiskSubmission | N
 
 
 async def _of_what_was_sent(request: Request, here: Services, wanted: RiskSubmission) -> NewTask:
+    check_alone(here)
     if wanted.sent != 1:
         raise _one_of_these()
     wanted.check_sent()

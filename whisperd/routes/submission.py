@@ -15,14 +15,15 @@ import msgspec
 from msgspec import Meta, Struct
 from python_multipart.multipart import parse_options_header
 from starlette.requests import Request
+from ulid import ULID
 
 from whisperd import links, sniff
 from whisperd.buckets import place_of
 from whisperd.config import Config
+from whisperd.look import after
 from whisperd.outbound import Outbound, UrlRefused
 from whisperd.risk.rules import Severity
 from whisperd.routes import Caller, caller, services
-from whisperd.routes.detection import after
 from whisperd.routes.errors import Refusal
 from whisperd.routes.form import MAX_FIELD_BYTES, MAX_FIELDS, Form, read_form
 from whisperd.routes.interactive import unless_left
@@ -250,11 +251,9 @@ def new_task(
         trace=PARENT.get(),
     )
     asked = submission.detection()
-    return (
-        new
-        if asked is None
-        else msgspec.structs.replace(new, then=after(new, asked, submission.rules_json()))
-    )
+    if asked is None:
+        return new
+    return msgspec.structs.replace(new, then=after(new, str(ULID()), asked, submission.rules_json()))
 
 
 def checked_callback(url: str | None, config: Config, param: str = "callback_url") -> str | None:

@@ -28,9 +28,9 @@ def take(
     roomy = replace(rules, max_queued=2**62, limits=lambda tenant, plan: NO_LIMITS)
     row = conn.execute("select * from task where id = ?", (new.id,)).fetchone()
     if row is None:
-        moved: Sequence[Task] = [moves.submit(conn, new, roomy, -inf, now)[0]]
+        moved, _ = moves.submit_chain(conn, new, roomy, -inf, now)
         if known is not None and moved[0].state is State.QUEUED:
-            moved = [checkpoints.go_on_from(conn, moved[0].seq, known)]
+            moved = [checkpoints.go_on_from(conn, moved[0].seq, known), *moved[1:]]
     elif row["state"] in (State.FAILED, State.CANCELLED):
         moved = moves.retry(conn, new.id, None, roomy, now)
     else:
@@ -46,16 +46,25 @@ def held(conn: sqlite3.Connection) -> Mapping[str, Job]:
 
 
 def owed(conn: sqlite3.Connection) -> Sequence[OwedJob]:
-    """Those whose tasks are over."""
+    """Those whose tasks are over, with what looks through their transcripts: that goes with them."""
     states = ", ".join(f"'{state}'" for state in sorted(FINAL))
     rows = conn.execute(
         f"""
         select task.*, job.id as job_id, token, begun, hash, server, queue
         from job join task on task.id = job.task
-        where state in ({states})
+        where state in ({states}) and not (state = 'completed' and {_LOOKED_THROUGH})
         """
     )
     return [OwedJob(_job(row, row["job_id"]), to_task(row)) for row in rows]
+
+
+# Whether somebody still is to look through the transcript of `task`.
+_LOOKED_THROUGH = """
+    exists (
+      select 1 from task as look indexed by task_transcript
+      where look.transcript = task.id and look.state in ('queued', 'processing')
+    )
+"""
 
 
 def told(conn: sqlite3.Connection, job: Job) -> None:
@@ -66,23 +75,36 @@ def told(conn: sqlite3.Connection, job: Job) -> None:
 def drop(conn: sqlite3.Connection, task_id: str, job: Job, now: float) -> Sequence[Task]:
     """Another host has the job: of its task stays here what it cost, and nobody is told of an end.
 
-    Returns it, as it was, and the tasks that went on without it; nothing if it was over already, or if this
-    host has taken the job anew meanwhile.
+    So, too, while its transcript is still to be looked through: the other one does both again, and tells of
+    what was not told here. Returns it, as it was, and the tasks that went on without it; nothing if it was
+    over already, or if this host has taken the job anew meanwhile.
     """
     row = conn.execute(
-        """
+        f"""
         select task.* from task join job on job.task = task.id
-        where task.id = ? and token = ? and state in ('queued', 'processing')
+        where task.id = ? and token = ?
+          and (state in ('queued', 'processing') or (state = 'completed' and {_LOOKED_THROUGH}))
         """,
         (task_id, job.token),
     ).fetchone()
     if row is None:
         return []
+    others = _stop(conn, row, now)
+    conn.execute("delete from task where seq = ?", (row["seq"],))
+    conn.execute("delete from task where transcript = ?", (task_id,))
+    return [to_task(row), *others]
+
+
+def _stop(conn: sqlite3.Connection, row: sqlite3.Row, now: float) -> Sequence[Task]:
+    """Returns the tasks that go on without it. What was not told of an end, the other host tells."""
+    if row["state"] == State.COMPLETED:
+        untold = "task = ? and event = 'task.completed' and state = 'waiting'"
+        conn.execute(f"delete from outbox where {untold}", (row["id"],))
+        return []
     _, *others = line.end(conn, row["seq"], State.CANCELLED, None, now, tells=False)
     if row["compute_seconds"]:
         usage.add(conn, row["tenant"], row["model"], row["compute_seconds"], now)
-    conn.execute("delete from task where seq = ?", (row["seq"],))
-    return [to_task(row), *others]
+    return others
 
 
 def _job(row: sqlite3.Row, job_id: str) -> Job:

@@ -15,6 +15,7 @@ from whisperd.look import (
     CLOSE,
     MISSING,
     NO_TRANSCRIPT,
+    Ended,
     Kept,
     Look,
     Outcome,
@@ -178,7 +179,7 @@ def _news(
 
 
 def _alert(conn: sqlite3.Connection, look: Look, news: Sequence[Sighting], now: float) -> None:
-    loud = [one.finding for one in news if one.loud]
+    loud = [one for one in news if one.loud]
     if look.asked.alert_url is not None:
         for first in range(0, len(loud), OF_AN_ALERT):
             outbox.alert(conn, look.task, look.asked.alert_url, loud[first : first + OF_AN_ALERT], now)
@@ -283,6 +284,27 @@ def first(conn: sqlite3.Connection, transcription_id: str) -> Task:
     if row is None:
         raise TaskNotFound(f"nothing looks through task {transcription_id}")
     return to_task(row)
+
+
+def ended(conn: sqlite3.Connection, transcription_id: str) -> Ended | None:
+    """The one that was submitted with this transcription; None: there is none, or it is not over."""
+    row = conn.execute(
+        """
+        select task.*, asked, rules, report, edit from task join detection on detection.task = seq
+        where transcript = :id and finished_at is not null
+          and seq = (select seq + 1 from task where id = :id)
+        """,
+        {"id": transcription_id},
+    ).fetchone()
+    if row is None:
+        return None
+    return Ended(
+        task=to_task(row),
+        asked=msgspec.json.decode(row["asked"], type=Detection),
+        rules=row["rules"],
+        report=row["report"],
+        edit=row["edit"],
+    )
 
 
 def kept(conn: sqlite3.Connection, task_id: str) -> Kept | None:

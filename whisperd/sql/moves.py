@@ -286,5 +286,5 @@ def clear(conn: sqlite3.Connection, finished_before: Mapping[State, float], limi
 
 _NOT_OWED = """
     not exists (select 1 from outbox where outbox.task = task.id and kind = 'result' and state = 'waiting')
-    and not exists (select 1 from job where job.task = task.id)
+    and not exists (select 1 from job where job.task in (task.id, task.transcript))
 """

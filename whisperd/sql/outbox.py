@@ -8,15 +8,17 @@ Queries name the partial index that they mean: given `state = 'waiting'`, SQLite
 
 from __future__ import annotations
 
+import hashlib
 import sqlite3
 from collections.abc import Collection, Mapping, Sequence
 from secrets import token_hex
 from typing import Any
 from urllib.parse import urlsplit
 
-from msgspec import Raw, to_builtins
+from msgspec import to_builtins
 
 from whisperd.delivery import ALERT, GONE, Delivery, DeliveryNotFound, DeliveryQuery, DeliveryState
+from whisperd.look import Sighting
 from whisperd.sql.rows import to_json
 from whisperd.task import State, Task
 
@@ -36,13 +38,19 @@ def tell(conn: sqlite3.Connection, task: Task) -> None:
         conn.execute(_INSERT, _columns(task, kind, url, snapshot) | _end_of(task))
 
 
-def alert(conn: sqlite3.Connection, task: Task, url: str, findings: Sequence[Raw], now: float) -> None:
+def alert(conn: sqlite3.Connection, task: Task, url: str, news: Sequence[Sighting], now: float) -> None:
     """Tell an address of findings, unless it wants to be told nothing more."""
     if conn.execute("select 1 from gone where url = ?", (url,)).fetchone():
         return
-    snapshot = to_json({**to_builtins(task), "findings": findings})
-    when = {"event": ALERT, "now": now, "expires_at": now + LIFE_SECONDS}
-    conn.execute(_INSERT, _columns(task, "webhook", url, snapshot) | when)
+    snapshot = to_json({**to_builtins(task), "findings": [one.finding for one in news]})
+    when = {"event": ALERT, "now": now, "expires_at": now + LIFE_SECONDS, "id": _id_of(task, url, news)}
+    conn.execute(f"{_INSERT} on conflict (id) do nothing", _columns(task, "webhook", url, snapshot) | when)
+
+
+def _id_of(task: Task, url: str, news: Sequence[Sighting]) -> str:
+    """The same for the same findings: another host, which looks once more, may tell of them again."""
+    said = hashlib.sha256(to_json([task.id, url, *news]).encode()).hexdigest()
+    return f"msg_{said[:24]}"
 
 
 def _end_of(task: Task) -> dict[str, Any]:

@@ -1,0 +1,94 @@
+"""What risk detection found, as the outside sees it where several hosts share a queue.
+
+Of what this host has done its own database tells; of all else what lies in the shared storage, where a
+transcript and what was found in it are one object. It keeps nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from msgspec import Raw, Struct
+
+from whisperd.detections import Detections
+from whisperd.look import Ended, Kept, Seen, Standing
+from whisperd.redis_queue import formats, stored
+from whisperd.redis_queue.shared_queue import SharedQueue
+from whisperd.redis_queue.storage import Storage
+from whisperd.task import State, Task, TaskNotFound
+
+
+class _Report(Struct, frozen=True):
+    """What of a report redaction needs, as a host's own database has it."""
+
+    places: Raw
+    rules_errors: Raw
+
+
+class SharedDetections:
+    """Detections of tasks on any host: what it does not say itself is the local one's. Raises QueueAway."""
+
+    def __init__(self, local: Detections, queue: SharedQueue, storage: Storage) -> None:
+        self._local = local
+        self._queue = queue
+        self._storage = storage
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._local, name)
+
+    async def first(self, transcription_id: str) -> Task:
+        if await self._queue.is_here(transcription_id):
+            return await self._local.first(transcription_id)
+        if (look := await self._queue.look(transcription_id)) is None:
+            raise TaskNotFound(f"nothing looks through task {transcription_id}")
+        return look
+
+    async def kept(self, task_id: str) -> Kept | None:
+        transcription_id = formats.transcription_of(task_id)
+        if transcription_id is None or await self._queue.is_here(transcription_id):
+            return await self._local.kept(task_id)
+        return await self._stored(transcription_id)
+
+    async def newest(self, transcription_id: str) -> Kept | None:
+        if await self._queue.is_here(transcription_id):
+            return await self._local.newest(transcription_id)
+        return await self._stored(transcription_id)
+
+    async def redaction(self, transcription: Task, edit: str | None) -> Sequence[Seen]:
+        if await self._queue.is_here(transcription.id):
+            return await self._local.redaction(transcription, edit)
+        look = await self._ended(transcription.id)
+        return [] if look is None else [_seen(look, edit)]
+
+    async def is_awaited(self, transcription_id: str) -> bool:
+        return await self.standing(transcription_id) == "awaited"
+
+    async def standing(self, transcription_id: str) -> Standing | None:
+        if await self._queue.is_here(transcription_id):
+            return await self._local.standing(transcription_id)
+        look = await self._queue.look(transcription_id)
+        if look is None or look.state in (State.FAILED, State.CANCELLED):
+            return None
+        return "completed" if look.state is State.COMPLETED else "awaited"
+
+    async def _stored(self, transcription_id: str) -> Kept | None:
+        look = await self._ended(transcription_id)
+        return None if look is None or look.report is None else Kept(look.task, look.report, look.edit)
+
+    async def _ended(self, transcription_id: str) -> Ended | None:
+        found = await stored.find(self._storage, transcription_id)
+        return None if found is None else found.look
+
+
+def _seen(look: Ended, edit: str | None) -> Seen:
+    """`edit`: the token of the correction that it is about."""
+    return Seen(asked=look.asked, rules=look.rules, is_first=True, hidden=_hidden(look, edit))
+
+
+def _hidden(look: Ended, edit: str | None) -> str | None:
+    if look.report is None or look.edit != edit:
+        return None
+    report = msgspec.json.decode(look.report, type=_Report)
+    return msgspec.json.encode([report.places, report.rules_errors]).decode()
