@@ -60,7 +60,7 @@ class Post:
         self.detections = Detections(db, self.events, self.queue.told_all, clock)
         self.box = box(db, clock)
         self.deliveries = Deliveries(
-            self.box, self.events, {"webhook": self.receiver}, jitter=lambda: 1.0, steady=clock
+            self.box, self.events, {"webhook": self.receiver}, (), jitter=lambda: 1.0, steady=clock
         )
 
     @asynccontextmanager
@@ -148,6 +148,35 @@ def test_what_is_committed_is_told_at_once_and_once(with_post):
         assert await post.states() == ["delivered"] * 2
 
     with_post(body)
+
+
+class Asked(Outbox):
+    """Knows how often it was looked into."""
+
+    looks = 0
+
+    async def due(self, *args):
+        self.looks += 1
+        return await super().due(*args)
+
+
+def test_an_end_that_nobody_is_to_hear_of_is_not_looked_for(with_post):
+    async def body(post):
+        async with post.running():
+            await post.ends(HERE)
+            await post.until_settled(1)
+            looks = post.box.looks
+            await post.ends(None, None, None)
+            await asyncio.sleep(0.05)
+            assert post.box.looks == looks
+            post.deliveries.reload([THERE])
+            await post.until(lambda: post.box.looks > looks)
+            await post.ends(None)
+            await post.until_settled(2)
+
+        assert post.receiver.urls() == [HERE, THERE]
+
+    with_post(body, Asked)
 
 
 def test_what_was_left_from_before_is_told(with_post):

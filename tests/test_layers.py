@@ -26,6 +26,7 @@ ALLOWED = {
     "clock": {"task"},
     "events": {"task"},
     "together": set(),
+    "aside": set(),
     "spool": {"task", "durable", "together"},
     "forecast": {"task"},
     "sql": {"task", "job", "delivery", "forecast", "look", "timeline", "usage"},
@@ -111,7 +112,7 @@ ALLOWED = {
     },
     "worker_pool": {"task", "events", "spool", "counts", "orders", "restraint", "slot"},
     "queue": {"task", "job", "db", "events", "sql", "forecast", "counts"},
-    "outlook": {"task", "events", "forecast"},
+    "outlook": {"task", "aside", "events", "forecast"},
     "history": {"task", "db", "sql", "timeline", "usage"},
     "detections": {"task", "db", "events", "look", "sql"},
     "searcher": {"task", "children", "risk_protocol"},
@@ -123,7 +124,7 @@ ALLOWED = {
     "deliveries": {"task", "delivery", "events", "outbox"},
     "signing": {"durable"},
     "webhooks": {"task", "config", "delivery", "outbound", "shown", "signing"},
-    "redacting": {"task", "look", "detections", "risk", "transcript"},
+    "redacting": {"task", "aside", "look", "detections", "risk", "transcript"},
     "results": {"task", "delivery", "outbound", "s3", "buckets", "redacting", "transcript"},
     # the queue that several hosts share
     "redis_queue": {
@@ -136,7 +137,7 @@ ALLOWED = {
     "metrics": {"task", "job", "backup", "counts", "gpu", "worker_pool"},
     "routes": {
         *("task", "job", "config", "events", "spool", "sniff", "transcript", "worker_pool", "metrics"),
-        *("archive", "backup", "arrival", "shown", "attendance", "keys", "outbox", "delivery"),
+        *("aside", "archive", "backup", "arrival", "shown", "attendance", "keys", "outbox", "delivery"),
         *("outbound", "s3", "buckets", "sources", "outlook", "forecast", "turns", "pace", "sessions"),
         *("history", "timeline", "usage", "minutes", "redacting", "links", "muting", "drain"),
         *("counts", "gpu", "lag", "tracing"),

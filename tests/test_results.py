@@ -44,7 +44,7 @@ class Owing(Post):
         settings = S3(endpoint=endpoint, access_key_id=KEY, secret_access_key=SECRET, buckets=(bucket,))
         redacting = Redacting(self.queue, Detections(db, self.queue.told_all, clock))
         senders = {"result": Results(Buckets(settings), self.queue, redacting)}
-        self.deliveries = Deliveries(self.box, self.events, senders, jitter=lambda: 1.0, steady=clock)
+        self.deliveries = Deliveries(self.box, self.events, senders, (), jitter=lambda: 1.0, steady=clock)
 
     async def one(self):
         (delivery,) = await self.box.find(ALL)

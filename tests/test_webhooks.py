@@ -63,7 +63,7 @@ class Hooks(Post):
         )
         self.webhooks = Webhooks(self.settings, task_view, clock)
         self.deliveries = Deliveries(
-            self.box, self.events, {"webhook": self.webhooks}, jitter=lambda: 1.0, steady=clock
+            self.box, self.events, {"webhook": self.webhooks}, (), jitter=lambda: 1.0, steady=clock
         )
 
     def url(self, path="hook", host="127.0.0.1"):
@@ -75,6 +75,7 @@ class Hooks(Post):
         self.settings = msgspec.structs.replace(self.settings, webhooks=hooks)
         self.webhooks.reload(self.settings)
         await self.box.point(urls)
+        self.deliveries.reload(urls)
 
     @asynccontextmanager
     async def tried(self, n=1):

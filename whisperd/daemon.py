@@ -171,7 +171,7 @@ class Daemon:
             "webhook": self._post.beside(self._webhooks) if self._post else self._webhooks,
             "result": Results(buckets, parts.queue, parts.redacting),
         }
-        self._deliveries = Deliveries(parts.outbox, parts.events, senders)
+        self._deliveries = Deliveries(parts.outbox, parts.events, senders, parts.config.listeners)
         self._detector = Detector(
             parts.detections,
             # Another process than that which is asked before a task is accepted: nobody shall wait for it.

@@ -65,16 +65,18 @@ class Deliveries:
         outbox: Outbox,
         events: Events,
         senders: Mapping[str, Sender],
+        endpoints: Collection[str],
         jitter: Callable[[], float] = lambda: random.uniform(0.75, 1.0),
         steady: Callable[[], float] = monotonic,
     ) -> None:
-        """`senders`: by the kind of what they deliver."""
+        """`senders`: by the kind of what they deliver; `endpoints`: the addresses that hear of every task."""
         self._outbox = outbox
         self._events = events
         self._senders = senders
         self._jitter = jitter
         self._steady = steady
         self._wake = asyncio.Event()
+        self._all_are_told = bool(endpoints)  # of an end, and not only who is to hear of one task
         self._endpoints: Collection[str] | None = None  # to be taken over
         self._held: set[str] = set()  # ids of those that are being tried
         self._places: dict[str, _Place] = {}
@@ -91,7 +93,7 @@ class Deliveries:
 
     def reload(self, endpoints: Collection[str]) -> None:
         """Other addresses hear of every task from the next look on."""
-        self._endpoints = endpoints
+        self._endpoints, self._all_are_told = endpoints, bool(endpoints)
         self.wake()
 
     async def run(self) -> None:
@@ -110,10 +112,15 @@ class Deliveries:
     async def _listen(self) -> None:
         """Events are hints: after having fallen behind there may be more to do than was heard of."""
         while not self._events.closed:
-            with self._events.subscribe(wants=_may_be_told) as subscription:
+            with self._events.subscribe(wants=self._may_be_told) as subscription:
                 self.wake()
                 async for _ in subscription:
                     self.wake()
+
+    def _may_be_told(self, event: Event) -> bool:
+        """Whether an address may be there for it: where none is, the outbox is not looked into."""
+        addressed = self._all_are_told or event.task.callback_url or event.task.result_url
+        return event.kind == "finding" or (bool(addressed) and tells_an_end(event))
 
     async def _take_over(self) -> None:
         if (endpoints := self._endpoints) is not None:
@@ -202,7 +209,3 @@ class Deliveries:
                 return await verb()
             except _TROUBLES:
                 await asyncio.sleep(STORAGE_SECONDS)
-
-
-def _may_be_told(event: Event) -> bool:
-    return event.kind == "finding" or tells_an_end(event)

@@ -43,6 +43,10 @@ class Detections:
             return None
         return await self._db.write(looks.claim, self._now(), self._served, then=self._told_of_claim)
 
+    async def any_waits(self) -> bool:
+        """For its turn, or for its transcript."""
+        return await self._db.read(looks.any_waits)
+
     async def said(self, look: Look) -> Said | None:
         """What it has to look through; None: there is no transcript."""
         return await self._db.read(looks.said, look)

@@ -18,7 +18,7 @@ import structlog
 
 from whisperd.counts import Counts
 from whisperd.detections import Detections
-from whisperd.events import Event, Events
+from whisperd.events import Event, Events, tells_an_end
 from whisperd.look import MISSING, Look, Outcome, Said
 from whisperd.risk_protocol import Found, NoMemory, Search, Wrong
 from whisperd.searcher import CRASHED, OUT_OF_MEMORY, Searcher, SearchFailed
@@ -56,6 +56,8 @@ class Detector:
         self._news: dict[str, float] = {}  # ids of transcriptions that have more: when to look, monotonic
         self._rests: dict[str, float] = {}  # until when those are left alone that were looked at
         self._wake = asyncio.Event()
+        self._any_waits = True  # a look, for its turn or for its transcript; where none does, nobody asks
+        self._any_came = True  # since that was looked at last
         self._at_work: str | None = None  # the id of its task
 
     async def run(self) -> None:
@@ -73,6 +75,8 @@ class Detector:
             heard = await self._patiently(self._listen_in)  # first: its alert is worth nothing later
             if await self._patiently(self._next) or heard:  # in turns, so that many calls hold up nothing
                 continue
+            if self._any_waits:
+                await self._patiently(self._see_whether_any_waits)
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._seconds()):
                     await self._wake.wait()
@@ -86,11 +90,26 @@ class Detector:
     async def _listen(self) -> None:
         """Events are hints: after having fallen behind there may be more to do than was heard of."""
         while not self._events.closed:
-            with self._events.subscribe(wants=_matters) as subscription:
-                self._wake.set()
+            with self._events.subscribe(wants=self._matters) as subscription:
+                self._note_one_more()
                 async for event in subscription:
                     self._hear(event)
         self._wake.set()
+
+    def _matters(self, event: Event) -> bool:
+        """What comes, has more, or is over: a transcript that was waited for, or the task at work."""
+        if event.task.kind is Kind.RISK_DETECTION:
+            return tells_an_end(event) or _comes(event)
+        return self._any_waits and (event.kind == "segment" or tells_an_end(event))
+
+    def _note_one_more(self) -> None:
+        self._any_waits = self._any_came = True
+        self._wake.set()
+
+    async def _see_whether_any_waits(self) -> None:
+        self._any_came = False  # before looking, never after: else one that comes meanwhile is missed
+        if not await self._detections.any_waits():
+            self._any_waits = self._any_came
 
     def _hear(self, event: Event) -> None:
         if event.task.id == self._at_work and event.task.state is State.CANCELLED:
@@ -100,6 +119,8 @@ class Detector:
         elif event.task.state in FINAL:
             self._news.pop(event.task.id, None)
             self._rests.pop(event.task.id, None)
+        if _comes(event):
+            self._note_one_more()
         self._wake.set()
 
     async def _next(self) -> bool:
@@ -206,9 +227,6 @@ class Detector:
         raise AssertionError(f"no answer to a search: {answer}")
 
 
-def _matters(event: Event) -> bool:
-    """What comes, has more, or is over: a transcript that was waited for, or the task at work."""
-    if event.kind != "task":
-        return event.kind == "segment"
-    waits = event.task.kind is Kind.RISK_DETECTION and event.task.state is State.QUEUED
-    return waits or event.task.state in FINAL
+def _comes(event: Event) -> bool:
+    task = event.task
+    return event.kind == "task" and task.kind is Kind.RISK_DETECTION and task.state is State.QUEUED

@@ -1,10 +1,10 @@
 """The outlook: when each task is thought to begin and to be over, for whoever asks.
 
-A forecast is made when somebody asks, off the loop, and then so seldom that all of them together take a
-small part of the time; in between the last one is asked again. So a daemon that nobody asks pays nothing for
-it, and one with 100,000 tasks in line little. The same holds for the late times and for the plays with a file
-that is not sent yet. Who submits waits for one PATIENCE at most. Nothing is known before a chunk was
-measured, nor while none is handed out.
+A forecast is made when somebody asks, off the loop where many wait, and then so seldom that all of them
+together take a small part of the time; in between the last one is asked again. So a daemon that nobody asks
+pays nothing for it, and one with 100,000 tasks in line little. The same holds for the late times and for the
+plays with a file that is not sent yet. Who submits waits for one PATIENCE at most. Nothing is known before
+a chunk was measured, nor while none is handed out.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import NamedTuple, Protocol
 import structlog
 from msgspec.structs import replace
 
+from whisperd.aside import worked_out
 from whisperd.events import Event, Events, tells_an_end
 from whisperd.forecast.line import Forecast, InWork, Line, Span, Standing
 from whisperd.forecast.play import forecast
@@ -229,7 +230,9 @@ class Outlook:
     async def _made(self) -> tuple[_Picture | None, Forecast | None]:
         try:
             picture = await self._picture()
-            return picture, await asyncio.to_thread(picture.played) if picture else None
+            if picture is None:
+                return None, None
+            return picture, await worked_out(picture.played, len(picture.line.tasks))
         except Exception:  # an edge: a task that was accepted is not refused for want of a forecast
             log.exception("there is no forecast")
             return None, None
@@ -274,7 +277,7 @@ class _Picture(NamedTuple):
     claimed_at: Mapping[tuple[int, int], float]  # by seq and number, of the chunks in work
 
     def played(self, *, slow: bool = False) -> Forecast:
-        """Takes milliseconds, with many tasks some hundred of them: call it on a thread."""
+        """Takes milliseconds where many tasks wait, some hundred with thousands: call that on a thread."""
         tasks = {task.seq: task for task in self.line.tasks}
         in_work = []
         for chunk in self.line.running:

@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 
 import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
+from whisperd.aside import worked_out
 from whisperd.detections import Detections
 from whisperd.look import Kept, Seen
 from whisperd.risk.detection import Place
@@ -100,7 +102,8 @@ class Redacting:
     async def _said(self, task: Task, edit: Edit | None) -> Transcript:
         if edit is not None:
             return Transcript(task=task, segments=edit.segments, edited=True)
-        return await asyncio.to_thread(Transcript.of, task, await self._queue.segments(task.id))
+        marked = await self._queue.segments(task.id)
+        return await worked_out(partial(Transcript.of, task, marked), len(marked))
 
     async def _refusal(self, task: Task) -> NotRedacted:
         if await self._detections.is_awaited(task.id):

@@ -136,6 +136,56 @@ def test_a_transcript_is_looked_through_as_it_was_corrected(with_server):
     with_server(body)
 
 
+def test_where_no_look_waits_the_ends_of_transcriptions_ask_for_none(with_server, monkeypatch):
+    """Each took a turn of the database's thread."""
+
+    async def body(server):
+        looks, claim = [], server.services.detections.claim
+
+        async def counted():
+            looks.append(1)
+            return await claim()
+
+        monkeypatch.setattr(server.services.detections, "claim", counted)
+        async with server.detecting():
+            await asyncio.sleep(0.2)  # until it has seen that none waits
+            begun = len(looks)
+            await server.completed("Ask not.")
+            await server.completed("Nothing.")
+
+            assert 0 < len(looks) == begun
+
+    with_server(body)
+
+
+def test_a_look_that_comes_while_it_is_seen_that_none_waits_is_done_when_its_transcript_is_there(with_server):
+    async def body(server):
+        detections, waiting, came = server.services.detections, [], asyncio.Event()
+        any_waits = detections.any_waits
+
+        async def one_comes_meanwhile():
+            some = await any_waits()
+            if not waiting:
+                transcription = (await server.submit())["task_id"]
+                waiting.append(await detect(server, task_id=transcription, packs=[], rules=[SHOUT]))
+                await asyncio.sleep(0.05)  # the detector has heard of it by then
+                came.set()
+            return some
+
+        detections.any_waits = one_comes_meanwhile
+        async with server.detecting():
+            await came.wait()
+            detections.any_waits = any_waits
+            await asyncio.sleep(0.1)
+            await server.plan(1)
+            await server.finish("Ask not.")
+
+            async with asyncio.timeout(PATIENCE):
+                assert rules_of(await found(server, waiting[0]["task_id"])) == ["mine.shout"]
+
+    with_server(body)
+
+
 def test_audio_makes_two_tasks_and_the_answer_is_the_one_that_looks(with_server):
     async def body(server):
         async with server.detecting():

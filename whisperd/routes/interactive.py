@@ -21,6 +21,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 from structlog.contextvars import bind_contextvars
 
+from whisperd.events import Subscription
 from whisperd.routes import Services
 from whisperd.routes.errors import Refusal, stopping
 from whisperd.task import FINAL, NewTask, Problem, State, Task, TaskError, TaskNotFound
@@ -82,12 +83,16 @@ async def _joinable(here: Services, new: NewTask) -> Task | None:
 async def finished(here: Services, task_id: str, seconds: float | None) -> Task:
     """The task once it is over; or as it is when the seconds are over, or when the daemon stops."""
     with here.events.subscribe(task_id) as subscription:
-        task = await here.queue.get(task_id)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):  # for all news together, however often they come
-                while task.state not in FINAL and (event := await subscription.next(seconds)) is not None:
-                    task = await here.queue.get(task_id) if event.kind == "left" else event.task
-        return task
+        return await over(here, await here.queue.get(task_id), subscription, seconds)
+
+
+async def over(here: Services, task: Task, subscription: Subscription, seconds: float | None) -> Task:
+    """As `finished`, of a task that was looked at after it was subscribed to: else its end can be missed."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):  # for all news together, however often they come
+            while task.state not in FINAL and (event := await subscription.next(seconds)) is not None:
+                task = await here.queue.get(task.id) if event.kind == "left" else event.task
+    return task
 
 
 def check_completed(task: Task) -> None:

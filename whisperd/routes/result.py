@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from math import inf
 from typing import Annotated, Literal
 
@@ -14,6 +15,7 @@ from msgspec import Meta, Struct, structs
 from starlette.requests import Request
 from starlette.responses import Response
 
+from whisperd.aside import worked_out
 from whisperd.routes import Services, findings, services, task_of
 from whisperd.routes.call import STILL, TAGGED, Answer, Call, Header
 from whisperd.routes.errors import Refusal
@@ -81,7 +83,7 @@ async def _answer(
     request: Request, transcript: Transcript, format: str, headers: dict[str, str] | None = None
 ) -> Response:
     """With an ETag, so that who asks again and again for subtitles is sent them when there are more."""
-    body, media_type, tag = await asyncio.to_thread(_written, transcript, format)
+    body, media_type, tag = await worked_out(partial(_written, transcript, format), len(transcript.segments))
     return unless_known(request, Response(body, media_type=media_type, headers=headers), tag)
 
 

@@ -18,7 +18,7 @@ from whisperd.routes.admission import admit, admit_again, admit_caller, check_ro
 from whisperd.routes.call import STILL, TAGGED, Answer, Call, Form, Header
 from whisperd.routes.detection import check_detection
 from whisperd.routes.errors import Refusal
-from whisperd.routes.interactive import finished, unless_left
+from whisperd.routes.interactive import over, unless_left
 from whisperd.routes.tags import tag_of, unless_known
 from whisperd.routes.view import TaskView, all_shown, shown, shown_soon, shown_with_looks
 from whisperd.spool import Incoming
@@ -29,6 +29,7 @@ from whisperd.task import (
     Kind,
     ListQuery,
     Match,
+    ModelUnusable,
     NewTask,
     State,
     Task,
@@ -93,8 +94,11 @@ async def with_audio(
         form, name = await receive(incoming)
         audio = Audio(name=name, size=incoming.size, sha256=incoming.sha256)
         new = submission.new_task(task_id, form, audio, here.config, caller(request), key)
-        if await here.queue.first_of_key(new) is None:  # else its model may be gone by now: it is no matter
+        try:
             await check_model(new, here)
+        except (ModelUnusable, Refusal):  # of one that is there already its model may be gone by now
+            if await here.queue.first_of_key(new) is None:
+                raise
         await admit(request, new)
     return form, new
 
@@ -114,12 +118,17 @@ class Patience(Struct, frozen=True, kw_only=True):
 async def show(request: Request, query: Patience) -> Response:
     """The task; with `wait`, once it is over, or as it is when the seconds are."""
     here = services(request)
-    task = await task_of(request)
-    if query.wait:
-        waiting = finished(here, task.id, min(query.wait, LONGEST_WAIT))
-        task = await unless_left(request.receive, waiting)
+    task = await (_waited_for(request, query.wait) if query.wait else task_of(request))
     view = await shown_with_looks(here, task)
     return unless_known(request, Json(view), _tag(view))
+
+
+async def _waited_for(request: Request, seconds: float) -> Task:
+    here = services(request)
+    with here.events.subscribe(request.path_params["task_id"]) as subscription:
+        task = await task_of(request)
+        waiting = over(here, task, subscription, min(seconds, LONGEST_WAIT))
+        return await unless_left(request.receive, waiting)
 
 
 def _tag(view: TaskView) -> str:

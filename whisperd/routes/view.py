@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence, Set
+from functools import partial
 from typing import Any, Literal
 
 from msgspec import UNSET, Struct, UnsetType, structs
@@ -127,11 +128,13 @@ async def all_shown(here: Services, tasks: Sequence[Task]) -> list[TaskView]:
 async def _kept(here: Services, tasks: Sequence[Task]) -> list[bool]:
     """Whether the audio of each is there. What is not over has it: only of the rest the disk is asked.
 
-    All of them on one thread: a disk that hangs, or a page of 500, must not hold up the loop.
+    All of them on one thread: a disk that hangs, or a page of 500, must not hold up the loop. One alone is
+    asked at once: each request asks for the file of the keys so, too.
     """
     heard = [task for task in tasks if task.kind is Kind.TRANSCRIPTION]  # the others have none of their own
     over = [task.id for task in heard if task.state in FINAL]
-    gone = await asyncio.to_thread(_without_audio, here, over) if over else frozenset()
+    asked = partial(_without_audio, here, over)
+    gone = await asyncio.to_thread(asked) if len(over) > 1 else asked()
     kept = {task.id for task in heard} - gone
     return [task.id in kept for task in tasks]
 

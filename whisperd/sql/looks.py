@@ -31,6 +31,7 @@ from whisperd.sql.rows import to_task
 from whisperd.task import (
     START,
     Detection,
+    Kind,
     LostClaim,
     Problem,
     Segment,
@@ -47,6 +48,11 @@ MOST_HEARING = 10  # that alert of one call
 
 def is_waiting(conn: sqlite3.Connection) -> bool:
     return _first(conn, NO_TENANT) is not None
+
+
+def any_waits(conn: sqlite3.Connection) -> bool:
+    """For its turn, or for its transcript."""
+    return questions.waiting(conn, Kind.RISK_DETECTION) > 0
 
 
 def claim(conn: sqlite3.Connection, now: float, after: str = NO_TENANT) -> Look | None:

@@ -62,18 +62,22 @@ def check_room(
     Raises QueueFull, TenantQueueFull when it could not queue one more task; the latter not without a tenant.
     Each kind has room of its own: as many as may wait of the one may wait of the other.
     """
-    waiting = _WAITING[kind]
-    queued = _tasks(conn, waiting)
+    queued = waiting(conn, kind)
     if queued >= rules.max_queued:
         raise QueueFull(f"{queued} tasks are waiting already", _seconds_for_a_place(conn, now, kind))
     if tenant is None:
         return NO_LIMITS
     found = limits(conn, rules, tenant, plan)
-    if found.queued and _tasks(conn, f"{waiting} and tenant = ?", tenant) >= found.queued:
+    if found.queued and _tasks(conn, f"{_WAITING[kind]} and tenant = ?", tenant) >= found.queued:
         (tenants,) = conn.execute("select count(distinct tenant) from share where offered > 0").fetchone()
         seconds = _seconds_for_a_place(conn, now, kind) * max(1, tenants)
         raise TenantQueueFull(f"{found.queued} tasks of this tenant may wait, and do", seconds)
     return found
+
+
+def waiting(conn: sqlite3.Connection, kind: Kind) -> int:
+    """How many tasks of the kind are queued."""
+    return _tasks(conn, _WAITING[kind])
 
 
 _WAITING = {
