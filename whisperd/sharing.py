@@ -86,15 +86,17 @@ async def sharing(parts: Machine, sources: Sources) -> AsyncIterator[Sharing | N
     try:
         await _check(link, storage)
         keep = config.retention
-        hours = (keep.job_hours, keep.failed_job_hours)
-        board = Boards(config.redis, lambda queue: Board(link, config.redis, hours, queue))
+        kept = (keep.job_hours, keep.failed_job_hours)
+        board = Boards(config.redis, lambda queue: Board(link, config.redis, kept, queue))
         own = Own(parts.queue, Ledger(parts.db), parts.events, parts.spool)
         common = Common(board, storage, Checkpoints(storage, own.ledger, own.events))
         intake = Intake(own, storage, sources, parts.models.multilingual, config)
         bridge = Bridge(own, common, intake, partial(_slots, parts.pool), config.redis.stalled_seconds)
         if not config.redis.takes_tasks:  # what it took when it did goes back
             bridge.leave(0)
-        queue = SharedQueue(own, common, bridge.holds, config.queue.idempotency_hours * 3600)
+        census = Census(board)
+        hours = config.queue.idempotency_hours
+        queue = SharedQueue(own, common, bridge.holds, hours * 3600, lambda: census.tally)
         follower = Follower(board, own.ledger, own.events, bridge.holds)
         recall = Recall(own, common, bridge.held, config.redis.lock_seconds)
         # As the settings are then: a reload changes them.
@@ -104,7 +106,7 @@ async def sharing(parts: Machine, sources: Sources) -> AsyncIterator[Sharing | N
             bridge=bridge,
             follower=follower,
             recall=recall,
-            census=Census(board),
+            census=census,
             queue=cast(TaskQueue, queue),
             detections=cast(Detections, SharedDetections(parts.detections, queue, storage)),
             pace=SharedPace(link, config.redis.prefix),

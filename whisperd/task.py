@@ -327,6 +327,8 @@ class Stats(Struct, frozen=True, kw_only=True):
     waits: tuple[float, ...]  # seconds from submission to start of the last finished tasks
     finished: tuple[tuple[float, float], ...]  # (finished_at, seconds of audio decoded) of the last minute
     depth: Depth = Depth()
+    is_shared: bool = False  # the counts are of a queue of several hosts,
+    counted_at: float | None = None  # as of then; None: of this host alone, as the others are not known yet
 
 
 class Depths(Struct, frozen=True, kw_only=True):
@@ -475,6 +477,7 @@ class TaskQueue(Protocol):
     async def correct(self, task_id: str, segments: Sequence[Segment], seen: str | None) -> None: ...
     async def revert(self, task_id: str, seen: str | None) -> None: ...
     async def stats(self, tenant: str | None = None) -> Stats: ...  # of one, or of all
+    async def stats_of_all(self, tenant: str | None = None) -> Stats: ...  # who share it; see Stats
     async def depths(self, tenants: int = 0) -> Depths: ...  # naming so many tenants
     async def change(self, task_id: str, change: Change) -> Task: ...
     async def cancel(self, task_id: str) -> Task: ...

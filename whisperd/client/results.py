@@ -252,6 +252,7 @@ class Stats(Struct, frozen=True, kw_only=True):
     oldest_queued_seconds: float | None = None
     paused: bool = False
     depth: Depth = Depth()
+    counted_at: str | None = None  # the tasks, where hosts share a queue
 
 
 class Check(Struct, frozen=True, kw_only=True):

@@ -133,6 +133,7 @@ def _figures(figures: Stats) -> Sequence[tuple[str, object]]:
         ("oldest", None if oldest is None else f"queued for {spell(oldest)}"),
         ("workers", f"{busy} of {len(figures.workers)} busy"),
         ("paused", "yes" if figures.paused else None),
+        ("counted", figures.counted_at and f"over all hosts, {figures.counted_at}"),
     )
 
 

@@ -21,6 +21,7 @@ from whisperd.job import Depth, Job
 from whisperd.redis_queue.index import LOOK_AT, Index, Row
 from whisperd.redis_queue.link import ANSWER_SECONDS, Link
 from whisperd.redis_queue.room import Asked, Room
+from whisperd.redis_queue.tally import QueueCount, TenantCount
 from whisperd.task import QueueAway
 
 if TYPE_CHECKING:
@@ -323,6 +324,21 @@ class Board:
             pipe.exists(self._key("whisperd:served"))
             wait, paused, active, prioritized, delayed, due, served = await pipe.execute()
         return Depth(wait + paused + prioritized + due, delayed - due, active, bool(served or active))
+
+    async def count(self) -> QueueCount:
+        """How many jobs there are, by how they stand."""
+        depth = await self.depth()
+        async with self._link.asking() as client:
+            pipe = client.pipeline(transaction=False)
+            for name in ("completed", "failed"):
+                pipe.zcard(self._key(name))
+            completed, failed = await pipe.execute()
+        lines = await self._room.lines()
+        return QueueCount(depth.waiting, depth.delayed, depth.active, completed, failed, lines)
+
+    async def tenants(self) -> Mapping[str, TenantCount]:
+        """How the jobs of all queues stand, by tenant."""
+        return await self._room.tenants()
 
     async def add(
         self, job_id: str, name: str, data: Mapping[str, Any], asked: Asked | None = None, **options: Any

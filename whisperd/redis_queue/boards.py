@@ -7,6 +7,7 @@ those that its settings name, in their order; a task is looked for in all that i
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from time import time
 from typing import Any
 
 from msgspec.structs import replace
@@ -15,6 +16,7 @@ from whisperd.config import Redis as Settings
 from whisperd.job import Depth, Job
 from whisperd.redis_queue.board import Board, Listed, LostJob, Seen, Standing, Taken, Verdict
 from whisperd.redis_queue.room import Asked
+from whisperd.redis_queue.tally import Tally
 
 
 class Boards:
@@ -197,3 +199,8 @@ class Boards:
     async def depths(self) -> Mapping[str, Depth]:
         """How much there is to do in each, by name."""
         return {name: await board.depth() for name, board in self.each().items()}
+
+    async def tally(self) -> Tally:
+        """How many tasks there are."""
+        queues = [await board.count() for board in self.each().values()]
+        return Tally(time(), queues, await self._base.tenants())

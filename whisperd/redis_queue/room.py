@@ -8,7 +8,7 @@ are one script, so that of two hosts one gets the last place. Jobs that Node add
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from random import randrange
 from time import time
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ import msgspec
 from msgspec import Struct
 
 from whisperd.redis_queue.link import Link
+from whisperd.redis_queue.tally import Line, TenantCount
 from whisperd.task import QueueFull, TenantQueueFull
 
 if TYPE_CHECKING:
@@ -27,7 +28,8 @@ AT_ONCE = 1000  # jobs that are gone through: for so many Redis does nothing els
 LOOKED_AT = 250  # those that are thought to wait, before a tenant is refused
 TENANTS_AT_ONCE = 10  # that are gone through with one sweep
 
-# How a job stands: 0 it waits, 1 it is at work, 2 it is completed, 3 it has failed, 4 it was cancelled.
+# How a job stands: 0 it waits, 1 it is delayed, 2 it is at work, 3 it is completed, 4 it has failed, 5 it was
+# cancelled. Those of nobody are in a set, too: how many were cancelled is asked of all.
 _NOTE = """
 local function standing(base, member)
   local colon = string.find(member, ':', 1, true)
@@ -35,12 +37,12 @@ local function standing(base, member)
   local job = redis.call('hmget', queue .. id, 'timestamp', 'processedOn', 'finishedOn', 'failedReason')
   if not job[1] then return nil end
   if job[3] then
-    if not redis.call('zscore', queue .. 'failed', id) then return 2 end
-    return job[4] == 'cancelled' and 4 or 3
+    if not redis.call('zscore', queue .. 'failed', id) then return 3 end
+    return job[4] == 'cancelled' and 5 or 4
   end
-  if not job[2] or redis.call('zscore', queue .. 'prioritized', id)
-    or redis.call('zscore', queue .. 'delayed', id) then return 0 end
-  return 1
+  if redis.call('zscore', queue .. 'delayed', id) then return 1 end
+  if not job[2] or redis.call('zscore', queue .. 'prioritized', id) then return 0 end
+  return 2
 end
 local function restate(base, tenant, member)
   local set, now = base .. 'whisperd:tenant:' .. tenant, standing(base, member)
@@ -48,16 +50,19 @@ local function restate(base, tenant, member)
   return redis.call('zrem', set, member)
 end
 local function note(base, member)
-  local known, data = pcall(cjson.decode, redis.call('hget', base .. member, 'data') or '')
-  if not known or type(data) ~= 'table' or type(data.task_id) ~= 'string' then return end
-  local tenant = type(data.tenant) == 'string' and data.tenant or 'default'
+  local text, tenant = redis.call('hget', base .. member, 'data'), ''
+  if not text then return end
+  local known, data = pcall(cjson.decode, text)
+  if known and type(data) == 'table' and type(data.task_id) == 'string' then
+    tenant = type(data.tenant) == 'string' and data.tenant or 'default'
+  end
   redis.call('sadd', base .. 'whisperd:tenants', tenant)
   restate(base, tenant, member)
 end
 """
 _REFUSED = """
 local function waiting(base, tenant)
-  return redis.call('zcount', base .. 'whisperd:tenant:' .. tenant, 0, 0)
+  return redis.call('zcount', base .. 'whisperd:tenant:' .. tenant, 0, 1)
 end
 local function refusal(why, asked, queued)
   local over, tenants = 0, 0
@@ -111,6 +116,36 @@ if redis.call('zcard', ARGV[1] .. 'whisperd:tenant:' .. ARGV[2]) == 0 then
   redis.call('srem', ARGV[1] .. 'whisperd:tenants', ARGV[2])
 end
 """
+_COUNT = """
+local found = {}
+for n = 2, #ARGV do
+  local set, counts = ARGV[1] .. 'whisperd:tenant:' .. ARGV[n], {}
+  for standing = 0, 5 do counts[standing + 1] = redis.call('zcount', set, standing, standing) end
+  found[n - 1] = counts
+end
+return found
+"""
+# What waits at each priority, with the age of the oldest of those at both ends: see LIFO.
+_LINES = """
+local queue, found, step = ARGV[1], {}, 4294967296
+local function age(id) return tonumber(redis.call('hget', queue .. id, 'timestamp') or ARGV[2]) end
+local plain = redis.call('llen', queue .. 'wait') + redis.call('llen', queue .. 'paused')
+if plain > 0 then
+  local last = redis.call('lindex', queue .. 'wait', -1) or redis.call('lindex', queue .. 'paused', -1)
+  found[1] = {0, plain, age(last)}
+end
+local first = redis.call('zrange', queue .. 'prioritized', 0, 0, 'withscores')
+while first[1] do
+  local priority, from = math.floor(first[2] / step), nil
+  from = string.format('%.0f', (priority + 1) * step)
+  local n = redis.call('zcount', queue .. 'prioritized', '-inf', '(' .. from)
+  for _, line in ipairs(found) do if line[1] > 0 then n = n - line[2] end end
+  local last = redis.call('zrevrangebyscore', queue .. 'prioritized', '(' .. from, '-inf', 'limit', 0, 1)
+  found[#found + 1] = {priority, n, math.min(age(first[1]), age(last[1]))}
+  first = redis.call('zrangebyscore', queue .. 'prioritized', from, '+inf', 'withscores', 'limit', 0, 1)
+end
+return found
+"""
 # The keys that each of BullMQ's scripts wants, in its order, as BullMQ gives them.
 _KEYS = {
     "addStandardJob": "wait paused meta id completed delayed active events marker",
@@ -145,6 +180,8 @@ class Room:
         self._check = register(f"{_NOTE}{_REFUSED}{_CHECK}")
         self._restate = register(f"{_NOTE}{_RESTATE}")
         self._tidy = register(f"{_NOTE}{_TIDY}")
+        self._count = register(_COUNT)
+        self._lines = register(_LINES)
         self._untidied: list[str] = []  # tenants whose turn comes
         self._cursor = 0  # in the set of the first of them
 
@@ -194,6 +231,24 @@ class Room:
         if ids:
             async with self._link.asking():
                 await self._restate(args=[self._base, *map(self._member, ids)])
+
+    async def lines(self) -> Sequence[Line]:
+        """What waits, by BullMQ's priorities."""
+        async with self._link.asking():
+            now = round(time() * 1000)
+            return [Line(*line) for line in await self._lines(args=[self._queue.toKey(""), now])]
+
+    async def tenants(self) -> Mapping[str, TenantCount]:
+        """How the jobs of all queues stand, by tenant."""
+        async with self._link.asking() as client:
+            names = [*map(str, await client.smembers(f"{self._base}whisperd:tenants"))]
+        found: dict[str, TenantCount] = {}
+        for first in range(0, len(names), AT_ONCE):
+            some = names[first : first + AT_ONCE]
+            async with self._link.asking():
+                counts = await self._count(args=[self._base, *some])
+            found |= zip(some, (TenantCount(*count) for count in counts), strict=True)
+        return found
 
     async def tidy(self) -> None:
         """Look at some of the jobs of some tenants, of all queues, for what nobody has heard of."""

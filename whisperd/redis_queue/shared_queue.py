@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 import structlog
+from msgspec.structs import replace
 
 from whisperd.job import Submitted
 from whisperd.redis_queue import formats, stored
@@ -19,6 +20,8 @@ from whisperd.redis_queue.board import LostJob, Seen
 from whisperd.redis_queue.client import RedisAway
 from whisperd.redis_queue.parts import Common, Own
 from whisperd.redis_queue.room import Asked
+from whisperd.redis_queue.stats import of_all
+from whisperd.redis_queue.tally import Tally
 from whisperd.s3 import S3Error
 from whisperd.task import (
     FINAL,
@@ -35,6 +38,7 @@ from whisperd.task import (
     QueueAway,
     Segment,
     State,
+    Stats,
     StorageBusy,
     StorageFailed,
     StorageFull,
@@ -50,12 +54,20 @@ log = structlog.get_logger(__name__)
 class SharedQueue:
     """A TaskQueue: what it does not say itself is the local one's. Raises QueueAway where Redis is needed."""
 
-    def __init__(self, own: Own, common: Common, holds: Callable[[str], bool], key_seconds: float) -> None:
-        """`holds`: whether this host is at work on a task, or owes its end."""
+    def __init__(
+        self,
+        own: Own,
+        common: Common,
+        holds: Callable[[str], bool],
+        key_seconds: float,
+        tally: Callable[[], Tally | None] = lambda: None,
+    ) -> None:
+        """`holds`: whether this host is at work on a task, or owes its end. `tally`: of some seconds ago."""
         self._local, self._ledger, self._spool = own.queue, own.ledger, own.spool
         self._board, self._storage = common.board, common.storage
         self._holds = holds
         self._key_seconds = key_seconds
+        self._tally = tally
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._local, name)
@@ -199,6 +211,11 @@ class SharedQueue:
         if await self._board.look(task_id) is None:  # from before the queue was shared
             return await self._local.change(task_id, change)
         return await self._changed(task_id, change)
+
+    async def stats_of_all(self, tenant: str | None = None) -> Stats:
+        """The counts are those of the last look that had an answer; before there was one, of this host."""
+        local, tally = await self._local.stats(tenant), self._tally()
+        return replace(local, is_shared=True) if tally is None else of_all(local, tally, tenant)
 
     async def _changed(self, task_id: str, change: Change) -> Task:
         if change.run_at is not None or change.metadata is not None:

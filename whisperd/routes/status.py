@@ -27,7 +27,10 @@ async def current_stats(connection: HTTPConnection) -> StatsView:
     """Of the tasks that the caller may see."""
     here, tenant = services(connection), caller(connection).tenant
     return stats_view(
-        await here.queue.stats(tenant), await _visible_workers(connection), here.pool.paused, here.now()
+        await here.queue.stats_of_all(tenant),
+        await _visible_workers(connection),
+        here.pool.paused,
+        here.now(),
     )
 
 

@@ -77,7 +77,10 @@ class Waits(Struct, frozen=True, kw_only=True):
 
 
 class StatsView(Struct, frozen=True, kw_only=True):
-    """`queued` counts the delayed ones too; `success_rate`: completed of completed and failed."""
+    """`queued` counts the delayed ones too; `success_rate`: completed of completed and failed.
+
+    `counted_at`: where hosts share a queue, when its tasks were counted; null: those of this host alone were.
+    """
 
     total: int
     queued: int
@@ -93,6 +96,7 @@ class StatsView(Struct, frozen=True, kw_only=True):
     oldest_queued_seconds: float | None
     paused: bool
     depth: Depth
+    counted_at: str | UnsetType | None = UNSET
 
 
 async def shown(here: Services, task: Task) -> TaskView:
@@ -209,6 +213,7 @@ def stats_view(stats: Stats, workers: Sequence[WorkerInfo], paused: bool, now: f
         oldest_queued_seconds=None if oldest is None else round(max(0.0, now - oldest), 3),
         paused=paused,
         depth=stats.depth,
+        counted_at=timestamp(stats.counted_at) if stats.is_shared else UNSET,
     )
 
 
