@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import msgspec
 from msgspec import Raw, Struct
 
-from whisperd.task import Detection, Kind, NewTask, Problem, Segment, Task
+from whisperd.task import Audio, Detection, Kind, NewTask, Problem, Segment, Task
 
 RULES = "rules"  # where other tasks name their model
 NO_TRANSCRIPT = "no_transcript"  # the code of the problem that there is none to look through
@@ -32,6 +34,12 @@ def after(new: NewTask, task_id: str, asked: Detection, rules: str | None = None
         transcript=new.id,
         rules=rules,
     )
+
+
+def text_audio(said: Sequence[Segment]) -> Audio:
+    """What stands for the audio of a text."""
+    text = " ".join(segment.text for segment in said).encode()
+    return Audio(name="text", size=len(text), sha256=hashlib.sha256(text).hexdigest())
 
 
 class Look(Struct, frozen=True, kw_only=True):
@@ -90,7 +98,7 @@ class Kept(NamedTuple):
 
 
 class Ended(Struct, frozen=True, kw_only=True):
-    """A look that was submitted with its transcript and is over, whole: as other hosts are told of it."""
+    """A look that came with its transcript or its text and is over, whole: as other hosts are told of it."""
 
     task: Task
     asked: Detection

@@ -144,18 +144,14 @@ def test_a_redis_that_is_away_lets_nothing_in_and_leaves_nothing_behind(paused, 
     assert paused.submit(jfk).status_code == 202
 
 
-def test_risk_in_anything_but_audio_is_refused_and_nothing_is_left_of_it(paused, jfk):
+def test_risk_in_a_transcript_that_is_there_is_refused_and_nothing_is_left_of_it(paused):
     answers = [
-        paused.http.post("/tasks/risk-detection", json={"text": "Ask not."}),
         paused.http.post("/tasks/risk-detection", json={"task_id": "t1"}),
-        paused.http.post(
-            "/tasks/risk-detection", json={"segments": [{"start": 0, "end": 1, "text": "Ask not."}]}
-        ),
         paused.http.post("/risk/rescan", json={}),
     ]
 
     refusals = [(answer.status_code, answer.json()["error"]["code"]) for answer in answers]
-    assert refusals == [(422, "not_supported")] * 4
+    assert refusals == [(422, "not_supported")] * 2
     assert paused.get("/tasks")["tasks"] == []
     assert paused.spool() == []
     assert [path for path in paused.shared.rglob("*") if path.is_file()] == []

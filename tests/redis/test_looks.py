@@ -49,11 +49,11 @@ def test_the_end_of_a_job_is_owed_once_its_transcript_was_looked_through(with_qu
         assert await ledger.owed() == []
         look = await looks.claim()
         assert await ledger.owed() == []
-        assert await ledger.looked("t1") is None
+        assert await ledger.looked(await queue.get("t1")) is None
         await looks.finish(look, Outcome(REPORT, (), None), 1.0)
 
         assert [owed.task.id for owed in await ledger.owed()] == ["t1"]
-        found = await ledger.looked("t1")
+        found = await ledger.looked(await queue.get("t1"))
         assert (found.task.id, found.task.state, found.report) == ("t1-risk", State.COMPLETED, REPORT)
 
     with_queue(body)
@@ -70,7 +70,7 @@ def test_a_look_that_found_nothing_out_holds_up_no_end(with_queue, end):
             await queue.cancel("t1-risk")
 
         assert len(await ledger.owed()) == 1
-        found = await ledger.looked("t1")
+        found = await ledger.looked(await queue.get("t1"))
         assert (found.task.state, found.report) == (end, None)
 
     with_queue(body)

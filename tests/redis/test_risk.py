@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 
 from tests.e2e.test_first_slice import JFK, words
-from tests.e2e.test_risk import JFK_RULE, searchers
+from tests.e2e.test_risk import FRAUD, JFK_RULE, detect, searchers
 from tests.e2e.test_webhooks import Receiver
 from tests.redis.conftest import over, until
 from tests.redis.test_attacks import chunks_of, stored
@@ -309,3 +309,74 @@ def test_rules_that_are_too_long_for_a_job_are_refused(hosts, jfk, tmp_path):
 
     assert answer.status_code == 422
     assert hosts[0].get("/tasks")["tasks"] == []
+
+
+# --- text ---
+
+CARD = "My card number is 4111 1111 1111 1111."
+LINES = [{"start": 1, "end": 2, "text": "Hello.", "speaker": "A"}, {"start": 2, "end": 4, "text": FRAUD}]
+
+
+def test_a_text_that_was_sent_is_looked_through_and_every_host_tells(hosts):
+    asked, other, worker = hosts
+    text = detect(asked, text=CARD, redact="tag", metadata={"mine": 1})
+    lines = detect(other, segments=LINES)
+    tasks = {look: asked.finished(look) for look in (text, lines)}
+
+    assert {task["status"] for task in tasks.values()} == {"completed"}
+    assert (tasks[text]["metadata"], tasks[text]["kind"]) == ({"mine": 1}, "risk_detection")
+    assert tasks[text]["audio"]["size"] == len(CARD)
+    for look in tasks:
+        found = worker.get(f"/tasks/{look}/result")
+        assert [host.get(f"/tasks/{look}/result") for host in (asked, other)] == [found, found]
+    assert "[CARD]" in found_in(other, text)["redacted_text"]
+    assert "4111" not in json.dumps(found_in(other, text))
+    assert [2 <= finding["start"] < 4 for finding in found_in(asked, lines)["findings"]] == [True]
+    listed = other.get("/tasks", kind="risk_detection")["tasks"]
+    assert [task["task_id"] for task in listed] == [lines, text]
+
+
+def found_in(host, look):
+    return host.get(f"/tasks/{look}/result")
+
+
+def test_a_text_that_waits_is_cancelled_by_another_host_and_runs_again(hosts):
+    asked, other, worker = hosts
+    paused(worker)
+    look = detect(asked, text=FRAUD)
+    assert other.http.patch(f"/tasks/{look}", json={"priority": 7}).json()["priority"] == 7
+    assert other.http.delete(f"/tasks/{look}").json()["status"] == "cancelled"
+    assert asked.http.post(f"/tasks/{look}/retry").json()["status"] == "queued"
+    worker.http.post("/admin/resume").raise_for_status()
+
+    assert asked.finished(look)["status"] == "completed"
+    assert found_in(other, look)["risk"]["level"] == "high"
+
+
+def test_what_kill_9_left_of_a_text_is_looked_through_by_another_host(new_host, jfk, node, receiver):
+    first, second = new_host().start(), paused(new_host().start())
+    stopped(first, second, jfk)
+    look = detect(second, text=FRAUD, alert_url=receiver.url)
+    looking(first, look)
+    first.kill()
+    second.http.post("/admin/resume").raise_for_status()
+
+    assert second.finished(look)["status"] == "completed"
+    assert over(node, look)["attemptsStarted"] == 2
+    first.start()
+    first.until(lambda: first.rows("select count(*) from job") == [(0,)])
+    assert found_in(first, look) == found_in(second, look)
+    assert [json.loads(body)["type"] for _, body in receiver.received] == ["risk.alert"]
+
+
+@pytest.mark.parametrize("content", [b"no JSON", b"[]", None])
+def test_a_text_that_is_not_what_was_sent_has_failed(hosts, content):
+    asked, _, worker = hosts
+    paused(worker)
+    look = detect(asked, text=FRAUD)
+    (file,) = (asked.shared / "audio").iterdir()
+    file.unlink() if content is None else file.write_bytes(content)
+    worker.http.post("/admin/resume").raise_for_status()
+    task = asked.finished(look)
+
+    assert task["error"]["code"] == ("audio_gone" if content is None else "invalid_field")

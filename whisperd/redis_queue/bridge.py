@@ -28,6 +28,7 @@ from whisperd.rulebooks import RiskMissing
 from whisperd.s3 import S3Error, S3NotFound
 from whisperd.spool import TooLarge
 from whisperd.task import (
+    Kind,
     ModelUnusable,
     QueueAway,
     State,
@@ -163,7 +164,8 @@ class Bridge:
             if taken.look_cancelled:
                 await self._cancel(formats.look_of(new.id))
             self._over.set()  # it may be over already: the copy of a twin
-            await self._check_audio(taken.job, new.id)
+            if new.kind is Kind.TRANSCRIPTION:
+                await self._check_audio(taken.job, new.id)
         except (formats.Malformed, UrlRefused, AnswerTooLarge, TooLarge) as error:
             await self._refuse(taken.job, f"invalid_field: {error}")
         except S3NotFound as error:

@@ -77,6 +77,8 @@ class OurJob(Struct, frozen=True, kw_only=True, omit_defaults=True):
     result_url: str | None = None
     metadata: dict[str, Any] = {}
     trace: str | None = None
+    detection: Detection | None = None  # of a job that is nothing but a look: its audio is text, as segments
+    rules: str | None = None  # JSON, that were sent with that
     then: Then | None = None
 
     @property
@@ -131,13 +133,16 @@ def read(data: Mapping[str, Any]) -> OurJob | TheirJob:
     """Raises Malformed."""
     kind: type[OurJob | TheirJob] = TheirJob if "transcriptionId" in data else OurJob
     try:
-        return msgspec.convert(data, kind)
+        job = msgspec.convert(data, kind)
     except msgspec.ValidationError as error:  # which names the field, and none of its values
         raise Malformed(f"the job cannot be read: {error}") from None
+    if isinstance(job, OurJob) and (job.kind is Kind.RISK_DETECTION) != (job.detection is not None):
+        raise Malformed("the job cannot be read: it has to say what risk detection looks for, and only that")
+    return job
 
 
 def to_job(new: NewTask, url: str) -> dict[str, Any]:
-    """The data of a job for a submission whose audio lies at `url`."""
+    """The data of a job for a submission whose audio, or what was sent in its place, lies at `url`."""
     audio = SharedAudio(url=url, sha256=new.audio.sha256, bytes=new.audio.size, name=new.audio.name)
     shared = {name: getattr(new, name) for name in _SHARED} | {"then": _then(new)}
     said: dict[str, Any] = msgspec.to_builtins(OurJob(task_id=new.id, audio=audio, **shared))

@@ -6,13 +6,17 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 
+import msgspec
+from msgspec.structs import replace
+
 from whisperd.config import Config
+from whisperd.look import text_audio
 from whisperd.redis_queue import formats
 from whisperd.redis_queue.parts import Own
 from whisperd.redis_queue.storage import Storage
 from whisperd.rulebooks import need_libraries
 from whisperd.sources import Sources
-from whisperd.task import Audio, NewTask, TaskNotFound
+from whisperd.task import Audio, NewTask, Segment, TaskNotFound
 
 
 class Intake:
@@ -32,12 +36,29 @@ class Intake:
 
     async def task_of(self, asked: formats.OurJob | formats.TheirJob, bullmq_priority: int) -> NewTask:
         """Raises what a download, the spool and the model's name can be refused for, and RiskMissing."""
-        if isinstance(asked, formats.OurJob) and asked.then is not None:
+        if isinstance(asked, formats.OurJob) and (asked.then or asked.detection):
             need_libraries()
+        if isinstance(asked, formats.OurJob) and asked.detection:
+            return await self._look(asked, bullmq_priority)
         audio = await self._audio(asked)
         new = formats.to_task(asked, audio, self._config.workers.model, bullmq_priority)
         await self._check_model(new.model)
         return new
+
+    async def _look(self, asked: formats.OurJob, bullmq_priority: int) -> NewTask:
+        """What looks through a text that was sent. Raises Malformed, S3Error."""
+        if (key := self._storage.key_of(asked.audio_url)) is None:
+            raise formats.Malformed("its text does not lie in the shared storage")
+        content = b"".join([piece async for piece in self._storage.pieces(key)])
+        try:
+            said = await asyncio.to_thread(msgspec.json.decode, content, type=tuple[Segment, ...])
+        except msgspec.DecodeError:
+            raise formats.Malformed("its text is not what was submitted") from None
+        audio = text_audio(said)
+        if audio.sha256 != asked.audio_sha256:
+            raise formats.Malformed("its text is not what was submitted")
+        new = formats.to_task(asked, audio, self._config.workers.model, bullmq_priority)
+        return replace(new, said=said)
 
     async def _audio(self, asked: formats.OurJob | formats.TheirJob) -> Audio:
         """In the spool under the id of the task; it may be there from before."""

@@ -11,6 +11,7 @@ from whisperd.db import Database
 from whisperd.job import Checkpoint, Job, OwedJob, Submitted
 from whisperd.look import Ended
 from whisperd.sql import checkpoints, jobs, looks, submissions
+from whisperd.task import Task
 
 
 class Ledger:
@@ -27,9 +28,9 @@ class Ledger:
         """Those of them whose tasks are over."""
         return await self._db.read(jobs.owed)
 
-    async def looked(self, task_id: str) -> Ended | None:
-        """What came of the risk detection that was submitted with a transcription; None: there is none."""
-        return await self._db.read(looks.ended, task_id)
+    async def looked(self, task: Task) -> Ended | None:
+        """What came of risk detection, or of that which came with a transcription; None: there is none."""
+        return await self._db.read(looks.ended, task)
 
     async def told(self, job: Job) -> None:
         await self._db.write(jobs.told, job)

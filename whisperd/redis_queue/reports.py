@@ -49,7 +49,7 @@ class Reports:
 
     async def _content(self, task: Task) -> bytes:
         transcript = Transcript.of(task, await self._queue.segments(task.id))
-        look = await self._ledger.looked(task.id)
+        look = await self._ledger.looked(task)
         return await stored.encoded(Stored(task=task, segments=transcript.segments, look=look))
 
     async def _put_back(self, job: Job) -> None:

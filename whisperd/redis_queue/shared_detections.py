@@ -46,10 +46,8 @@ class SharedDetections:
         return look
 
     async def kept(self, task_id: str) -> Kept | None:
-        transcription_id = formats.transcription_of(task_id)
-        if transcription_id is None or await self._queue.is_here(transcription_id):
-            return await self._local.kept(task_id)
-        return await self._stored(transcription_id)
+        job = formats.transcription_of(task_id) or task_id  # one of its own, if it looks through a text
+        return await (self._local.kept(task_id) if await self._queue.is_here(job) else self._stored(job))
 
     async def newest(self, transcription_id: str) -> Kept | None:
         if await self._queue.is_here(transcription_id):
@@ -73,12 +71,12 @@ class SharedDetections:
             return None
         return "completed" if look.state is State.COMPLETED else "awaited"
 
-    async def _stored(self, transcription_id: str) -> Kept | None:
-        look = await self._ended(transcription_id)
+    async def _stored(self, job: str) -> Kept | None:
+        look = await self._ended(job)
         return None if look is None or look.report is None else Kept(look.task, look.report, look.edit)
 
-    async def _ended(self, transcription_id: str) -> Ended | None:
-        found = await stored.find(self._storage, transcription_id)
+    async def _ended(self, job: str) -> Ended | None:
+        found = await stored.find(self._storage, job)
         return None if found is None else found.look
 
 

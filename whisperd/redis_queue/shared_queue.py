@@ -6,11 +6,13 @@ Redis. It keeps nothing, and moves nothing: the shared queue and the local one d
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
 
+import msgspec
 import structlog
 from msgspec.structs import replace
 
@@ -101,11 +103,11 @@ class SharedQueue:
         return None
 
     async def submit(self, new: NewTask) -> tuple[Task, bool]:
-        """Its audio goes to the shared storage, then it to the shared queue: from then on it is accepted."""
+        """Its audio, or text, goes to the shared storage, then it to the shared queue: so it is accepted."""
         if new.idempotency_key and (first := await self._first_of_key(new)) is not None:
             return first, False
         try:
-            url = await self._storage.keep_audio(new.id, self._spool.audio(new.id))
+            url = await self._keep(new)
         except S3Error as error:
             raise RedisAway(f"nothing can be accepted: {error}") from error
         try:
@@ -118,6 +120,12 @@ class SharedQueue:
             raise RedisAway("the shared queue has forgotten what it was told")
         self._spool.remove(new.id)
         return task, True
+
+    async def _keep(self, new: NewTask) -> str:
+        """Returns its URL."""
+        if new.kind is Kind.TRANSCRIPTION:
+            return await self._storage.keep_audio(new.id, self._spool.audio(new.id))
+        return await self._storage.keep_audio(new.id, await asyncio.to_thread(msgspec.json.encode, new.said))
 
     async def _add(self, new: NewTask, url: str) -> None:
         data, options = formats.to_job(new, url), formats.to_options(new)

@@ -1,6 +1,6 @@
 """Where audio and transcripts lie for all hosts: in a bucket, or in a folder that all of them have mounted.
 
-    audio/http-ID       what was submitted over HTTP; all else in audio/ is of other programs
+    audio/http-ID       what was submitted over HTTP, audio or text; all else in audio/ is of other programs
     results/ID          the transcript, whole, as any host can show it; written once, by whoever comes first
     results/ID.FORMAT   the transcript that a job of WhisperAPI was answered with: its producer's from then on
     checkpoints/…       what is finished of tasks that are not over, see checkpoints.py
@@ -77,12 +77,12 @@ class Storage:
         except S3Refused as error:
             raise RedisUnusable(str(error)) from None
 
-    async def keep_audio(self, task_id: str, file: Path) -> str:
+    async def keep_audio(self, task_id: str, content: Path | bytes) -> str:
         """Returns its URL."""
         import obstore
 
         with self.troubles():
-            await obstore.put_async(self._store, f"audio/http-{task_id}", file)
+            await obstore.put_async(self._store, f"audio/http-{task_id}", content)
         return f"{self._base}audio/http-{task_id}"
 
     def key_of(self, url: str) -> str | None:

@@ -54,8 +54,8 @@ def check_alone(here: Services) -> None:
     """Raises Refusal for what a host can do only with a queue of its own."""
     if here.config.redis.url:
         message = (
-            "hosts that share a queue (redis.url) look for risk in audio alone, as it is transcribed: "
-            "ask one that does not share its own"
+            "hosts that share a queue (redis.url) look through no transcript of another task: send it as "
+            "segments, or ask for risk as audio is transcribed"
         )
         raise Refusal(422, "not_supported", message)
 

@@ -7,7 +7,6 @@ stays whatever becomes of that.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -17,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from ulid import ULID
 
-from whisperd.look import RULES
+from whisperd.look import RULES, text_audio
 from whisperd.risk.rules import MOST_BYTES, MOST_RULES, Category, Severity
 from whisperd.routes import Json, Services, caller, services, submission, visible_task
 from whisperd.routes.admission import admit, check_room
@@ -30,7 +29,7 @@ from whisperd.routes.submission import PackName, Submission
 from whisperd.routes.tasks import IDEMPOTENCY_KEY, accepted, with_audio
 from whisperd.routes.view import TaskView, shown
 from whisperd.spool import Incoming
-from whisperd.task import Audio, Detection, Kind, NewTask, Options, Segment, State, Task, WrongState
+from whisperd.task import Detection, Kind, NewTask, Options, Segment, State, Task, WrongState
 
 MOST_BODY = 3 * 2**20  # a day of speech, with rules
 MOST_TEXT = 2 * 2**20  # characters
@@ -155,9 +154,10 @@ async def _of_audio(request: Request, here: Services, wanted: RiskSubmission | N
 
 
 async def _of_what_was_sent(request: Request, here: Services, wanted: RiskSubmission) -> NewTask:
-    check_alone(here)
     if wanted.sent != 1:
         raise _one_of_these()
+    if wanted.task_id is not None:
+        check_alone(here)
     wanted.check_sent()
     transcription = None if wanted.task_id is None else await _transcription(request, wanted.task_id)
     new = _new(request, wanted, transcription)
@@ -177,7 +177,7 @@ def _new(request: Request, wanted: RiskSubmission, transcription: Task | None) -
     return NewTask(
         id=str(ULID()),
         kind=Kind.RISK_DETECTION,
-        audio=_audio(said) if transcription is None else transcription.audio,
+        audio=text_audio(said) if transcription is None else transcription.audio,
         model=RULES,
         priority=wanted.priority_for(who, here.config),
         tenant=wanted.tenant_for(who) if transcription is None else transcription.tenant,
@@ -220,12 +220,6 @@ def _said(wanted: RiskSubmission) -> tuple[Segment, ...]:
         Segment(start=line.start, end=line.end, text=line.text, speaker=line.speaker)
         for line in wanted.segments or ()
     )
-
-
-def _audio(said: Sequence[Segment]) -> Audio:
-    """What stands for it where there is none."""
-    text = " ".join(segment.text for segment in said).encode()
-    return Audio(name="text", size=len(text), sha256=hashlib.sha256(text).hexdigest())
 
 
 calls = [

@@ -292,15 +292,14 @@ def first(conn: sqlite3.Connection, transcription_id: str) -> Task:
     return to_task(row)
 
 
-def ended(conn: sqlite3.Connection, transcription_id: str) -> Ended | None:
-    """The one that was submitted with this transcription; None: there is none, or it is not over."""
+def ended(conn: sqlite3.Connection, task: Task) -> Ended | None:
+    """This one, or that which came with this transcription; None: there is none, or it is not over."""
     row = conn.execute(
         """
         select task.*, asked, rules, report, edit from task join detection on detection.task = seq
-        where transcript = :id and finished_at is not null
-          and seq = (select seq + 1 from task where id = :id)
+        where seq = :seq and :id in (id, transcript) and finished_at is not null
         """,
-        {"id": transcription_id},
+        {"id": task.id, "seq": task.seq + (task.kind is Kind.TRANSCRIPTION)},
     ).fetchone()
     if row is None:
         return None
