@@ -1,4 +1,4 @@
-"""The partitions of Kafka that are followed: what ends one of them, and what does not."""
+"""The partitions of Kafka that are followed: what ends one of them, what rests, and what does not."""
 
 import asyncio
 from types import SimpleNamespace
@@ -6,53 +6,70 @@ from types import SimpleNamespace
 from aiokafka import TopicPartition
 from aiokafka.errors import CommitFailedError
 
+from whisperd.brokers import lanes as module
 from whisperd.brokers.lanes import Lanes
 
 ONE, OTHER = TopicPartition("tasks", 0), TopicPartition("tasks", 1)
 
 
 class Consumer:
-    """Each partition has one message, and no more comes."""
+    """Each partition has so many messages, and no more come."""
 
-    def __init__(self):
-        self.committed, self._given = [], set()
+    def __init__(self, messages=1):
+        self.committed, self._messages, self._given = [], messages, {}
 
     async def getone(self, partition):
-        if partition in self._given:
+        offset = self._given.setdefault(partition, 0)
+        if offset == self._messages:
             await asyncio.Event().wait()
-        self._given.add(partition)
+        self._given[partition] += 1
         return SimpleNamespace(
-            value=b"", headers=(), topic="tasks", partition=partition.partition, offset=0, timestamp=0
+            **partition._asdict(), offset=offset, timestamp=0, key=None, value=b"", headers=()
         )
 
     async def commit(self, offsets):
-        self.committed.extend(offsets)
+        self.committed.extend(offsets.items())
 
 
-def test_a_message_that_has_to_wait_ends_no_work_on_those_of_other_partitions():
-    consumer, goes_on = Consumer(), asyncio.Event()
+def at_once(least):
+    """A pause that is none."""
+    return 0.0
 
-    async def settle(letter):
-        if letter.id.startswith("tasks/0/"):
-            return False
-        await goes_on.wait()
-        await letter.ack()
-        return True
+
+def follow(consumer, settle, use, pause=at_once):
+    """`use` has the lanes and what tells that they are full, while both partitions are followed."""
 
     async def main():
         lanes = Lanes(lambda: consumer)
         async with asyncio.timeout(10), asyncio.TaskGroup() as group:
-            full = lanes.open(group, settle)
-            await lanes.on_partitions_assigned([OTHER, ONE])
-            await full.wait()
-            closing = group.create_task(lanes.close())
-            await asyncio.sleep(0.05)
-            goes_on.set()
-            await closing
+            full = lanes.open(group, settle, pause)
+            await lanes.on_partitions_assigned([ONE, OTHER])
+            await use(lanes, full)
+            await lanes.close()
 
     asyncio.run(main())
 
-    assert consumer.committed == [OTHER]
+
+def test_a_message_that_has_to_wait_ends_no_work_on_those_of_other_partitions(monkeypatch):
+    monkeypatch.setattr(module, "PATIENCE_SECONDS", 0)
+    consumer, begun, goes_on = Consumer(), asyncio.Event(), asyncio.Event()
+
+    async def settle(letter):
+        if letter.id.startswith("tasks/0/"):
+            await begun.wait()
+            return False
+        begun.set()
+        await goes_on.wait()
+        await letter.ack()
+        return True
+
+    async def use(lanes, full):
+        await full.wait()
+        asyncio.get_running_loop().call_later(0.05, goes_on.set)
+
+    follow(consumer, settle, use)
+
+    assert consumer.committed == [(OTHER, 1)]
 
 
 def test_a_commit_that_comes_too_late_ends_its_partition_and_nothing_else():
@@ -64,14 +81,68 @@ def test_a_commit_that_comes_too_late_ends_its_partition_and_nothing_else():
         await letter.ack()
         return True
 
-    async def main():
-        lanes = Lanes(lambda: consumer)
-        async with asyncio.timeout(10), asyncio.TaskGroup() as group:
-            lanes.open(group, settle)
-            await lanes.on_partitions_assigned([ONE, OTHER])
-            await asyncio.sleep(0.05)
-            await lanes.close()
+    async def use(lanes, full):
+        await asyncio.sleep(0.05)
 
-    asyncio.run(main())
+    follow(consumer, settle, use)
 
-    assert consumer.committed == [OTHER]
+    assert consumer.committed == [(OTHER, 1)]
+
+
+def test_a_message_that_has_to_wait_is_tried_again_before_what_is_behind_it():
+    consumer, tried, done = Consumer(messages=2), [], asyncio.Event()
+
+    async def settle(letter):
+        if letter.id.startswith("tasks/1/"):
+            return True
+        tried.append(letter.id)
+        if len(tried) <= 3:
+            return False
+        await letter.ack()
+        if len(consumer.committed) == 2:
+            done.set()
+        return True
+
+    async def use(lanes, full):
+        await done.wait()
+        assert not full.is_set()
+
+    follow(consumer, settle, use)
+
+    assert tried == ["tasks/0/0/0"] * 4 + ["tasks/0/1/0"]
+    assert consumer.committed == [(ONE, 1), (ONE, 2)]
+
+
+def test_while_one_message_has_to_wait_none_is_tried():
+    tried = []
+
+    async def settle(letter):
+        tried.append(letter.id)
+        return False
+
+    async def use(lanes, full):
+        await asyncio.sleep(0.05)
+
+    follow(Consumer(), settle, use, pause=lambda least: 60.0)
+
+    assert tried == ["tasks/0/0/0"]
+
+
+def test_others_get_the_partitions_only_once_nothing_was_taken_for_long(monkeypatch):
+    monkeypatch.setattr(module, "PATIENCE_SECONDS", 0.3)
+    last = asyncio.Event()
+
+    def refusals(letter):
+        return letter.id.startswith("tasks/0/") or last.is_set()
+
+    async def settle(letter):
+        await asyncio.sleep(0.01)
+        return not refusals(letter)
+
+    async def use(lanes, full):
+        await asyncio.sleep(1)
+        assert not full.is_set()
+        last.set()
+        await full.wait()
+
+    follow(Consumer(messages=1000), settle, use)

@@ -22,7 +22,7 @@ class Breaks:
     async def watch(self):
         await asyncio.Event().wait()
 
-    async def take(self, settle):
+    async def take(self, settle, pause):
         raise ValueError
 
 
@@ -66,14 +66,14 @@ def test_who_may_not_join_the_group_hears_of_it():
             raise Refused
 
     class Lanes:
-        def open(self, group, settle):
+        def open(self, group, settle, pause):
             return asyncio.Event()
 
     kafka = Kafka(None, Brokers(url="kafka://a"))
     kafka._tasks, kafka._lanes = Subscriber(), Lanes()
 
     with pytest.raises(ExceptionGroup) as raised:
-        asyncio.run(asyncio.wait_for(kafka.take(None), 10))
+        asyncio.run(asyncio.wait_for(kafka.take(None, float), 10))
 
     assert raised.group_contains(Refused)
 

@@ -14,9 +14,9 @@ import pytest
 from tests.e2e.daemon import a_key
 from tests.e2e.messaging import asking_for, connected, hosts_of, tasks
 from tests.rabbit_server import Rabbit
-from whisperd.brokers.inbox import BrokerAway
 from whisperd.brokers.rabbit import check
 from whisperd.brokers.rabbit import connected as connected_to
+from whisperd.brokers.way import BrokerAway
 from whisperd.config import Brokers
 
 pytestmark = pytest.mark.timeout(600)  # RabbitMQ takes its time to start
@@ -192,7 +192,7 @@ def test_a_channel_that_the_broker_closes_is_not_restored_beside_its_calls(rabbi
         check(settings)
         async with connected_to(settings) as way, asyncio.timeout(120), asyncio.TaskGroup() as group:
             group.create_task(way.watch())
-            await way.take(settle)
+            await way.take(settle, float)
 
     rabbit.send(clip)
     with pytest.raises(BaseExceptionGroup) as raised:

@@ -5,9 +5,10 @@ import json
 import pytest
 
 from tests.e2e.messaging import asking_for, connected, hosts_of, tasks
-from tests.kafka_server import Kafka
+from tests.kafka_server import JOIN, LEAVE, Kafka
 
 pytestmark = pytest.mark.timeout(400)
+PARTITIONS = range(4)  # of a topic that the mock makes
 
 
 @pytest.fixture
@@ -117,6 +118,38 @@ def test_what_is_no_task_is_a_dead_letter_with_the_reason(new_host, kafka, clip,
     assert len(tasks(daemon)) == 1
 
 
+def test_a_header_whose_name_is_not_utf_8_stops_nothing(new_host, kafka, clip):
+    daemon = new_host().start()
+    kafka.send_latin(clip, b"no JSON", clip)
+
+    ((dead, headers),) = kafka.told("whisperd.dead")
+
+    assert (dead, headers["code"]) == (b"no JSON", b"malformed_json")
+    daemon.until(lambda: kafka.committed() == 3, 60)
+    assert len(tasks(daemon)) == 2
+
+
+def test_a_dead_letter_that_its_topic_does_not_take_goes_there_cut_and_holds_up_nothing(
+    new_host, kafka, clip
+):
+    body = b"no JSON" * 9999
+    kafka.send(body, "n" * 5000)
+    kafka.send(clip)
+    kafka.refuse_next()
+    daemon = new_host().start()
+
+    ((dead, headers),) = kafka.told("whisperd.dead")
+
+    assert (len(dead), body.startswith(dead)) == (16384, True)
+    assert headers["code"] == b"malformed_json"
+    assert [headers[name] for name in ("topic", "partition", "offset", "body_bytes")] == [
+        *(b"whisperd.tasks", b"0", b"0", str(len(body)).encode())
+    ]
+    assert headers["message_id"] == b"n" * 1000
+    daemon.until(lambda: kafka.committed() == 2, 60)
+    assert len(tasks(daemon)) == 1
+
+
 def test_what_cannot_be_taken_now_is_kept_in_its_order(new_host, kafka, clip):
     daemon = connected(new_host(QUEUE__MAX_QUEUED=1).start())
     daemon.http.post("/admin/pause")
@@ -135,17 +168,43 @@ def test_what_cannot_be_taken_now_is_kept_in_its_order(new_host, kafka, clip):
     connected(daemon)
 
 
-def test_what_one_host_cannot_take_another_takes(new_host, kafka, clip):
-    full = connected(new_host("full", QUEUE__MAX_QUEUED=1).start())
-    full.http.post("/admin/pause")
-    kafka.send(clip, "one")
-    kafka.send(clip, "two")
-    full.until(lambda: "messages wait to become tasks" in str(full.health()["checks"]["broker"]), 60)
+def test_a_host_that_is_full_stays_in_its_group_and_goes_on_in_order_once_there_is_room(
+    new_host, kafka, clip
+):
+    full = full_of_one(new_host, kafka, clip)
+    refused, joined = refusals(full), kafka.asked(JOIN)
+
+    full.until(lambda: refusals(full) >= refused + 9, 90)
+
+    assert (kafka.asked(JOIN), kafka.asked(LEAVE)) == (joined, 0)
+    full.http.post("/admin/resume")
+    full.until(lambda: all(kafka.committed(part) == 1 for part in PARTITIONS), 120)
+    assert len(tasks(full)) == len(PARTITIONS)
+
+
+def test_another_host_takes_what_is_in_its_share_while_one_is_full(new_host, kafka, clip):
+    full = full_of_one(new_host, kafka, clip)
 
     other = new_host("other").start()
 
-    other.until(lambda: kafka.committed() == 2, 120)
-    assert [len(tasks(host)) for host in (full, other)] == [1, 1]
+    other.until(lambda: tasks(other), 120)
+    full.http.post("/admin/resume")
+    other.until(lambda: all(kafka.committed(part) == 1 for part in PARTITIONS), 120)
+    assert len(tasks(full)) + len(tasks(other)) == len(PARTITIONS)
+
+
+def full_of_one(new_host, kafka, clip):
+    """A host that cannot take what is in the other partitions."""
+    full = connected(new_host("full", QUEUE__MAX_QUEUED=1).start())
+    full.http.post("/admin/pause")
+    for part in PARTITIONS:
+        kafka.send(clip, f"in {part}", partition=part)
+    full.until(lambda: "messages wait to become tasks" in str(full.health()["checks"]["broker"]), 60)
+    return full
+
+
+def refusals(daemon):
+    return daemon.said_now().count('"route": "/tasks/transcription", "status": 503')
 
 
 def test_while_the_broker_is_away_all_goes_on_and_is_told_later(new_host, kafka, jfk, clip):

@@ -46,10 +46,6 @@ Bury = Callable[[Letter, Mapping[str, str]], Awaitable[None]]  # as a dead lette
 Settle = Callable[[Letter], Awaitable[bool]]
 
 
-class BrokerAway(Exception):
-    """The connection is lost."""
-
-
 class Inbox:
     def __init__(self, call: Call, key_file: str) -> None:
         self._call = call
@@ -80,9 +76,9 @@ class Inbox:
         await letter.ack()
         return True
 
-    def pause(self) -> float:
+    def pause(self, least: float = 0.0) -> float:
         """Seconds until messages may be taken again: ever longer while one refusal follows another."""
-        seconds = self._later
+        seconds = max(self._later, least)
         self._later = min(2 * seconds, LATEST_SECONDS)
         self._until = time.monotonic() + seconds + GRACE_SECONDS
         return seconds
@@ -102,7 +98,8 @@ class Inbox:
         if time.monotonic() > self._until:  # the first since something was taken, or nothing came
             log.warning("messages wait to become tasks", code=why["code"])
             self._later = LATER_SECONDS
-        self._why, self._until = why["message"], time.monotonic() + GRACE_SECONDS
+        self._why = why["message"]
+        self._until = max(self._until, time.monotonic() + GRACE_SECONDS)  # another may have begun the pause
 
 
 def _is_not_now(answer: Answer) -> bool:

@@ -13,17 +13,21 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
+import structlog
+
 from whisperd.brokers.identity import BrokersMissing, identity
-from whisperd.brokers.inbox import BrokerAway, Letter, Settle
+from whisperd.brokers.inbox import Settle
+from whisperd.brokers.way import CLOSE_SECONDS, CONFIRM_SECONDS, LOOK_SECONDS, BrokerAway, Pause
 from whisperd.config import Brokers
 
-CLOSE_SECONDS = 5.0
-CONFIRM_SECONDS = 15.0
+log = structlog.get_logger(__name__)
 OPEN_SECONDS = 60.0
-LOOK_SECONDS = 1.0
+OUT_SECONDS = 300.0  # of the group, for a host that could take nothing
 ANSWER_SECONDS = 5.0
 DAY_MS = 24 * 3600 * 1000
 MOST_BYTES = 64 * 2**20  # of a dead letter; what its topic takes is for the broker to say
+CUT_BYTES = 16 * 2**10  # of the body of one that was refused
+CUT_CHARACTERS = 1000  # of each of its headers
 
 
 def check(settings: Brokers) -> None:
@@ -32,7 +36,10 @@ def check(settings: Brokers) -> None:
         import faststream.kafka  # noqa: F401
     except ImportError as error:
         raise BrokersMissing("brokers need a library more: pip install 'whisperd[brokers]'") from error
+    from whisperd.brokers.records import read_any_name
+
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # else it tells each try while a broker is away
+    read_any_name()
     identity(settings)
 
 
@@ -102,11 +109,18 @@ class Kafka:
             await asyncio.sleep(LOOK_SECONDS)
         raise BrokerAway
 
-    async def take(self, settle: Settle) -> None:
-        """Leaves the group after: so the partitions go to others, where there are any."""
+    async def take(self, settle: Settle, pause: Pause) -> None:
+        """What cannot be taken now waits, and its partition with it, and disturbs no other member.
+
+        At last the group is left for a while: so the partitions go to others, where there are any.
+        """
+        await self._follow(settle, pause)
+        await asyncio.sleep(pause(OUT_SECONDS))
+
+    async def _follow(self, settle: Settle, pause: Pause) -> None:
         try:
             async with asyncio.TaskGroup() as group:
-                full = self._lanes.open(group, settle)
+                full = self._lanes.open(group, settle, pause)
                 await self._tasks.start()
                 while not full.is_set():
                     self._consumer()._coordinator.check_errors()  # else nobody hears of them
@@ -116,16 +130,30 @@ class Kafka:
         finally:
             await _closed(self._tasks)
 
-    async def bury(self, letter: Letter, why: Mapping[str, str]) -> None:
-        named = {"message_id": letter.id} if letter.id else {}
-        await self._send(letter.body, self._settings.dead, {**why, **named})
+    async def bury(self, letter: Any, why: Mapping[str, str]) -> None:
+        """A message of a lane. One that the topic refuses goes there cut: it would be refused for ever."""
+        from aiokafka.errors import BrokerResponseError
+
+        headers = {**why, **letter.place, "message_id": letter.id}
+        try:
+            await self._send(letter.body, self._settings.dead, headers, letter.key)
+        except BrokerResponseError as refused:
+            if refused.retriable:
+                raise
+            log.warning("a dead letter is cut, since it was refused", error=type(refused).__name__)
+            cut = {name: value[:CUT_CHARACTERS] for name, value in headers.items()}
+            cut["body_bytes"] = str(len(letter.body))
+            key = letter.key and letter.key[:CUT_CHARACTERS]
+            await self._send(letter.body[:CUT_BYTES], self._settings.dead, cut, key)
 
     async def tell(self, event: str, body: bytes, message_id: str) -> None:
         await self._send(body, self._settings.events, {"event": event, "message_id": message_id})
 
-    async def _send(self, body: bytes, topic: str, headers: Mapping[str, str]) -> None:
+    async def _send(
+        self, body: bytes, topic: str, headers: Mapping[str, str], key: bytes | None = None
+    ) -> None:
         async with asyncio.timeout(CONFIRM_SECONDS):
-            await self._broker.publish(body, topic, headers=dict(headers))
+            await self._broker.publish(body, topic, headers=dict(headers), key=key)
 
 
 async def _closed(one: Any) -> None:

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
+from time import monotonic
 from typing import Any
 
 from aiokafka import ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import CommitFailedError, IllegalStateError
 
-from whisperd.brokers.inbox import Settle
+from whisperd.brokers.inbox import Letter, Settle
+from whisperd.brokers.way import AT_A_TIME, CONFIRM_SECONDS, Pause
 
-AT_A_TIME = 8  # messages that are being submitted, whose audio may have to be fetched
-COMMIT_SECONDS = 15.0
+PATIENCE_SECONDS = 300.0  # that nothing could be taken, before others shall have the partitions
 ID = "message_id"  # the header that names a message
 
 
@@ -27,10 +28,12 @@ class Lanes(ConsumerRebalanceListener):  # type: ignore[misc]
         self._lanes: dict[TopicPartition, asyncio.Task[None]] = {}
         self._busy: set[TopicPartition] = set()  # those of which a message is being settled
         self._room = asyncio.Semaphore(AT_A_TIME)
+        self._again = 0.0  # by time.monotonic: until then nothing is tried
+        self._refused_since: float | None = None  # by the same, without one that was taken
 
-    def open(self, group: asyncio.TaskGroup, settle: Settle) -> asyncio.Event:
-        """What is set once a message cannot be settled now."""
-        self._lanes, self._group, self._settle = {}, group, settle
+    def open(self, group: asyncio.TaskGroup, settle: Settle, pause: Pause) -> asyncio.Event:
+        """What is set once it is better that others have what we cannot take."""
+        self._lanes, self._group, self._settle, self._pause = {}, group, settle, pause
         self._full = asyncio.Event()
         return self._full
 
@@ -53,27 +56,52 @@ class Lanes(ConsumerRebalanceListener):  # type: ignore[misc]
     async def _follow(self, partition: TopicPartition) -> None:
         while not self._full.is_set():
             record = await self._consumer().getone(partition)
-            self._busy.add(partition)
+            letter = Message(self._consumer(), partition, record)
             try:
-                async with self._room:
-                    if not await self._settle(_Letter(self._consumer(), partition, record)):
-                        self._full.set()
+                while not (self._full.is_set() or await self._is_settled(letter, partition)):
+                    self._rest()
             except (CommitFailedError, IllegalStateError):  # it is another's by now
                 return
+
+    async def _is_settled(self, letter: Letter, partition: TopicPartition) -> bool:
+        await asyncio.sleep(self._again - monotonic())
+        async with self._room:
+            if monotonic() < self._again:  # another has just been refused
+                return False
+            self._busy.add(partition)
+            try:
+                settled = await self._settle(letter)
             finally:
                 self._busy.discard(partition)
+        if settled:
+            self._refused_since = None
+        return settled
+
+    def _rest(self) -> None:
+        """One that could not be settled tells for all: they have the same queue."""
+        now = monotonic()
+        if now >= self._again:
+            self._again = now + self._pause(0)
+        if self._refused_since is None:
+            self._refused_since = now
+        if now - self._refused_since >= PATIENCE_SECONDS:
+            self._full.set()
 
 
-class _Letter:
+class Message:
+    """One of a partition, as a letter."""
+
     def __init__(self, consumer: Any, partition: TopicPartition, record: Any) -> None:
         self._consumer = consumer
         self._partition = partition
         self._behind = record.offset + 1
         self.body: bytes = record.value or b""
         self.id: str | None = _named(record) or _place(record)
+        self.key: bytes | None = record.key
+        self.place = {name: str(getattr(record, name)) for name in ("topic", "partition", "offset")}
 
     async def ack(self) -> None:
-        async with asyncio.timeout(COMMIT_SECONDS):
+        async with asyncio.timeout(CONFIRM_SECONDS):
             await self._consumer.commit({self._partition: self._behind})
 
 

@@ -6,7 +6,7 @@ It takes messages, and is the sender of what is told of tasks; that waits in the
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from math import inf
 from time import monotonic
@@ -16,8 +16,9 @@ import structlog
 from msgspec.structs import replace
 
 from whisperd.brokers import kafka, rabbit
-from whisperd.brokers.inbox import Inbox, Letter, Settle
+from whisperd.brokers.inbox import Inbox
 from whisperd.brokers.inside import submitting
+from whisperd.brokers.way import Way
 from whisperd.config import Brokers, Config
 from whisperd.delivery import Delivery, Reply
 
@@ -26,21 +27,6 @@ AGAIN_SECONDS = 1.0  # before it is tried again, and ever longer up to
 AT_LAST_SECONDS = 30.0
 WELL_SECONDS = 30.0  # that it was open, for the next try to be an early one again
 AWAY = "the broker cannot be reached, or refuses brokers.username, its password, or its queues or topics"
-
-
-class Way(Protocol):
-    """To a broker, while it is open. Whatever goes wrong raises what the libraries raise."""
-
-    async def watch(self) -> None:
-        """Raises BrokerAway once it is lost."""
-
-    async def take(self, settle: Settle) -> None:
-        """Messages, each to be settled, until one cannot be now: what is not settled then has gone back."""
-
-    async def bury(self, letter: Letter, why: Mapping[str, str]) -> None:
-        """Among the dead letters. Returns when it is there to stay."""
-
-    async def tell(self, event: str, body: bytes, message_id: str) -> None: ...
 
 
 class Sender(Protocol):
@@ -104,8 +90,7 @@ class Post:
         async with asyncio.TaskGroup() as group:
             group.create_task(way.watch(), name="broker-watch")
             while self._settings.tasks:
-                await way.take(lambda letter: inbox.settle(letter, way.bury))
-                await asyncio.sleep(inbox.pause())
+                await way.take(lambda letter: inbox.settle(letter, way.bury), inbox.pause)
 
     def beside(self, others: Sender) -> Sender:
         """The sender of what goes to the broker; `others` sends the rest."""

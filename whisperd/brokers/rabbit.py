@@ -14,13 +14,9 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from whisperd.brokers.identity import BrokersMissing, identity
-from whisperd.brokers.inbox import BrokerAway, Letter, Settle
+from whisperd.brokers.inbox import Letter, Settle
+from whisperd.brokers.way import AT_A_TIME, CLOSE_SECONDS, CONFIRM_SECONDS, LOOK_SECONDS, BrokerAway, Pause
 from whisperd.config import Brokers
-
-AT_A_TIME = 8  # messages that are being submitted, whose audio may have to be fetched
-CLOSE_SECONDS = 5.0
-CONFIRM_SECONDS = 15.0
-LOOK_SECONDS = 1.0
 
 
 def check(settings: Brokers) -> None:
@@ -96,8 +92,12 @@ class Rabbit:
                 break
         raise BrokerAway
 
-    async def take(self, settle: Settle) -> None:
+    async def take(self, settle: Settle, pause: Pause) -> None:
         """Of a channel that is closed after: so nothing of it stays with us."""
+        await self._take(settle)
+        await asyncio.sleep(pause(0))
+
+    async def _take(self, settle: Settle) -> None:
         channel = await self._connection.channel()
         await channel.set_qos(prefetch_count=AT_A_TIME)
         queue = await channel.get_queue(self._tasks, ensure=False)

@@ -1,0 +1,34 @@
+"""What a way to a broker is, whichever it is, and how much is asked of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from whisperd.brokers.inbox import Letter, Settle
+
+AT_A_TIME = 8  # messages that are being submitted, whose audio may have to be fetched
+CLOSE_SECONDS = 5.0
+CONFIRM_SECONDS = 15.0
+LOOK_SECONDS = 1.0  # between one look whether it is still there and the next
+
+Pause = Callable[[float], float]  # how long to take nothing, at least so many seconds
+
+
+class BrokerAway(Exception):
+    """The connection is lost."""
+
+
+class Way(Protocol):
+    """To a broker, while it is open. Whatever goes wrong raises what the libraries raise."""
+
+    async def watch(self) -> None:
+        """Raises BrokerAway once it is lost."""
+
+    async def take(self, settle: Settle, pause: Pause) -> None:
+        """Messages, each to be settled; what cannot be now waits, or goes back, as long as `pause` says."""
+
+    async def bury(self, letter: Letter, why: Mapping[str, str]) -> None:
+        """Among the dead letters. Returns when it is there to stay."""
+
+    async def tell(self, event: str, body: bytes, message_id: str) -> None: ...
