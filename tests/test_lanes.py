@@ -40,11 +40,12 @@ def follow(consumer, settle, use, pause=at_once):
     """`use` has the lanes and what tells that they are full, while both partitions are followed."""
 
     async def main():
-        lanes = Lanes(lambda: consumer)
+        lanes = Lanes(lambda: consumer, asyncio.Event())
         async with asyncio.timeout(10), asyncio.TaskGroup() as group:
             full = lanes.open(group, settle, pause)
             await lanes.on_partitions_assigned([ONE, OTHER])
             await use(lanes, full)
+            full.set()
             await lanes.close()
 
     asyncio.run(main())
@@ -118,14 +119,14 @@ def test_while_one_message_has_to_wait_none_is_tried():
 
     async def settle(letter):
         tried.append(letter.id)
-        return False
+        return letter.id.startswith("tasks/1/")
 
     async def use(lanes, full):
         await asyncio.sleep(0.05)
 
-    follow(Consumer(), settle, use, pause=lambda least: 60.0)
+    follow(Consumer(messages=9), settle, use, pause=lambda least: 60.0)
 
-    assert tried == ["tasks/0/0/0"]
+    assert tried == ["tasks/0/0/0", "tasks/1/0/0"]
 
 
 def test_others_get_the_partitions_only_once_nothing_was_taken_for_long(monkeypatch):
@@ -146,3 +147,21 @@ def test_others_get_the_partitions_only_once_nothing_was_taken_for_long(monkeypa
         await full.wait()
 
     follow(Consumer(messages=1000), settle, use)
+
+
+def test_what_was_refused_before_a_long_silence_does_not_count(monkeypatch):
+    monkeypatch.setattr(module, "PATIENCE_SECONDS", 0.5)
+
+    async def settle(letter):
+        await asyncio.sleep(0.01)
+        return letter.id.startswith("tasks/1/")
+
+    async def use(lanes, full):
+        await asyncio.sleep(0.1)
+        await lanes.on_partitions_revoked([ONE])
+        await asyncio.sleep(1)
+        await lanes.on_partitions_assigned([ONE])
+        await asyncio.sleep(0.1)
+        assert not full.is_set()
+
+    follow(Consumer(messages=2), settle, use)

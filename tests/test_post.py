@@ -2,12 +2,14 @@
 
 import asyncio
 import contextlib
+import sys
 
 import pytest
 
 from whisperd.brokers import post
+from whisperd.brokers.identity import BrokersMissing
 from whisperd.brokers.kafka import Kafka
-from whisperd.brokers.post import Post
+from whisperd.brokers.post import Post, post_for
 from whisperd.brokers.rabbit import _short
 from whisperd.config import Brokers, Config
 
@@ -76,6 +78,14 @@ def test_who_may_not_join_the_group_hears_of_it():
         asyncio.run(asyncio.wait_for(kafka.take(None, float), 10))
 
     assert raised.group_contains(Refused)
+
+
+@pytest.mark.parametrize(("url", "library"), [("amqp://a", "rabbit"), ("kafka://a", "kafka")])
+def test_where_the_library_is_missing_it_is_named_at_the_start(monkeypatch, url, library):
+    monkeypatch.setitem(sys.modules, f"faststream.{library}", None)
+
+    with pytest.raises(BrokersMissing, match=r"whisperd\[brokers\]"):
+        post_for(Config(brokers=Brokers(url=url)), bytes)
 
 
 def test_an_id_that_is_too_long_for_amqp_is_cut():

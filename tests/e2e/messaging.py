@@ -1,5 +1,6 @@
 """What the tests of both brokers share: daemons that take messages, and what is asked of them."""
 
+import asyncio
 import contextlib
 import json
 
@@ -29,6 +30,32 @@ def asking_for(path):
 def connected(daemon, timeout=60):
     daemon.until(lambda: daemon.health()["checks"]["broker"] == {"status": "ok", "message": None}, timeout)
     return daemon
+
+
+def cut_off_while_it_settles(way_to, failing):
+    """Takes a message and is cut off with its task on the disk: by us, or by another message that fails."""
+
+    async def main():
+        begun = asyncio.Event()
+
+        async def settle(letter):
+            if letter.body == b"fails":
+                await begun.wait()
+                raise ValueError
+            begun.set()
+            await asyncio.sleep(0.5)
+            await letter.ack()
+            return True
+
+        async with way_to as way:
+            taking = asyncio.create_task(way.take(settle, float))
+            async with asyncio.timeout(60):
+                await begun.wait()
+            if not failing:
+                taking.cancel()
+            return await asyncio.gather(taking, return_exceptions=True)
+
+    return asyncio.run(main())
 
 
 def tasks(daemon):

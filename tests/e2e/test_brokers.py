@@ -12,7 +12,7 @@ import pamqp.encode
 import pytest
 
 from tests.e2e.daemon import a_key
-from tests.e2e.messaging import asking_for, connected, hosts_of, tasks
+from tests.e2e.messaging import asking_for, connected, cut_off_while_it_settles, hosts_of, tasks
 from tests.rabbit_server import Rabbit
 from whisperd.brokers.rabbit import check
 from whisperd.brokers.rabbit import connected as connected_to
@@ -200,6 +200,18 @@ def test_a_channel_that_the_broker_closes_is_not_restored_beside_its_calls(rabbi
 
     assert raised.group_contains(BrokerAway)
     assert calls == ["begun", "ended"]
+
+
+@pytest.mark.parametrize("failing", [False, True])
+def test_what_is_cut_off_with_its_task_on_the_disk_comes_no_second_time(rabbit, clip, failing):
+    settings = Brokers(url=rabbit.url)
+    check(settings)
+    for body in (clip, *([b"fails"] if failing else [])):
+        rabbit.send(body)
+
+    cut_off_while_it_settles(connected_to(settings), failing)
+
+    assert rabbit.waiting("whisperd.tasks") == int(failing)
 
 
 @pytest.mark.parametrize("message_id", [b"caf\xe9", None])

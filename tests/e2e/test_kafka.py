@@ -1,11 +1,20 @@
 """Tasks from Kafka's protocol, spoken by librdkafka's mock cluster, and their ends told there."""
 
+import asyncio
+import contextlib
 import json
+import os
+from pathlib import Path
 
 import pytest
 
-from tests.e2e.messaging import asking_for, connected, hosts_of, tasks
+from tests.e2e.messaging import asking_for, connected, cut_off_while_it_settles, hosts_of, tasks
 from tests.kafka_server import JOIN, LEAVE, Kafka
+from whisperd.brokers import lanes
+from whisperd.brokers.kafka import OUT_SECONDS, check
+from whisperd.brokers.kafka import connected as connected_to
+from whisperd.brokers.way import BrokerAway
+from whisperd.config import Brokers
 
 pytestmark = pytest.mark.timeout(400)
 PARTITIONS = range(4)  # of a topic that the mock makes
@@ -182,15 +191,29 @@ def test_a_host_that_is_full_stays_in_its_group_and_goes_on_in_order_once_there_
     assert len(tasks(full)) == len(PARTITIONS)
 
 
-def test_another_host_takes_what_is_in_its_share_while_one_is_full(new_host, kafka, clip):
-    full = full_of_one(new_host, kafka, clip)
+def test_what_a_host_could_not_take_for_long_another_takes(new_host, kafka, clip, monkeypatch):
+    monkeypatch.setattr(lanes, "PATIENCE_SECONDS", 0)
+    settings, paused = Brokers(url=kafka.url), []
+    check(settings)
+    kafka.send(clip)
 
-    other = new_host("other").start()
+    async def refuse(letter):
+        return False
 
-    other.until(lambda: tasks(other), 120)
-    full.http.post("/admin/resume")
-    other.until(lambda: all(kafka.committed(part) == 1 for part in PARTITIONS), 120)
-    assert len(tasks(full)) + len(tasks(other)) == len(PARTITIONS)
+    def pause(least):
+        paused.append(least)
+        return least
+
+    async def main():
+        async with connected_to(settings) as way, asyncio.timeout(120):
+            taking = asyncio.create_task(way.take(refuse, pause))
+            while OUT_SECONDS not in paused:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+            other = await asyncio.to_thread(new_host().start)
+            await asyncio.to_thread(other.until, lambda: kafka.committed() == 1, 60)
+            taking.cancel()
+
+    asyncio.run(main())
 
 
 def full_of_one(new_host, kafka, clip):
@@ -220,6 +243,58 @@ def test_while_the_broker_is_away_all_goes_on_and_is_told_later(new_host, kafka,
     kafka.send(clip, "one")
     daemon.until(lambda: kafka.committed() == 1, 120)
     connected(daemon)
+
+
+def test_a_connection_that_is_lost_leaves_no_task_and_no_socket_behind(kafka):
+    settings = Brokers(url=kafka.url)
+
+    async def main():
+        taken = asyncio.Event()
+
+        async def settle(letter):
+            taken.set()
+            await asyncio.Event().wait()
+
+        async def lose(way):
+            await taken.wait()
+            kafka.away()
+            await way.tell("task.completed", b"x" * 2**20, "msg_1")
+
+        async def work():
+            async with connected_to(settings) as way, asyncio.TaskGroup() as group:
+                for one in (way.watch(), way.take(settle, float), lose(way)):
+                    group.create_task(one)
+
+        before = len(sockets())
+        with pytest.raises(ExceptionGroup) as raised:
+            await work()
+        assert raised.group_contains(BrokerAway)
+        return len(sockets()) - before, asyncio.all_tasks() - {asyncio.current_task()}
+
+    check(settings)
+    kafka.send(b"{}")
+    assert asyncio.run(main()) == (0, set())
+
+
+@pytest.mark.parametrize("failing", [False, True])
+def test_what_is_cut_off_with_its_task_on_the_disk_is_committed(kafka, clip, failing):
+    settings = Brokers(url=kafka.url)
+    check(settings)
+    for part, body in enumerate((clip, *([b"fails"] if failing else []))):
+        kafka.send(body, partition=part)
+
+    cut_off_while_it_settles(connected_to(settings), failing)
+
+    assert kafka.committed() == 1
+
+
+def sockets():
+    """Of this process."""
+    found = []
+    for one in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):
+            found.append(os.readlink(one))
+    return [what for what in found if what.startswith("socket:")]
 
 
 def test_a_daemon_starts_without_its_broker(new_host, kafka, clip):

@@ -10,9 +10,9 @@ import asyncio
 import hashlib
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 import structlog
@@ -43,7 +43,7 @@ class Letter(Protocol):
 
 Call = Callable[[bytes, Mapping[str, str]], Awaitable[Answer]]  # with this body and these headers
 Bury = Callable[[Letter, Mapping[str, str]], Awaitable[None]]  # as a dead letter, with its reason
-Settle = Callable[[Letter], Awaitable[bool]]
+Settle = Callable[[Letter], Coroutine[Any, Any, bool]]
 
 
 class Inbox:

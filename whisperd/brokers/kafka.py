@@ -15,9 +15,9 @@ from typing import Any
 
 import structlog
 
-from whisperd.brokers.identity import BrokersMissing, identity
+from whisperd.brokers.identity import identity
 from whisperd.brokers.inbox import Settle
-from whisperd.brokers.way import CLOSE_SECONDS, CONFIRM_SECONDS, LOOK_SECONDS, BrokerAway, Pause
+from whisperd.brokers.way import CONFIRM_SECONDS, LOOK_SECONDS, BrokerAway, Pause, stopped
 from whisperd.config import Brokers
 
 log = structlog.get_logger(__name__)
@@ -31,11 +31,9 @@ CUT_CHARACTERS = 1000  # of each of its headers
 
 
 def check(settings: Brokers) -> None:
-    """Whether it could be used. Blocks for a second, once. Raises BrokersMissing, BrokersUnusable."""
-    try:
-        import faststream.kafka  # noqa: F401
-    except ImportError as error:
-        raise BrokersMissing("brokers need a library more: pip install 'whisperd[brokers]'") from error
+    """Whether it could be used. Blocks for a second, once. Raises ImportError, BrokersUnusable."""
+    import faststream.kafka  # noqa: F401
+
     from whisperd.brokers.records import read_any_name
 
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # else it tells each try while a broker is away
@@ -47,6 +45,8 @@ def check(settings: Brokers) -> None:
 async def connected(settings: Brokers) -> AsyncIterator[Kafka]:
     """An open way. Raises what the libraries raise."""
     from faststream.kafka import KafkaBroker
+
+    from whisperd.brokers.leftovers import ended
 
     broker = KafkaBroker(
         settings.url.partition("://")[2].split(","),
@@ -63,7 +63,8 @@ async def connected(settings: Brokers) -> AsyncIterator[Kafka]:
             await kafka.open()
         yield kafka
     finally:
-        await _closed(broker)
+        async with ended(broker):
+            await stopped(broker)
 
 
 class Kafka:
@@ -74,6 +75,7 @@ class Kafka:
         self._settings = settings
         self._lanes: Any = None
         self._tasks: Any = None
+        self._lost = asyncio.Event()
 
     async def open(self) -> None:
         """Connect, and have there be what is read and written, as far as the broker lets us."""
@@ -90,7 +92,7 @@ class Kafka:
 
         from whisperd.brokers.lanes import Lanes
 
-        self._lanes = Lanes(self._consumer)
+        self._lanes = Lanes(self._consumer, self._lost)
         self._tasks = self._broker.subscriber(
             self._settings.tasks,
             group_id=self._settings.group,
@@ -107,6 +109,7 @@ class Kafka:
     async def watch(self) -> None:
         while await self._broker.ping(timeout=ANSWER_SECONDS):  # noqa: ASYNC110  # it tells nobody
             await asyncio.sleep(LOOK_SECONDS)
+        self._lost.set()
         raise BrokerAway
 
     async def take(self, settle: Settle, pause: Pause) -> None:
@@ -128,7 +131,9 @@ class Kafka:
                         await asyncio.wait_for(full.wait(), LOOK_SECONDS)
                 await self._lanes.close()
         finally:
-            await _closed(self._tasks)
+            in_order = await stopped(self._tasks)
+        if not in_order:
+            raise BrokerAway
 
     async def bury(self, letter: Any, why: Mapping[str, str]) -> None:
         """A message of a lane. One that the topic refuses goes there cut: it would be refused for ever."""
@@ -154,9 +159,3 @@ class Kafka:
     ) -> None:
         async with asyncio.timeout(CONFIRM_SECONDS):
             await self._broker.publish(body, topic, headers=dict(headers), key=key)
-
-
-async def _closed(one: Any) -> None:
-    with suppress(Exception):  # of a connection that is gone already
-        async with asyncio.timeout(CLOSE_SECONDS):
-            await one.stop()

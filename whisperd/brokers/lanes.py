@@ -14,17 +14,18 @@ from aiokafka import ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import CommitFailedError, IllegalStateError
 
 from whisperd.brokers.inbox import Letter, Settle
-from whisperd.brokers.way import AT_A_TIME, CONFIRM_SECONDS, Pause
+from whisperd.brokers.way import AT_A_TIME, CONFIRM_SECONDS, Pause, finished
 
 PATIENCE_SECONDS = 300.0  # that nothing could be taken, before others shall have the partitions
 ID = "message_id"  # the header that names a message
 
 
 class Lanes(ConsumerRebalanceListener):  # type: ignore[misc]
-    """What is taken from us is left at once: another host has it, from its last commit."""
+    """What is taken from us is left soon: another host has it, from its last commit."""
 
-    def __init__(self, consumer: Callable[[], Any]) -> None:
+    def __init__(self, consumer: Callable[[], Any], lost: asyncio.Event) -> None:
         self._consumer = consumer
+        self._lost = lost  # the connection, over which nothing can be committed then
         self._lanes: dict[TopicPartition, asyncio.Task[None]] = {}
         self._busy: set[TopicPartition] = set()  # those of which a message is being settled
         self._room = asyncio.Semaphore(AT_A_TIME)
@@ -70,7 +71,7 @@ class Lanes(ConsumerRebalanceListener):  # type: ignore[misc]
                 return False
             self._busy.add(partition)
             try:
-                settled = await self._settle(letter)
+                settled = await finished(self._settle(letter), self._lost)
             finally:
                 self._busy.discard(partition)
         if settled:
@@ -80,10 +81,10 @@ class Lanes(ConsumerRebalanceListener):  # type: ignore[misc]
     def _rest(self) -> None:
         """One that could not be settled tells for all: they have the same queue."""
         now = monotonic()
+        if self._refused_since is None or now - self._again > PATIENCE_SECONDS:  # what was then is over
+            self._refused_since = now
         if now >= self._again:
             self._again = now + self._pause(0)
-        if self._refused_since is None:
-            self._refused_since = now
         if now - self._refused_since >= PATIENCE_SECONDS:
             self._full.set()
 

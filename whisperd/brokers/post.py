@@ -16,6 +16,7 @@ import structlog
 from msgspec.structs import replace
 
 from whisperd.brokers import kafka, rabbit
+from whisperd.brokers.identity import BrokersMissing
 from whisperd.brokers.inbox import Inbox
 from whisperd.brokers.inside import submitting
 from whisperd.brokers.way import Way
@@ -43,7 +44,10 @@ def post_for(config: Config, body: Callable[[Delivery], bytes]) -> Post | None:
     if not config.brokers.url:
         return None
     broker = kafka if config.brokers.url.startswith("kafka") else rabbit
-    broker.check(config.brokers)
+    try:
+        broker.check(config.brokers)
+    except ImportError as error:
+        raise BrokersMissing("brokers need a library more: pip install 'whisperd[brokers]'") from error
     return Post(config, broker.connected, body)
 
 

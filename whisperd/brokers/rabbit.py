@@ -13,18 +13,24 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
-from whisperd.brokers.identity import BrokersMissing, identity
+from whisperd.brokers.identity import identity
 from whisperd.brokers.inbox import Letter, Settle
-from whisperd.brokers.way import AT_A_TIME, CLOSE_SECONDS, CONFIRM_SECONDS, LOOK_SECONDS, BrokerAway, Pause
+from whisperd.brokers.way import (
+    AT_A_TIME,
+    CONFIRM_SECONDS,
+    LOOK_SECONDS,
+    BrokerAway,
+    Pause,
+    finished,
+    stopped,
+)
 from whisperd.config import Brokers
 
 
 def check(settings: Brokers) -> None:
-    """Whether it could be used. Blocks for a second, once. Raises BrokersMissing, BrokersUnusable."""
-    try:
-        import faststream.rabbit  # noqa: F401
-    except ImportError as error:
-        raise BrokersMissing("brokers need a library more: pip install 'whisperd[brokers]'") from error
+    """Whether it could be used. Blocks for a second, once. Raises ImportError, BrokersUnusable."""
+    import faststream.rabbit  # noqa: F401
+
     for name in ("aio_pika", "aiormq"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # else each loss of a connection is a traceback
     # What aio_pika leaves of each connection that did not come about.
@@ -51,9 +57,7 @@ async def connected(settings: Brokers) -> AsyncIterator[Rabbit]:
         await rabbit.open()
         yield rabbit
     finally:
-        with suppress(Exception):  # of a connection that is gone already
-            async with asyncio.timeout(CLOSE_SECONDS):
-                await broker.stop()
+        await stopped(broker)
 
 
 class Rabbit:
@@ -90,6 +94,7 @@ class Rabbit:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._lost.wait(), LOOK_SECONDS)
                 break
+        self._lost.set()
         raise BrokerAway
 
     async def take(self, settle: Settle, pause: Pause) -> None:
@@ -105,7 +110,11 @@ class Rabbit:
         async with asyncio.TaskGroup() as group:
             intake = _Intake(settle, group, self._lost)
             tag = await queue.consume(intake.came)
-            await intake.full.wait()
+            try:
+                await intake.full.wait()
+            except asyncio.CancelledError:
+                intake.over = True
+                raise
             await queue.cancel(tag)
             intake.closed.set()
         channel.close_callbacks.remove(self._lose)
@@ -138,14 +147,15 @@ class _Intake:
         self._group = group
         self._lost = lost
         self.full = asyncio.Event()
+        self.over = False  # it is cut off, so what comes goes back
         self.closed = asyncio.Event()  # nothing comes any more, so what goes back does not come here
 
     async def came(self, message: Any) -> None:
-        if not self._lost.is_set():
+        if not (self._lost.is_set() or self.over):
             self._group.create_task(self._take(message), name="message")
 
     async def _take(self, message: Any) -> None:
-        if self.full.is_set() or not await self._settle(_Letter(message)):
+        if self.full.is_set() or not await finished(self._settle(_Letter(message)), self._lost):
             self.full.set()
             await self.closed.wait()
             await message.nack(requeue=True)
