@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
+from aiokafka.consumer.fetcher import READ_COMMITTED
 
 from tests.e2e.messaging import asking_for, connected, cut_off_while_it_settles, hosts_of, tasks
 from tests.kafka_server import JOIN, LEAVE, Kafka
@@ -286,6 +287,27 @@ def test_what_is_cut_off_with_its_task_on_the_disk_is_committed(kafka, clip, fai
     cut_off_while_it_settles(connected_to(settings), failing)
 
     assert kafka.committed() == 1
+
+
+def test_nothing_is_asked_for_that_is_not_committed(kafka, clip):
+    settings = Brokers(url=kafka.url)
+    check(settings)
+    kafka.send(clip)
+
+    async def main():
+        asked = asyncio.get_running_loop().create_future()
+
+        async def settle(letter):
+            asked.set_result(way._consumer()._fetcher._isolation_level)
+            await asyncio.Event().wait()
+
+        async with connected_to(settings) as way, asyncio.timeout(60):
+            taking = asyncio.create_task(way.take(settle, float))
+            level = await asked
+            taking.cancel()
+        return level
+
+    assert asyncio.run(main()) == READ_COMMITTED
 
 
 def sockets():
