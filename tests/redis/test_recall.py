@@ -77,14 +77,14 @@ class Host:
         self.held[taken.job.id] = taken.job
         return taken.job
 
-    async def works_until(self, condition):
+    async def works_until(self, condition, slots=1):
         """What `condition` returns, once it is there; so long this host takes jobs, and has no workers."""
 
         async def is_there(model):
             return True
 
         intake = Intake(self.own, self.storage, None, is_there, self.config)
-        bridge = Bridge(self.own, self.common, intake, lambda: 1, 0.5)
+        bridge = Bridge(self.own, self.common, intake, lambda: slots, 0.5)
         working = asyncio.create_task(bridge.run())
         try:
             async with asyncio.timeout(30):

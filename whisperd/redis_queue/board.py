@@ -20,6 +20,7 @@ from whisperd.config import Redis as Settings
 from whisperd.job import Depth, Job
 from whisperd.redis_queue.index import LOOK_AT, Index, Row
 from whisperd.redis_queue.link import ANSWER_SECONDS, Link
+from whisperd.redis_queue.order import Order
 from whisperd.redis_queue.room import Asked, Room
 from whisperd.redis_queue.tally import QueueCount, TenantCount
 from whisperd.task import QueueAway
@@ -165,6 +166,7 @@ class Board:
         self._keep_options = {"removeOnComplete": self._keep[0], "removeOnFail": self._keep[1]}
         self._index = Index(link, self._key)
         self._room = Room(link, self._queue, settings.prefix)
+        self._order = Order(link, self._queue)
         self._prefix = settings.prefix
         self._beat = link.client.register_script(_BEAT)
         self._cancel = link.client.register_script(_CANCEL)
@@ -290,6 +292,10 @@ class Board:
             return
         async with self._link.asking():
             await self._queue.backend.moveStalledJobsToWait(self._max_stalled, self._stalled_ms)
+
+    async def raise_old(self, seconds: float) -> int:
+        """Let what has waited for longer go before what came later to its priority. Returns how many had."""
+        return await self._order.raise_old(seconds)
 
     async def put_back(self, held: Job) -> bool:
         """Where Redis does not know it any more; False: it does, or nothing is known of it here."""
@@ -470,6 +476,7 @@ class Board:
             job = _job(self._queue, data, job_id)
             await _fenced(job.updateData({**job.data, **fields}))
             await _fenced(job.changePriority({"priority": priority}))
+        await self._order.place(job_id)
 
     async def cancel(self, name: str) -> str:
         """cancelled, or marked to be; over: it had ended before; gone."""

@@ -108,6 +108,10 @@ class Boards:
         for board in self.each().values():
             await board.sweep()
 
+    async def raise_old(self, seconds: float) -> None:
+        for board in self.each().values():
+            await board.raise_old(seconds)
+
     async def tidy(self) -> None:
         for board in self.each().values():
             await board.tidy()

@@ -208,18 +208,23 @@ def _priority(job: OurJob | TheirJob | None, bullmq: int) -> int:
     return to_priority(bullmq)
 
 
-def to_options(new: NewTask) -> dict[str, Any]:
-    """BullMQ's, of a submission. What fails has been tried again by its host: there is one attempt."""
+def to_options(new: NewTask, lifo: bool = False) -> dict[str, Any]:
+    """BullMQ's, of a submission. What fails has been tried again by its host: there is one attempt.
+
+    `lifo`: for the order of what was submitted by one who wants that, see order.
+    """
     delay = {"delay": max(0, round((new.run_at - time()) * 1000))} if new.run_at else {}
     added = {"timestamp": round(time() * 1000)}  # a job that is added again is as old, and due, as it was
-    return {"priority": to_bullmq(new.priority), "attempts": 1, **added, **delay}
+    order = {"lifo": True} if lifo else {}
+    return {"priority": to_bullmq(new.priority), "attempts": 1, **added, **delay, **order}
 
 
-def submitted_again(seen: Seen, server: str) -> Submitted | None:
+def submitted_again(seen: Seen, server: str, lifo: bool = False) -> Submitted | None:
     """A submission over HTTP that is retried, as its host remembered it until it was over; None: no such."""
     if not isinstance(_read_or_none(seen.data), OurJob):
         return None
     options = {"priority": seen.priority, "attempts": 1, "timestamp": seen.added_at}
+    options |= {"lifo": True} if lifo else {}
     return Submitted(id=seen.id, data=dict(seen.data), options=options, server=server)
 
 

@@ -17,6 +17,7 @@ import msgspec
 from msgspec import Struct
 
 from whisperd.redis_queue.link import Link
+from whisperd.redis_queue.order import PLACE
 from whisperd.redis_queue.tally import Line, TenantCount
 from whisperd.task import QueueFull, TenantQueueFull
 
@@ -98,14 +99,18 @@ end
 # Around one of BullMQ's: a job that is there already takes no place when it is added again.
 _ADD = """
 local asked = cjson.decode(ARGV[#ARGV])
-local there = redis.call('exists', asked.base .. asked.member) == 1
+local queue = asked.base .. asked.queue .. ':'
+local there = asked.id and redis.call('exists', queue .. asked.id) == 1
 if asked.max_queued and (asked.again or not there) then
   local why = refused(asked)
   if why then return why end
 end
 local answer = theirs()
+local id = asked.id or answer
+if asked.lifo and not there then number(queue, id) end
+place(queue, id)
 if asked.plan then redis.call('hset', asked.base .. 'whisperd:plans', asked.tenant, asked.plan) end
-note(asked.base, asked.member)
+note(asked.base, asked.queue .. ':' .. id)
 return answer
 """
 _CHECK = "return refused(cjson.decode(ARGV[1]))"
@@ -125,7 +130,7 @@ for n = 2, #ARGV do
 end
 return found
 """
-# What waits at each priority, with the age of the oldest of those at both ends: see LIFO.
+# What waits at each priority, with the age of the oldest of those at both ends: see order.
 _LINES = """
 local queue, found, step = ARGV[1], {}, 4294967296
 local function age(id) return tonumber(redis.call('hget', queue .. id, 'timestamp') or ARGV[2]) end
@@ -174,7 +179,9 @@ class Room:
         self._base = f"{prefix}:"
         register, commands = link.client.register_script, queue.backend.scripts.commands
         self._guarded = {
-            name: register(f"{_NOTE}{_REFUSED}local function theirs()\n{commands[name].script}\nend{_ADD}")
+            name: register(
+                f"{_NOTE}{_REFUSED}{PLACE}local function theirs()\n{commands[name].script}\nend{_ADD}"
+            )
             for name in (*_KEYS, "reprocessJob")
         }
         self._check = register(f"{_NOTE}{_REFUSED}{_CHECK}")
@@ -196,19 +203,20 @@ class Room:
         scripts, options = self._queue.backend.scripts, job.opts
         kind = "Delayed" if options.get("delay") else "Prioritized" if options.get("priority") else "Standard"
         keys = scripts.getKeys(_KEYS[f"add{kind}Job"].split())
-        await self._change(f"add{kind}Job", keys, scripts.addJobArgs(job), job.id, asked)
+        await self._change(f"add{kind}Job", keys, scripts.addJobArgs(job), job, asked)
 
     async def retry(self, job: BullJob, asked: Asked) -> bool:
         """One that failed waits again, with all its attempts. False: it is another. Raises as `add`."""
         keys = self._queue.backend.scripts.getKeys(_KEYS_OF_RETRY.split())
         args = [job.id, "LPUSH", "failedReason", "failed", 1, 0]
         key = self._queue.toKey(job.id)
-        return bool(await self._change("reprocessJob", [key, *keys], args, job.id, asked) == 1)
+        return bool(await self._change("reprocessJob", [key, *keys], args, job, asked) == 1)
 
     async def _change(
-        self, verb: str, keys: Sequence[str], args: Sequence[Any], job_id: str, asked: Asked | None
+        self, verb: str, keys: Sequence[str], args: Sequence[Any], job: BullJob, asked: Asked | None
     ) -> object:
-        asking = self._asking(asked, member=self._member(job_id), again=verb == "reprocessJob")
+        about = {"queue": self._queue.name, "id": job.id, "lifo": bool(job.opts.get("lifo"))}
+        asking = self._asking(asked, **about, again=verb == "reprocessJob")
         async with self._link.asking():
             answer = await self._guarded[verb](keys, [*args, asking])
         _raise(answer)

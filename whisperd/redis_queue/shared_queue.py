@@ -128,10 +128,14 @@ class SharedQueue:
         return await self._storage.keep_audio(new.id, await asyncio.to_thread(msgspec.json.encode, new.said))
 
     async def _add(self, new: NewTask, url: str) -> None:
-        data, options = formats.to_job(new, url), formats.to_options(new)
+        data, options = formats.to_job(new, url), formats.to_options(new, self._is_lifo)
         asked = self._asked(new.tenant, new.plan, await self.limits(new.tenant, new.plan))
         await self._board.add(new.id, formats.NAME, data, asked, **options)
         await self._remember(Submitted(id=new.id, data=data, options=options, server=self._board.server))
+
+    @property
+    def _is_lifo(self) -> bool:
+        return self._local.rules.order == "lifo"
 
     async def _forget_audio(self, url: str) -> None:
         """Of what was refused. What cannot be removed goes with what no task has."""
@@ -279,7 +283,7 @@ class SharedQueue:
         except LostJob:
             return await self._local.retry(task_id, plan)
         seen = await self._board.look(task_id)
-        if seen is not None and (job := formats.submitted_again(seen, self._board.server)):
+        if seen is not None and (job := formats.submitted_again(seen, self._board.server, self._is_lifo)):
             await self._remember(job)
         return await self.get(task_id)
 

@@ -40,6 +40,7 @@ const verbs = {
     return job && { ...job.toJSON(), state };
   },
   counts: () => queue.getJobCounts(),
+  countsOf: (priorities) => queue.getCountsPerPriority(priorities),
   pause: () => queue.pause(),
   resume: () => queue.resume(),
   remove: (id) => queue.remove(id),
