@@ -104,6 +104,21 @@ def test_only_the_last_measurements_of_a_kind_count_and_only_so_many_kinds_are_k
     with_queue(body)
 
 
+def test_how_long_work_takes_is_thought_of_anew_once_a_twentieth_of_what_was_measured_is_new(with_queue):
+    async def body(queue):
+        await queue.submit(a_task())
+        task, seen = (await queue.claim()).task, []
+        for times, seconds in ((1, 2.0), (1, 4.0), (98, 3.0), (5, 6.0), (1, 6.0)):
+            for _ in range(times):
+                queue.measurements.planned(task, a_plan(1, seconds=10), effort(seconds))
+            seen.append(queue.measurements.speeds().work(thought_of(seconds=10.0)).plan)
+
+        assert seen[:3] == [2.0, 3.0, pytest.approx(3.0, rel=0.05)]
+        assert seen[3] == seen[2] < seen[4]
+
+    with_queue(body)
+
+
 def test_the_length_of_audio_is_thought_of_by_the_bytes_of_such_files(with_queue):
     async def body(queue):
         for name, size in (("a.wav", 320_000), ("b.MP3", 80_000)):

@@ -414,49 +414,45 @@ def test_a_task_that_was_even_cleared_away_before_its_chunk_was_begun_stops_noth
     with_pool(body, "well", find_model=held_up)
 
 
-def test_a_cancel_that_comes_just_after_the_look_for_one_is_heard(with_pool):
-    async def body(queue, pool):
-        get = queue.get
+def test_a_cancel_that_comes_just_after_the_claim_is_heard(with_pool):
+    """When no slot is known to have the chunk yet: there is nothing to abort."""
 
-        async def cancelled_just_after(task_id):
-            task, queue.get = await get(task_id), get
-            await queue.cancel(task_id)
+    async def body(queue, pool):
+        claim = queue.claim
+
+        async def cancelled_just_after(who):
+            chunk, queue.claim = await claim(who), claim
+            await queue.cancel(chunk.task.id)
             for _ in range(10):  # turns of the loop, in which the pool hears of it
                 await asyncio.sleep(0)
-            return task
+            assert not pool.held()
+            return chunk
 
         await until(lambda: states(pool) == ["idle"])
-        queue.get = cancelled_just_after
+        queue.claim = cancelled_just_after
+        pool.pause()  # has it look again
+        pool.resume()
         await queue.submit(a_task())
-        await until(lambda: queue.get == get)
+        await until(lambda: queue.claim == claim)
         await until(lambda: states(pool) == ["idle"], seconds=2)
 
     with_pool(body, "deaf")
 
 
-# --- trouble with the database ---
-
-
-def test_a_failed_read_costs_a_pause_and_no_retry(with_pool, monkeypatch):
-    """It stopped the worker for good, without a word, and left its chunk in nobody's hands."""
-    monkeypatch.setattr("whisperd.slot.STORAGE_RETRY", 0.01)
-
+def test_a_task_that_was_cancelled_and_is_run_again_is_begun(with_pool, held_up):
     async def body(queue, pool):
-        get = queue.get
+        task, _ = await queue.submit(a_task(model="slow"))
+        await held_up.asked.wait()
+        await queue.cancel(task.id)
+        await queue.retry(task.id)
+        held_up.go_on.set()
 
-        async def fails_once(task_id):
-            queue.get = get
-            raise StorageFailed("the database reported: disk I/O error")
+        assert (await over(queue, task)).state == State.COMPLETED
 
-        queue.get = fails_once
-        task, _ = await queue.submit(a_task(max_retries=0))
-        await until(lambda: queue.get == get)
-        task = await over(queue, task)
+    with_pool(body, "well", find_model=held_up)
 
-        assert (task.state, task.attempt) == (State.COMPLETED, 1)
-        assert pool.workers()[0].state in ("idle", "busy")
 
-    with_pool(body, "well")
+# --- trouble with the database ---
 
 
 def test_a_pool_whose_database_is_lost_stops_its_children_says_so_once_and_waits(

@@ -60,16 +60,22 @@ class Conversation:
         asyncio.get_running_loop().call_later(ABORT_SECONDS, kill_if_still_at_it)
 
     async def have_done(
-        self, child: Child, request: MakePlan | Transcribe, ends: float, settings: PoolSettings
+        self,
+        child: Child,
+        request: MakePlan | Transcribe,
+        ends: float,
+        settings: PoolSettings,
+        *,
+        is_over: bool,
     ) -> Outcome:
-        """Have the request done until the task's time `ends`. Raises ChildDied. Safe to cancel."""
-        self._child, self._asked = (
-            child,
-            request.number,
-        )  # before looking: else an abort is missed
+        """Have the request done until the task's time `ends`. Raises ChildDied. Safe to cancel.
+
+        `is_over`: the task has ended already. Nothing is awaited before an abort is heard: none is missed.
+        """
+        self._child, self._asked = child, request.number
         self.asked_at = self._alive_at = monotonic()
         try:
-            if await self._holding.is_over():
+            if is_over:
                 return Aborted()
             if ends <= monotonic():  # not to be asked of a child, only to be stopped again
                 return OUT_OF_TIME

@@ -28,7 +28,6 @@ from whisperd.task import (
     StorageFailed,
     StorageFull,
     Task,
-    TaskNotFound,
     TaskQueue,
 )
 
@@ -88,14 +87,6 @@ class Holding:
             looking.cancel()
             other.cancel()
             await asyncio.shield(asyncio.wait([looking, other]))
-
-    async def is_over(self) -> bool:
-        """Whether its task has ended since: of an end before it was held, its slot was not told."""
-        assert self.chunk is not None
-        try:
-            return (await self._queue.get(self.chunk.task.id)).state in FINAL
-        except TaskNotFound:  # it was even cleared away
-            return True
 
     async def beat(self) -> bool:
         """Renew its lease; False when it has been taken."""

@@ -45,6 +45,8 @@ def configure(config: Logging, *, in_files: bool = False) -> None:
         wrapper_class=structlog.stdlib.BoundLogger,
         logger_factory=structlog.stdlib.LoggerFactory(),
     )
+    # No line has them, and each record would be given them.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     _handlers.append(_standard_error(config))
     if config.dir and in_files:
         _handlers.append(_Behind(_files(config), _formatter(structlog.processors.JSONRenderer())))

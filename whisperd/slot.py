@@ -43,6 +43,7 @@ from whisperd.task import (
 )
 
 log = structlog.get_logger(__name__)
+MOST_OVER = 1000  # tasks whose end is remembered; one that is forgotten is missed at the next beat
 AWAKE_SECONDS = 0.25  # between two looks whether another takes what there is to do
 LONGEST_RESTART = 30.0  # seconds between two starts of a child that keeps dying; 0.2 after the first death
 DOUBLINGS = 8  # of these 0.2 s, which are past the longest by then; 2 to the deaths of a week fits no float
@@ -95,6 +96,15 @@ class Shared:
     resumed: asyncio.Event = field(default_factory=asyncio.Event)  # not paused
     ready: asyncio.Event = field(default_factory=asyncio.Event)  # a worker is, or was
     restarts: Restarts = field(default_factory=Restarts)  # of all of them, those that have left too
+    over: dict[str, None] = field(default_factory=dict)  # the tasks that ended last, by id
+
+    def note(self, task_id: str, *, over: bool) -> None:
+        """What is heard of a task, for a slot that has claimed a chunk of it and has not begun it."""
+        self.over.pop(task_id, None)
+        if over:
+            self.over[task_id] = None
+        if len(self.over) > MOST_OVER:
+            del self.over[next(iter(self.over))]
 
     def poke(self) -> None:
         for slot in self.slots:
@@ -370,8 +380,8 @@ class Slot:
 
     def _outgrown(self, child: Child) -> bool:
         """Whether the child is to be replaced for its size. A new one always gets its first chunk."""
-        most, rss = self._shared.settings.max_rss_bytes, child.rss_bytes() or 0
-        if not most or rss <= most or not child.has_worked:
+        most = self._shared.settings.max_rss_bytes
+        if not most or not child.has_worked or (rss := child.rss_bytes() or 0) <= most:
             return False
         log.info("a worker is replaced for its size", worker=self.number, rss_bytes=rss, max_rss_bytes=most)
         self._count_restart(PLANNED)
@@ -461,7 +471,8 @@ class Slot:
         number = self._conversation.next_number()
         request = orders.request(chunk, number, model, self._shared.spool, settings)
         self._alone = self._is_alone()
-        return await self._conversation.have_done(child, request, ends, settings)
+        is_over = chunk.task.id in self._shared.over  # since its claim
+        return await self._conversation.have_done(child, request, ends, settings, is_over=is_over)
 
     # --- what its child died of ---
 

@@ -207,7 +207,9 @@ class WorkerPool:
         while not self._events.closed:
             with self._events.subscribe(wants=lambda event: event.kind in ("task", "left")) as subscription:
                 async for event in subscription:
-                    if event.task.state in FINAL or event.kind == "left":
+                    over = event.task.state in FINAL or event.kind == "left"
+                    self._shared.note(event.task.id, over=over)
+                    if over:
                         self._abort(event.task)
                     if event.kind == "task":  # it came, is planned, is over and makes room for its tenant's
                         self._make_way()

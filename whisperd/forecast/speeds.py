@@ -6,7 +6,7 @@ so much a second: hence a straight line, and not a factor.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from itertools import combinations
@@ -24,6 +24,7 @@ KINDS = 64  # are kept, those that were measured last: names of files and models
 FITTED = 60  # of the last, so 1770 pairs
 FULL_CHUNK = 25.0  # seconds of speech in one of many; none has more than 28
 ODD = 3.0  # times as long as the line says it loaded its model, or stood still: no work is like that
+NEWS = 0.05  # the share of new measurements from which on the line through all of them is drawn anew
 SLOW = 0.9  # the share of work that is not slower than the slow one
 BYTES_A_SECOND = 16_000.0  # of audio of which nothing is known: 128 kbit/s
 
@@ -111,6 +112,7 @@ class Measurements:
     def __init__(self, known: Iterable[Measured] = ()) -> None:
         self._pairs: dict[_Key, deque[tuple[float, float]]] = {}
         self._speeds: dict[_Key, Speed] = {}
+        self._news: Counter[_Key] = Counter()  # measurements since they were drawn
         self._unkept: set[_Key] = set()
         for one in known:
             self._pairs[one.kind, one.of, one.device, one.threads] = deque(one.pairs, REMEMBERED)
@@ -130,11 +132,13 @@ class Measurements:
         pairs = self._pairs.pop(key, None)
         self._pairs[key] = deque(maxlen=REMEMBERED) if pairs is None else pairs  # behind all others
         self._pairs[key].append((round(size, 3), round(value, 4)))
-        self._speeds.pop(key, None)
+        self._news[key] += 1
         self._unkept.add(key)
         if len(self._pairs) > KINDS:
             first = next(iter(self._pairs))
             del self._pairs[first]
+            self._speeds.pop(first, None)
+            self._news.pop(first, None)
             self._unkept.discard(first)
 
     def unkept(self) -> Sequence[Measured]:
@@ -143,10 +147,10 @@ class Measurements:
         return [Measured(*key, list(pairs)) for key, pairs in self._pairs.items() if key in keys]
 
     def speeds(self) -> Speeds:
-        """As of now; what is measured later does not change them."""
+        """As of now, but for a few of many measurements; what is measured later does not change them."""
         for key, pairs in self._pairs.items():
-            if key not in self._speeds:
-                self._speeds[key] = Speed(list(pairs))
+            if key not in self._speeds or self._news[key] > NEWS * len(pairs):
+                self._speeds[key], self._news[key] = Speed(list(pairs)), 0
         return Speeds({key: self._speeds[key] for key in self._pairs})
 
 
