@@ -31,7 +31,7 @@ CRASHED = Problem("worker_crashed", "it died")
 
 def a_detection(id, **fields):
     """Of a text, unless `transcript` says otherwise."""
-    said = () if "transcript" in fields else (Segment(start=0.0, end=1.0, text="ask not"),)
+    said = None if "transcript" in fields else (Segment(start=0.0, end=1.0, text="ask not"),)
     audio = Audio(name="text", size=1, sha256="0" * 64)
     new = {"kind": Kind.RISK_DETECTION, "model": "rules", "detection": Detection(), "said": said}
     return NewTask(**{"id": id, "audio": audio, **new, **fields})

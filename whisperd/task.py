@@ -179,7 +179,7 @@ class NewTask(Struct, frozen=True, kw_only=True):
     model_sha256: str | None = None  # of the model file as it is now; None: not known
     detection: Detection | None = None  # of risk detection, which looks through
     transcript: str | None = None  # the transcript of the task with this id,
-    said: tuple[Segment, ...] = ()  # or else this,
+    said: tuple[Segment, ...] | None = None  # or this, which may be the transcript of a task elsewhere,
     rules: str | None = None  # also by these, in JSON
     then: NewTask | None = None  # risk detection on its transcript, queued with it
 

@@ -144,19 +144,6 @@ def test_a_redis_that_is_away_lets_nothing_in_and_leaves_nothing_behind(paused, 
     assert paused.submit(jfk).status_code == 202
 
 
-def test_risk_in_a_transcript_that_is_there_is_refused_and_nothing_is_left_of_it(paused):
-    answers = [
-        paused.http.post("/tasks/risk-detection", json={"task_id": "t1"}),
-        paused.http.post("/risk/rescan", json={}),
-    ]
-
-    refusals = [(answer.status_code, answer.json()["error"]["code"]) for answer in answers]
-    assert refusals == [(422, "not_supported")] * 2
-    assert paused.get("/tasks")["tasks"] == []
-    assert paused.spool() == []
-    assert [path for path in paused.shared.rglob("*") if path.is_file()] == []
-
-
 def test_who_listens_hears_of_what_another_host_does(paused, worker, jfk):
     task_id = paused.queued(jfk)
     heard = []

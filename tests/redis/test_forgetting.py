@@ -47,6 +47,7 @@ async def filled(storage, jfk, *task_ids):
     for task_id in task_ids:
         await storage.keep_audio(task_id, jfk)
         await storage.keep_result(task_id, b"{}")
+        await storage.keep_look(task_id, "look", b"{}")
         await obstore.put_async(storage.checkpoints, f"{task_id}/f00d/12", b"{}")
     return await held(storage)
 
@@ -63,7 +64,12 @@ def lose_everything(redis):
 
 
 def of(task_id):
-    return [f"audio/http-{task_id}", f"checkpoints/{task_id}/f00d/12", f"results/{task_id}"]
+    return [
+        f"audio/http-{task_id}",
+        f"checkpoints/{task_id}/f00d/12",
+        f"looks/{task_id}/look",
+        f"results/{task_id}",
+    ]
 
 
 def test_what_is_older_than_tasks_are_kept_goes_unless_its_job_is_there(redis, storage, jfk):
@@ -103,6 +109,7 @@ def test_what_others_have_put_there_stays_and_what_a_job_of_node_was_answered_wi
         f"audio/{ONE}",
         "audio/cm3-talk.mp3",
         "checkpoints/notes.txt",
+        "looks/notes.txt",
         "notes.txt",
         "other/http-a",
         f"results/2026/{ONE}",

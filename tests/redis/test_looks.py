@@ -6,12 +6,12 @@ import msgspec
 import pytest
 
 from tests.conftest import a_task
-from tests.test_detections import FOUND, HERE, detections, state
+from tests.test_detections import FOUND, HERE, a_detection, detections, state
 from tests.test_queue import a_plan
 from whisperd.config import Config, Redis
 from whisperd.delivery import DeliveryQuery
 from whisperd.job import Job
-from whisperd.look import Ended, Kept, Outcome, Sighting, after
+from whisperd.look import Ended, Kept, Outcome, Said, Sighting, after
 from whisperd.outbox import Outbox
 from whisperd.redis_queue import bridge, formats
 from whisperd.redis_queue.board import Seen
@@ -268,3 +268,33 @@ def test_a_host_that_cannot_look_hands_the_job_back(monkeypatch):
 
     with pytest.raises(bridge._LATER):
         asyncio.run(intake.task_of(job, 11))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"kind": "risk_detection"},
+        {"detection": {}},
+        {"transcript": "t0"},
+        {"kind": "risk_detection", "detection": {}, "then": {"detection": {}}},
+    ],
+)
+def test_a_job_that_is_neither_a_transcription_nor_a_look_is_not_run(fields):
+    with pytest.raises(formats.Malformed):
+        formats.read({**seen(a_task()).data, **fields})
+
+
+def test_what_looks_through_the_transcript_of_another_host_needs_no_task_of_that_here(with_queue):
+    async def body(queue):
+        new = a_detection("look", transcript="elsewhere", said=(SAID,))
+        await queue.take(new, Job(id="look", token="ours:1", begun=1))
+        looks = detections(queue)
+        look = await looks.claim()
+        assert await looks.said(look) == Said(None, (SAID,))
+        await looks.finish(look, Outcome(REPORT, (), None), 1.0)
+
+        (owed,) = await Ledger(queue.db).owed()
+        found = await Ledger(queue.db).looked(owed.task)
+        assert (found.task.id, found.task.transcript, found.report) == ("look", "elsewhere", REPORT)
+
+    with_queue(body)

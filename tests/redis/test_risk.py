@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import pytest
 
+from benchmarks.listeners import silence
 from tests.e2e.test_first_slice import JFK, words
 from tests.e2e.test_risk import FRAUD, JFK_RULE, detect, searchers
 from tests.e2e.test_webhooks import Receiver
@@ -380,3 +381,137 @@ def test_a_text_that_is_not_what_was_sent_has_failed(hosts, content):
     task = asked.finished(look)
 
     assert task["error"]["code"] == ("audio_gone" if content is None else "invalid_field")
+
+
+# --- transcripts of other tasks ---
+
+
+def looked(host, look):
+    return found_in(host, look)["findings"]
+
+
+def test_what_a_look_through_a_transcript_that_is_there_found_every_host_hides(new_host, jfk):
+    first, second = new_host().start(), paused(new_host().start())
+    call = second.queued(jfk)
+    second.finished(call)
+    paused(first)
+    second.http.post("/admin/resume").raise_for_status()
+    look = detect(first, task_id=call, rules=[RULE])
+    task = first.finished(look)
+
+    assert (task["status"], task["transcript_task_id"]) == ("completed", call)
+    assert second.rows("select count(*) from task where id = ?", call) == [(0,)]
+    for host in (first, second):
+        assert texts(looked(host, look)) == ["country", "country"]
+        assert host.get(f"/tasks/{call}/risk")["task_id"] == look
+        assert host.get(f"/tasks/{call}/risk")["redactable"] is True
+        assert "country" in host.result(call)
+        assert "country" not in shown(host, call, format="text", redacted="true").text
+        assert "[COUNTRY]" in shown(host, call, format="text", redacted="true").text
+        assert texts(host.get(f"/tasks/{look}/result", redacted="true")["findings"]) == ["****", "****"]
+
+
+def test_a_later_look_shows_no_more_of_what_was_submitted_with_redact(hosts, jfk):
+    asked, other, _ = hosts
+    call, first = detects(asked, jfk, redact="tag")
+    asked.finished(first)
+    rules = [{**RULE, "id": "mine.word", "match": "fellow", "redact": "FELLOW"}]
+    later = detect(other, task_id=call, rules=rules)
+    other.finished(later)
+
+    for host in hosts:
+        text = host.result(call)
+        assert "[COUNTRY]" in text
+        assert "[FELLOW]" in text
+        assert "fellow" not in json.dumps(looked(host, later))
+        assert host.get(f"/tasks/{call}/risk")["task_id"] == later
+
+
+def test_a_look_waits_for_the_transcript_and_has_failed_where_none_comes(hosts, jfk):
+    asked, other, worker = hosts
+    paused(worker)
+    calls = [asked.queued(jfk), asked.queued(jfk)]
+    looks = [detect(other, task_id=call, rules=[RULE], priority=50) for call in calls]
+    asked.http.delete(f"/tasks/{calls[1]}").raise_for_status()
+    worker.http.post("/admin/resume").raise_for_status()
+
+    assert asked.finished(looks[0])["status"] == "completed"
+    assert texts(looked(asked, looks[0])) == ["country", "country"]
+    assert asked.finished(looks[1])["error"]["code"] == "no_transcript"
+    assert other.http.post("/tasks/risk-detection", json={"task_id": calls[1]}).status_code == 409
+    assert other.http.post("/tasks/risk-detection", json={"task_id": "none"}).status_code == 404
+
+
+def test_a_rescan_on_one_host_looks_through_what_all_have_done(hosts, jfk, tmp_path):
+    asked, other, _ = hosts
+    silent = tmp_path / "silence.wav"
+    silent.write_bytes(silence())
+    calls = [asked.queued(jfk, tenant="a"), asked.queued(silent, tenant="a"), asked.queued(jfk, tenant="b")]
+    for call in calls:
+        asked.finished(call)
+    wanted = {"tenant": "a", "rules": [RULE], "limit": 1}
+    pages = [other.http.post("/risk/rescan", json=wanted).json()]
+    while cursor := pages[-1]["next_cursor"]:
+        pages.append(other.http.post("/risk/rescan", json={**wanted, "cursor": cursor}).json())
+    looks = [look for page in pages for look in page["task_ids"]]
+
+    tasks = [asked.finished(look) for look in looks]
+    assert [(task["status"], task["transcript_task_id"]) for task in tasks] == [
+        ("completed", calls[1]),
+        ("completed", calls[0]),
+    ]
+    assert [texts(looked(asked, look)) for look in looks] == [[], ["country", "country"]]
+    nothing = other.http.post("/risk/rescan", json={"created_before": "2020-01-01T00:00:00Z"}).json()
+    assert nothing["task_ids"] == []
+
+
+def test_what_looks_on_several_hosts_have_found_at_once_is_all_hidden(new_host, jfk):
+    hosts = asked, *_ = [new_host().start() for _ in range(3)]
+    call = asked.queued(jfk)
+    asked.finished(call)
+    for host in hosts:
+        paused(host)
+    said = ["americans", "country", "ask", "fellow", "your", "not"]
+    looks = [
+        detect(asked, task_id=call, rules=[{**RULE, "match": word, "redact": word.upper()}]) for word in said
+    ]
+    for host in hosts:
+        host.http.post("/admin/resume").raise_for_status()
+    assert {asked.finished(look)["status"] for look in looks} == {"completed"}
+
+    for host in hosts:
+        text = shown(host, call, format="text", redacted="true").text
+        assert not any(word in text.lower().replace(f"[{word}]", "") for word in ("americans", "country"))
+        assert all(f"[{word.upper()}]" in text for word in said)
+
+
+def test_a_transcript_that_a_worker_of_nodes_keeps_cannot_be_looked_through(hosts, node, jfk):
+    asked, _, worker = hosts
+    paused(worker)
+    call = asked.queued(jfk)
+    node.work({"result_url": "https://elsewhere.example/1", "words": 1})
+    asked.finished(call)
+    node.end()
+    worker.http.post("/admin/resume").raise_for_status()
+
+    assert asked.finished(detect(asked, task_id=call))["error"]["code"] == "no_transcript"
+
+
+def test_what_kill_9_left_of_a_look_through_a_transcript_is_done_by_another_host(new_host, jfk, node):
+    first, second = new_host().start(), paused(new_host().start())
+    stopped(first, second, jfk)
+    call = second.queued(jfk)
+    second.finished(call)
+    look = detect(second, task_id=call, rules=[RULE])
+    looking(first, look)
+    first.kill()
+    assert shown(second, call, redacted="true").json()["error"]["code"] == "not_redacted"
+    second.http.post("/admin/resume").raise_for_status()
+
+    assert second.finished(look)["status"] == "completed"
+    assert over(node, look)["attemptsStarted"] == 2
+    first.start()
+    first.until(lambda: first.rows("select count(*) from job") == [(0,)])
+    for host in (first, second):
+        assert "country" not in shown(host, call, format="text", redacted="true").text
+        assert texts(looked(host, look)) == ["country", "country"]

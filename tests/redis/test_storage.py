@@ -21,6 +21,17 @@ def test_who_comes_second_with_a_transcript_gets_that_of_the_first(storage):
     asyncio.run(body())
 
 
+def test_what_was_found_in_a_transcript_is_noted_look_by_look(storage):
+    async def body():
+        assert await storage.looks("t1") == {}
+        for transcription, look in (("t1", "b"), ("t1", "a"), ("t10", "c"), ("t1", "b")):
+            await storage.keep_look(transcription, look, look.encode())
+
+        assert list((await storage.looks("t1")).items()) == [("a", b"a"), ("b", b"b")]
+
+    asyncio.run(body())
+
+
 def test_audio_comes_back_as_it_went_in(storage, jfk):
     async def body():
         key = storage.key_of(await storage.keep_audio("t1", jfk))

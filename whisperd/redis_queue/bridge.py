@@ -17,17 +17,19 @@ import structlog
 
 from whisperd.events import tells_an_end
 from whisperd.job import Job
+from whisperd.look import MISSING
 from whisperd.outbound import AnswerTooLarge, OutboundError, UrlRefused
 from whisperd.redis_queue import formats
 from whisperd.redis_queue.board import SERVED_SECONDS, LostJob, Taken
 from whisperd.redis_queue.hints import heard
-from whisperd.redis_queue.intake import Intake
+from whisperd.redis_queue.intake import Intake, NoTranscript
 from whisperd.redis_queue.parts import Common, Own
 from whisperd.redis_queue.reports import Reports
 from whisperd.rulebooks import RiskMissing
 from whisperd.s3 import S3Error, S3NotFound
 from whisperd.spool import TooLarge
 from whisperd.task import (
+    FINAL,
     Kind,
     ModelUnusable,
     QueueAway,
@@ -168,6 +170,8 @@ class Bridge:
                 await self._check_audio(taken.job, new.id)
         except (formats.Malformed, UrlRefused, AnswerTooLarge, TooLarge) as error:
             await self._refuse(taken.job, f"invalid_field: {error}")
+        except NoTranscript as error:
+            await self._without(taken.job, str(error))
         except S3NotFound as error:
             await self._refuse(taken.job, f"audio_gone: {error}")
         except ModelUnusable as error:
@@ -180,6 +184,14 @@ class Bridge:
         """It may have gone with the same task, of which this host had lost the job just before."""
         has_audio = await asyncio.to_thread(self._own.spool.has_audio, task_id)
         if not has_audio and await self._own.queue.drop(task_id, job):
+            await self._put_off(job)
+
+    async def _without(self, job: Job, transcription_id: str) -> None:
+        """Its transcript is not there: it is waited for as long as it may come."""
+        seen = await self._board.look(transcription_id)
+        if seen is None or formats.shown(seen).state in FINAL:
+            await self._refuse(job, f"{MISSING.code}: {MISSING.message}")
+        else:
             await self._put_off(job)
 
     async def _refuse(self, job: Job, why: str) -> None:

@@ -79,6 +79,7 @@ class OurJob(Struct, frozen=True, kw_only=True, omit_defaults=True):
     trace: str | None = None
     detection: Detection | None = None  # of a job that is nothing but a look: its audio is text, as segments
     rules: str | None = None  # JSON, that were sent with that
+    transcript: str | None = None  # or the transcript of the task of this id
     then: Then | None = None
 
     @property
@@ -136,9 +137,15 @@ def read(data: Mapping[str, Any]) -> OurJob | TheirJob:
         job = msgspec.convert(data, kind)
     except msgspec.ValidationError as error:  # which names the field, and none of its values
         raise Malformed(f"the job cannot be read: {error}") from None
-    if isinstance(job, OurJob) and (job.kind is Kind.RISK_DETECTION) != (job.detection is not None):
-        raise Malformed("the job cannot be read: it has to say what risk detection looks for, and only that")
+    if isinstance(job, OurJob) and not _is_whole(job):
+        raise Malformed("the job cannot be read: what risk detection looks for is said of that, and must be")
     return job
+
+
+def _is_whole(job: OurJob) -> bool:
+    if job.kind is Kind.RISK_DETECTION:
+        return job.detection is not None and job.then is None
+    return job.detection is None and job.transcript is None
 
 
 def to_job(new: NewTask, url: str) -> dict[str, Any]:
@@ -282,6 +289,7 @@ def shown(seen: Seen, at: int | None = None) -> Task:
         metadata=ours.metadata if ours else {},
         callback_url=ours.callback_url if ours else None,
         result_url=ours.result_url if ours else None,
+        transcript=ours.transcript if ours else None,
         redact=ours.then.detection.way if ours and ours.then else None,
     )
 

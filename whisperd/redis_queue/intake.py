@@ -11,12 +11,16 @@ from msgspec.structs import replace
 
 from whisperd.config import Config
 from whisperd.look import text_audio
-from whisperd.redis_queue import formats
+from whisperd.redis_queue import formats, stored
 from whisperd.redis_queue.parts import Own
 from whisperd.redis_queue.storage import Storage
 from whisperd.rulebooks import need_libraries
 from whisperd.sources import Sources
 from whisperd.task import Audio, NewTask, Segment, TaskNotFound
+
+
+class NoTranscript(Exception):
+    """That which is to be looked through is not in the storage."""
 
 
 class Intake:
@@ -46,7 +50,23 @@ class Intake:
         return new
 
     async def _look(self, asked: formats.OurJob, bullmq_priority: int) -> NewTask:
-        """What looks through a text that was sent. Raises Malformed, S3Error."""
+        """What looks through a text, or a transcript. Raises Malformed, NoTranscript, S3Error."""
+        if asked.transcript is not None:
+            said = await self._transcript(asked.transcript)
+            audio = Audio(name=asked.audio.name, size=asked.audio.bytes, sha256=asked.audio.sha256)
+        else:
+            said = await self._text(asked)
+            audio = text_audio(said)
+        new = formats.to_task(asked, audio, self._config.workers.model, bullmq_priority)
+        return replace(new, said=said)
+
+    async def _transcript(self, task_id: str) -> tuple[Segment, ...]:
+        content = await self._storage.result(task_id)
+        if content is None:
+            raise NoTranscript(task_id)
+        return (await stored.decoded(content)).segments
+
+    async def _text(self, asked: formats.OurJob) -> tuple[Segment, ...]:
         if (key := self._storage.key_of(asked.audio_url)) is None:
             raise formats.Malformed("its text does not lie in the shared storage")
         content = b"".join([piece async for piece in self._storage.pieces(key)])
@@ -54,11 +74,9 @@ class Intake:
             said = await asyncio.to_thread(msgspec.json.decode, content, type=tuple[Segment, ...])
         except msgspec.DecodeError:
             raise formats.Malformed("its text is not what was submitted") from None
-        audio = text_audio(said)
-        if audio.sha256 != asked.audio_sha256:
+        if text_audio(said).sha256 != asked.audio_sha256:
             raise formats.Malformed("its text is not what was submitted")
-        new = formats.to_task(asked, audio, self._config.workers.model, bullmq_priority)
-        return replace(new, said=said)
+        return said
 
     async def _audio(self, asked: formats.OurJob | formats.TheirJob) -> Audio:
         """In the spool under the id of the task; it may be there from before."""

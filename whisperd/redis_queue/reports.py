@@ -12,13 +12,15 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
 from whisperd.job import Job
 from whisperd.redis_queue import formats, stored
 from whisperd.redis_queue.board import CANCELLED
 from whisperd.redis_queue.boards import Boards
 from whisperd.redis_queue.ledger import Ledger
 from whisperd.redis_queue.storage import Storage
-from whisperd.redis_queue.stored import Stored
+from whisperd.redis_queue.stored import Found, Stored
 from whisperd.task import State, Task, TaskQueue
 from whisperd.transcript import Transcript, render
 
@@ -50,6 +52,10 @@ class Reports:
     async def _content(self, task: Task) -> bytes:
         transcript = Transcript.of(task, await self._queue.segments(task.id))
         look = await self._ledger.looked(task)
+        if task.transcript is not None and look is not None and look.report is not None:
+            # Before anybody sees that it is over: what it has found is hidden from then on.
+            found = await asyncio.to_thread(Found.by, look, look.report)
+            await self._storage.keep_look(task.transcript, task.id, msgspec.json.encode(found))
         return await stored.encoded(Stored(task=task, segments=transcript.segments, look=look))
 
     async def _put_back(self, job: Job) -> None:

@@ -9,22 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
-from msgspec import Raw, Struct
-
 from whisperd.detections import Detections
 from whisperd.look import Ended, Kept, Seen, Standing
 from whisperd.redis_queue import formats, stored
 from whisperd.redis_queue.shared_queue import SharedQueue
 from whisperd.redis_queue.storage import Storage
 from whisperd.task import State, Task, TaskNotFound
-
-
-class _Report(Struct, frozen=True):
-    """What of a report redaction needs, as a host's own database has it."""
-
-    places: Raw
-    rules_errors: Raw
 
 
 class SharedDetections:
@@ -50,20 +40,26 @@ class SharedDetections:
         return await (self._local.kept(task_id) if await self._queue.is_here(job) else self._stored(job))
 
     async def newest(self, transcription_id: str) -> Kept | None:
+        for task_id in reversed([*await stored.looks(self._storage, transcription_id)]):
+            if found := await self.kept(task_id):
+                return found
         if await self._queue.is_here(transcription_id):
             return await self._local.newest(transcription_id)
         return await self._stored(transcription_id)
 
     async def redaction(self, transcription: Task, edit: str | None) -> Sequence[Seen]:
+        later = {} if edit else await stored.looks(self._storage, transcription.id)
+        others = [Seen(one.asked, one.rules, False, one.hidden) for one in later.values()]
         if await self._queue.is_here(transcription.id):
-            return await self._local.redaction(transcription, edit)
-        look = await self._ended(transcription.id)
-        return [] if look is None else [_seen(look, edit)]
+            return [*await self._local.redaction(transcription, edit), *others]
+        first = await self._ended(transcription.id)
+        return others if first is None else [_seen(first, edit), *others]
 
     async def is_awaited(self, transcription_id: str) -> bool:
         return await self.standing(transcription_id) == "awaited"
 
     async def standing(self, transcription_id: str) -> Standing | None:
+        """Of looks of their own only those of this host: whoever polls a task shall need no storage."""
         if await self._queue.is_here(transcription_id):
             return await self._local.standing(transcription_id)
         look = await self._queue.look(transcription_id)
@@ -82,11 +78,5 @@ class SharedDetections:
 
 def _seen(look: Ended, edit: str | None) -> Seen:
     """`edit`: the token of the correction that it is about."""
-    return Seen(asked=look.asked, rules=look.rules, is_first=True, hidden=_hidden(look, edit))
-
-
-def _hidden(look: Ended, edit: str | None) -> str | None:
-    if look.report is None or look.edit != edit:
-        return None
-    report = msgspec.json.decode(look.report, type=_Report)
-    return msgspec.json.encode([report.places, report.rules_errors]).decode()
+    found = None if look.report is None or look.edit != edit else stored.hidden(look.report)
+    return Seen(asked=look.asked, rules=look.rules, is_first=True, hidden=found)

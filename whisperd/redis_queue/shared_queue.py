@@ -123,6 +123,8 @@ class SharedQueue:
 
     async def _keep(self, new: NewTask) -> str:
         """Returns its URL."""
+        if new.transcript is not None:
+            return self._storage.result_url(new.transcript)
         if new.kind is Kind.TRANSCRIPTION:
             return await self._storage.keep_audio(new.id, self._spool.audio(new.id))
         return await self._storage.keep_audio(new.id, await asyncio.to_thread(msgspec.json.encode, new.said))
@@ -178,8 +180,8 @@ class SharedQueue:
         return looks[0] if looks else None
 
     async def _answers(self, local: Task) -> bool:
-        if local.transcript is not None:
-            return await self.is_here(local.transcript)
+        if _comes_along(local):
+            return await self.is_here(_job_of(local))
         return self._knows(local)
 
     async def list(self, query: ListQuery) -> Sequence[Task]:
@@ -215,7 +217,7 @@ class SharedQueue:
     async def change(self, task_id: str, change: Change) -> Task:
         """Of a task that waits for some host, the priority only."""
         task = await self.get(task_id)
-        if self._holds(task.transcript or task_id):
+        if self._holds(_job_of(task)):
             return await self._local.change(task_id, change)
         await self._check_alone(task)
         if task.state is not State.QUEUED:
@@ -242,8 +244,8 @@ class SharedQueue:
 
     async def cancel(self, task_id: str) -> Task:
         task = await self.get(task_id)
-        if task.transcript is not None:
-            return await self._cancel_look(task, task.transcript)
+        if _comes_along(task):
+            return await self._cancel_look(task, _job_of(task))
         if self._holds(task_id):
             return await self._local.cancel(task_id)
         verdict = await self._board.cancel(task_id)
@@ -269,7 +271,7 @@ class SharedQueue:
 
     async def _check_alone(self, task: Task) -> None:
         """Raises WrongState for what came with the job of its transcription."""
-        if task.transcript is not None and await self._board.look(task.transcript) is not None:
+        if _comes_along(task) and await self._board.look(_job_of(task)) is not None:
             raise WrongState(f"task {task.id} runs with the transcription {task.transcript}: see to that one")
 
     async def retry(self, task_id: str, plan: str | None = None) -> Task:
@@ -317,6 +319,16 @@ class SharedQueue:
         return task
 
 
+def _comes_along(task: Task) -> bool:
+    """Whether it has no job of its own: that of its transcription is its, too."""
+    return task.transcript is not None and task.id == formats.look_of(task.transcript)
+
+
+def _job_of(task: Task) -> str:
+    """The id of the task whose job it is."""
+    return task.transcript if task.transcript is not None and _comes_along(task) else task.id
+
+
 def _has_fitting(query: ListQuery, seen: Seen) -> bool:
     return any(_fits(query, task) for task in formats.all_shown(seen))
 
@@ -327,4 +339,6 @@ def _fits(query: ListQuery, task: Task) -> bool:
         and query.kind in (None, task.kind)
         and query.tenant in (None, task.tenant)
         and (query.before is None or task.seq < query.before)
+        and (query.created_after is None or task.created_at >= query.created_after)
+        and (query.created_before is None or task.created_at < query.created_before)
     )

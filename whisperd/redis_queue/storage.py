@@ -3,6 +3,7 @@
     audio/http-ID       what was submitted over HTTP, audio or text; all else in audio/ is of other programs
     results/ID          the transcript, whole, as any host can show it; written once, by whoever comes first
     results/ID.FORMAT   the transcript that a job of WhisperAPI was answered with: its producer's from then on
+    looks/ID/LOOK       what a look of its own has found in that transcript, as far as it is to be redacted
     checkpoints/…       what is finished of tasks that are not over, see checkpoints.py
     links/…             in a bucket: what links lead to, see whisperd.links
 
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -34,9 +35,9 @@ _PIECE_BYTES = 256 * 1024
 _KEY = re.compile(r"(audio|results)/[A-Za-z0-9_-][A-Za-z0-9._-]*")
 # What is ours to remove, and the id of its task.
 _ID = "([A-Za-z0-9_-]{1,64})"
-_OURS = re.compile(rf"audio/http-{_ID}|results/{_ID}|checkpoints/{_ID}/[^/]+/[0-9]{{1,9}}")
-_FOLDERS = ("audio", "results", "checkpoints")
-_CHECKPOINTS = "checkpoints/"
+_OURS = re.compile(rf"audio/http-{_ID}|results/{_ID}|looks/{_ID}/[\w-]+|checkpoints/{_ID}/[^/]+/[0-9]{{1,9}}")
+_FOLDERS = ("audio", "results", "looks", "checkpoints")
+_LOOKS, _CHECKPOINTS = "looks", "checkpoints"
 _OF_FOLDER = "shared://"
 
 
@@ -59,7 +60,8 @@ class Storage:
                 "redis.storage is not set: hosts that share a queue share audio and transcripts"
             )
         self._store, self._base = _bucket(config, place) if is_s3(place) else _folder(place)
-        self.checkpoints = _checkpoints(config, place)
+        self.checkpoints = _aside(config, place, _CHECKPOINTS)
+        self._looks = _aside(config, place, _LOOKS)
         self._where = "shared storage"
 
     async def check(self) -> None:
@@ -121,6 +123,26 @@ class Storage:
             content = await self.result(task_id) or content
         return content
 
+    async def keep_look(self, transcription_id: str, task_id: str, content: bytes) -> None:
+        """Note what a task has found in the transcript of another one. Written again it is the same."""
+        import obstore
+
+        with self.troubles():
+            await obstore.put_async(self._looks, f"{transcription_id}/{task_id}", content)
+
+    async def looks(self, transcription_id: str) -> Mapping[str, bytes]:
+        """What was noted of a transcript, by the ids of the tasks, in their order."""
+        import obstore
+
+        found: dict[str, bytes] = {}
+        with self.troubles():
+            listed = await obstore.list(self._looks, transcription_id).collect_async()
+        for key in sorted(entry["path"] for entry in listed):
+            with suppress(S3NotFound), self.troubles():  # it was removed just now
+                result = await obstore.get_async(self._looks, key)
+                found[key.partition("/")[2]] = bytes(await result.bytes_async())
+        return found
+
     async def keep_rendered(self, name: str, content: bytes, media_type: str) -> str:
         """Returns its URL. Written again it is the same."""
         import obstore
@@ -146,12 +168,14 @@ class Storage:
         """One that is not there is no trouble."""
         import obstore
 
-        aside = [key.removeprefix(_CHECKPOINTS) for key in keys if key.startswith(_CHECKPOINTS)]
-        others = [key for key in keys if not key.startswith(_CHECKPOINTS)]
-        for store, names in ((self._store, others), (self.checkpoints, aside)):
-            if names:
-                with suppress(S3NotFound), self.troubles():
-                    await obstore.delete_async(store, names)
+        aside = {_CHECKPOINTS: self.checkpoints, _LOOKS: self._looks}
+        names: dict[str, list[str]] = {}
+        for key in keys:
+            folder, _, name = key.partition("/")
+            names.setdefault(folder if folder in aside else "", []).append(name if folder in aside else key)
+        for folder, some in names.items():
+            with suppress(S3NotFound), self.troubles():
+                await obstore.delete_async(aside.get(folder, self._store), some)
 
     @contextmanager
     def troubles(self, name: str = "") -> Iterator[None]:
@@ -180,13 +204,13 @@ def _bucket(config: Config, place: str) -> tuple[ObjectStore, str]:
     return s3.opened(config.s3, bucket, prefix), f"s3://{bucket}/{prefix}/" if prefix else f"s3://{bucket}/"
 
 
-def _checkpoints(config: Config, place: str) -> ObjectStore:
+def _aside(config: Config, place: str, folder: str) -> ObjectStore:
     """Aside: they come and go with their folders, which those of others in audio/ must not."""
     if is_s3(place):
-        return _bucket(config, f"{place.rstrip('/')}/checkpoints")[0]
+        return _bucket(config, f"{place.rstrip('/')}/{folder}")[0]
     from obstore.store import LocalStore
 
-    return LocalStore(prefix=Path(place) / "checkpoints", automatic_cleanup=True, mkdir=True)
+    return LocalStore(prefix=Path(place) / folder, automatic_cleanup=True, mkdir=True)
 
 
 def _folder(place: str) -> tuple[ObjectStore, str]:

@@ -6,13 +6,16 @@ One object, written once: so what rules want out of a transcript is there as soo
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 
 import msgspec
+from msgspec import Raw, Struct
 
 from whisperd.look import Ended
 from whisperd.redis_queue.client import RedisAway
 from whisperd.redis_queue.storage import Storage
 from whisperd.s3 import S3Error
+from whisperd.task import Detection
 from whisperd.transcript import Transcript
 
 
@@ -20,6 +23,29 @@ class Stored(Transcript, frozen=True, kw_only=True):
     """Complete, and as it was before anybody corrected it."""
 
     look: Ended | None = None  # that was submitted with it
+
+
+class Found(Struct, frozen=True, kw_only=True):
+    """What a look that came later has found in a transcript, as far as it tells what is to be redacted."""
+
+    asked: Detection
+    rules: str | None  # SHA-256 of those that were sent with it
+    hidden: str  # JSON: places and rules_errors of its report
+
+    @classmethod
+    def by(cls, look: Ended, report: str) -> Found:
+        return cls(asked=look.asked, rules=look.rules, hidden=hidden(report))
+
+
+class _Report(Struct, frozen=True):
+    places: Raw
+    rules_errors: Raw
+
+
+def hidden(report: str) -> str:
+    """What redaction needs of it, as a host's own database has it."""
+    found = msgspec.json.decode(report, type=_Report)
+    return msgspec.json.encode([found.places, found.rules_errors]).decode()
 
 
 async def encoded(stored: Stored) -> bytes:
@@ -37,3 +63,12 @@ async def find(storage: Storage, task_id: str) -> Stored | None:
     except S3Error as error:
         raise RedisAway(str(error)) from error
     return None if content is None else await decoded(content)
+
+
+async def looks(storage: Storage, transcription_id: str) -> Mapping[str, Found]:
+    """By the ids of their tasks, in order of submission. Raises RedisAway."""
+    try:
+        kept = await storage.looks(transcription_id)
+    except S3Error as error:
+        raise RedisAway(str(error)) from error
+    return {task_id: msgspec.json.decode(content, type=Found) for task_id, content in kept.items()}

@@ -50,16 +50,6 @@ def check_possible(here: Services) -> None:
         raise Refusal(422, "not_supported", str(missing)) from None
 
 
-def check_alone(here: Services) -> None:
-    """Raises Refusal for what a host can do only with a queue of its own."""
-    if here.config.redis.url:
-        message = (
-            "hosts that share a queue (redis.url) look through no transcript of another task: send it as "
-            "segments, or ask for risk as audio is transcribed"
-        )
-        raise Refusal(422, "not_supported", message)
-
-
 def _check_size(here: Services, rules: str | None) -> None:
     """Raises Refusal."""
     if here.config.redis.url and rules is not None and len(rules.encode()) > MOST_SHARED:

@@ -16,7 +16,7 @@ from whisperd.routes import Json, caller, services
 from whisperd.routes.admission import admit, admit_caller, admit_one_more
 from whisperd.routes.bulk import seconds
 from whisperd.routes.call import Answer, Call
-from whisperd.routes.detection import check_alone, check_detection, check_possible, looking_through
+from whisperd.routes.detection import check_detection, check_possible, looking_through
 from whisperd.routes.errors import stopping
 from whisperd.routes.risk import MOST_BODY, RiskSubmission
 from whisperd.routes.submission import Moment, PackName, checked_callback, checked_priority
@@ -64,7 +64,6 @@ async def rescan(request: Request, wanted: Rescan) -> Response:
     those that were.
     """
     here, own = services(request), caller(request).tenant
-    check_alone(here)
     check_possible(here)
     if here.draining:
         raise stopping()

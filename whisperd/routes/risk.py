@@ -21,7 +21,7 @@ from whisperd.risk.rules import MOST_BYTES, MOST_RULES, Category, Severity
 from whisperd.routes import Json, Services, caller, services, submission, visible_task
 from whisperd.routes.admission import admit, check_room
 from whisperd.routes.call import Answer, Call, Form
-from whisperd.routes.detection import check_alone, check_detection, check_possible, looking_through
+from whisperd.routes.detection import check_detection, check_possible, looking_through
 from whisperd.routes.errors import Refusal
 from whisperd.routes.reading import json_object
 from whisperd.routes.result import MOST_SEGMENTS, Line, check_lines
@@ -156,8 +156,6 @@ async def _of_audio(request: Request, here: Services, wanted: RiskSubmission | N
 async def _of_what_was_sent(request: Request, here: Services, wanted: RiskSubmission) -> NewTask:
     if wanted.sent != 1:
         raise _one_of_these()
-    if wanted.task_id is not None:
-        check_alone(here)
     wanted.check_sent()
     transcription = None if wanted.task_id is None else await _transcription(request, wanted.task_id)
     new = _new(request, wanted, transcription)
@@ -177,7 +175,7 @@ def _new(request: Request, wanted: RiskSubmission, transcription: Task | None) -
     return NewTask(
         id=str(ULID()),
         kind=Kind.RISK_DETECTION,
-        audio=text_audio(said) if transcription is None else transcription.audio,
+        audio=text_audio(said or ()) if transcription is None else transcription.audio,
         model=RULES,
         priority=wanted.priority_for(who, here.config),
         tenant=wanted.tenant_for(who) if transcription is None else transcription.tenant,
@@ -212,13 +210,16 @@ def _check_is_made(task: Task | None) -> None:
         raise WrongState(f"task {task.id} is {task.state}: there is no transcript to look through")
 
 
-def _said(wanted: RiskSubmission) -> tuple[Segment, ...]:
+def _said(wanted: RiskSubmission) -> tuple[Segment, ...] | None:
+    """None: a transcript, which is there or will be."""
     if wanted.text is not None:
         return (Segment(start=0.0, end=0.0, text=wanted.text),)
-    check_lines(wanted.segments or [])
+    if wanted.segments is None:
+        return None
+    check_lines(wanted.segments)
     return tuple(
         Segment(start=line.start, end=line.end, text=line.text, speaker=line.speaker)
-        for line in wanted.segments or ()
+        for line in wanted.segments
     )
 
 

@@ -26,7 +26,7 @@ def note(conn: sqlite3.Connection, seq: int, new: NewTask, asked: Detection) -> 
     if new.rules is not None:
         name = _sha256(new.rules)
         conn.execute("insert or ignore into rules values (?, ?)", (name, new.rules))
-    said = to_json(new.said) if new.transcript is None else None
+    said = None if new.said is None else to_json(new.said)
     conn.execute(
         "insert into detection (task, asked, rules, segments) values (?, ?, ?, ?)",
         (seq, to_json(asked), name, said),

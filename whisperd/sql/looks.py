@@ -90,10 +90,10 @@ def said(conn: sqlite3.Connection, look: Look) -> Said | None:
 
     None where there is no transcript: its task failed, was cancelled, or is gone.
     """
-    if look.task.transcript is None:
-        sql = "select segments from detection where task = ?"
-        (sent,) = conn.execute(sql, (look.task.seq,)).fetchone()
+    (sent,) = conn.execute(_SENT, (look.task.seq,)).fetchone()
+    if sent is not None:
         return Said(None, msgspec.json.decode(sent, type=tuple[Segment, ...]))
+    assert look.task.transcript is not None
     try:
         transcription = questions.get(conn, look.task.transcript)
     except TaskNotFound:
@@ -107,6 +107,9 @@ def said(conn: sqlite3.Connection, look: Look) -> Said | None:
     return Said(transcription, tuple(by_time))
 
 
+_SENT = "select segments from detection where task = ?"
+
+
 def finish(
     conn: sqlite3.Connection, look: Look, outcome: Outcome, seconds: float, now: float
 ) -> tuple[Sequence[Task], Sequence[Sighting]]:
@@ -115,7 +118,7 @@ def finish(
     Of a transcript that is gone by now nothing is: it would be quoted.
     """
     _own(conn, look)
-    if _is_gone(conn, look.task.transcript):
+    if _is_gone(conn, look.task):
         _spent(conn, look.task.seq, seconds)
         return _failed(conn, look.task, MISSING, True, seconds, now), []
     found = {"report": outcome.report, "edit": outcome.edit, "task": look.task.seq}
@@ -137,7 +140,7 @@ def tell(
 ) -> Sequence[Sighting]:
     """Alert of what is found while the call goes on, each once; returns what is news."""
     waits = "select 1 from task where seq = ? and state = 'queued'"
-    if conn.execute(waits, (look.task.seq,)).fetchone() is None or _is_gone(conn, look.task.transcript):
+    if conn.execute(waits, (look.task.seq,)).fetchone() is None or _is_gone(conn, look.task):
         return []
     news = _news(conn, look, sightings)
     rows = [(look.task.seq, one.rule, one.speaker, one.begin, one.past) for one in news]
@@ -212,10 +215,14 @@ def _may_come(conn: sqlite3.Connection, transcript: str | None) -> bool:
     return conn.execute(sql, (transcript,)).fetchone() is not None
 
 
-def _is_gone(conn: sqlite3.Connection, transcript: str | None) -> bool:
-    """Whether its task is not kept any more."""
+def _is_gone(conn: sqlite3.Connection, look: Task) -> bool:
+    """Whether its transcript is not kept any more; one that was sent with it is none of this host's."""
     sql = "select 1 from task where id = ?"
-    return transcript is not None and conn.execute(sql, (transcript,)).fetchone() is None
+    return (
+        look.transcript is not None
+        and conn.execute(sql, (look.transcript,)).fetchone() is None
+        and conn.execute(_SENT, (look.seq,)).fetchone()["segments"] is None
+    )
 
 
 def interrupt(conn: sqlite3.Connection, problem: Problem, now: float) -> None:
