@@ -13,13 +13,15 @@ NODE = installed.HERE.parent / "redis" / "node"
 
 
 class Redis:
-    """redis-server on a free port of 127.0.0.1, kept over stops. `settings`: of its command line."""
+    """redis-server on a port of 127.0.0.1, by default a free one, kept over stops.
 
-    def __init__(self, folder, **settings):
+    `settings`: of its command line.
+    """
+
+    def __init__(self, folder, port=None, **settings):
         self.folder = folder
         self.settings = {"appendonly": "yes", "appendfsync": "everysec", "save": "", **settings}
-        with socket.create_server(("127.0.0.1", 0)) as server:
-            self.port = server.getsockname()[1]
+        self.port = port or _a_free_port()
         self.url = f"redis://127.0.0.1:{self.port}"
         self._process = None
 
@@ -51,7 +53,8 @@ class Redis:
 
     def cli(self, *words):
         command = ["redis-cli", "-p", str(self.port), *map(str, words)]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=True)
+        return done.stdout.strip()
 
     @contextlib.contextmanager
     def watching(self):
@@ -82,13 +85,17 @@ class Redis:
         shutil.rmtree(self.folder)
 
 
+def _a_free_port():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
 class Sentinel:
     """It watches a Redis under the name queue, and makes its replica the master soon after that has died."""
 
     def __init__(self, folder, master):
         folder.mkdir()
-        with socket.create_server(("127.0.0.1", 0)) as server:
-            self.port = server.getsockname()[1]
+        self.port = _a_free_port()
         config = folder / "sentinel.conf"  # into which it writes what it learns
         config.write_text(
             f"port {self.port}\nbind 127.0.0.1\ndir {folder}\n"
@@ -110,10 +117,14 @@ class Sentinel:
 
 
 class Node:
-    """BullMQ for Node in a process of its own: `node.add(data, opts)`, `node.look(id)`, …"""
+    """BullMQ for Node in a process of its own: `node.add(data, opts)`, `node.look(id)`, …
 
-    def __init__(self, redis, queue="transcription"):
-        command = ["node", str(installed.node_modules(NODE) / "bullmq.mjs"), str(redis.port), queue]
+    `cluster_prefix`: of the keys in a Redis Cluster, of which `redis` is a node.
+    """
+
+    def __init__(self, redis, queue="transcription", cluster_prefix=""):
+        script = installed.node_modules(NODE) / "bullmq.mjs"
+        command = ["node", str(script), str(redis.port), queue, cluster_prefix]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self._process.stdout.readline()
 

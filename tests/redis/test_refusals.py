@@ -22,6 +22,7 @@ from tests.s3_server import a_free_port
         ({"REDIS__URL": "http://127.0.0.1"}, 'expected a URL like "redis://host:6379/0"'),
         ({"REDIS__URL": "redis://127.0.0.1:port"}, "redis.url has a port that is no number"),
         ({"REDIS__URL": "redis://one:6379,two:6379"}, "names several hosts: that is for Sentinels"),
+        ({"REDIS__URL": "redis://one,two", "REDIS__PREFIX": "{}bull{x}"}, "a hash tag in redis.prefix"),
         (
             {"REDIS__SENTINEL_MASTER": "m", "REDIS__SENTINEL_PASSWORD_FILE": "/no/such/file"},
             "redis.sentinel_password_file cannot be read",
@@ -45,7 +46,7 @@ def test_a_redis_that_may_forget_jobs_is_refused(new_host, redis):
     assert "maxmemory-policy is allkeys-lru" in told
 
 
-def test_a_node_of_a_cluster_is_refused(new_host, tmp_path):
+def test_a_node_of_a_cluster_is_refused_where_the_prefix_has_no_hash_tag(new_host, tmp_path):
     node = Redis(tmp_path / "node", **{"cluster-enabled": "yes"})
     try:
         status, told = new_host(REDIS__URL=node.start().url).refused()
@@ -53,7 +54,7 @@ def test_a_node_of_a_cluster_is_refused(new_host, tmp_path):
         node.stop()
 
     assert status == 1
-    assert "redis.url names a node of a Redis Cluster, which is not supported" in told
+    assert "redis.url names a node of a Redis Cluster: redis.prefix has to have a hash tag" in told
 
 
 def test_a_wrong_password_is_refused_at_once_and_never_told(new_host, redis, tmp_path):

@@ -23,8 +23,8 @@ class Redis(Struct, frozen=True, kw_only=True):
         str,
         Meta(pattern=_URL, title='a URL like "redis://host:6379/0", or rediss:// for TLS'),
         key(
-            '"": this host has a queue of its own. "redis://host:6379/0"; rediss:// is TLS. Never printed: '
-            "there may be a password in it.",
+            '"": this host has a queue of its own. "redis://host:6379/0"; rediss:// is TLS; of a Redis '
+            'Cluster some nodes: "redis://one,two". Never printed: there may be a password in it.',
             secret=True,
         ),
     ] = ""
@@ -62,7 +62,13 @@ class Redis(Struct, frozen=True, kw_only=True):
             '{ "model:large-v3" = "gpu", "tenant:acme model:base" = "acme" }'
         ),
     ] = {}
-    prefix: Annotated[NotEmpty, key("What the names of its keys in Redis begin with.")] = "bull"
+    prefix: Annotated[
+        NotEmpty,
+        key(
+            "What the names of its keys in Redis begin with. In a Redis Cluster it has a hash tag, which "
+            'puts them on one node: "{bull}".'
+        ),
+    ] = "bull"
     storage: Annotated[
         str,
         Meta(pattern=_STORAGE, title='"s3://bucket/prefix" or the path of a folder'),

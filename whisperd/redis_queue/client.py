@@ -1,10 +1,11 @@
-"""The client for Redis that the settings ask for: of one server, or of the one that Sentinels name.
+"""The client for Redis that the settings ask for: of one server, or of the one that Sentinels or nodes name.
 
 Connects to nothing yet. Who opens it closes it by `close`.
 """
 
 from __future__ import annotations
 
+import re
 import ssl
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,8 +19,11 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
 CONNECT_SECONDS = 5.0
-SENTINEL_SECONDS = 1.0  # for each: one whose machine has died must leave time to ask the next
+ASKING_SECONDS = 1.0  # for each Sentinel or node: one whose machine has died must leave time to ask the next
+PORT = 6379
 SENTINEL_PORT = 26379
+# As Redis reads the name of a key: what is between its first brace and the next one tells the slot.
+_HASH_TAG = re.compile(r"[^{]*\{[^}]+\}")
 
 
 class RedisMissing(Exception):
@@ -57,10 +61,13 @@ def connected(settings: Settings) -> Redis:
     }
     places = _places(settings.url)
     if settings.sentinel_master:
-        return _of_sentinels(settings, places, options)
+        return _of_sentinels(settings, places, options | _by_url(settings, places))
+    if has_hash_tag(settings.prefix):
+        return _of_nodes(settings, places, options | _by_url(settings, places))
     if len(places) > 1:
         raise RedisUnusable(
-            "redis.url names several hosts: that is for Sentinels, with redis.sentinel_master"
+            "redis.url names several hosts: that is for Sentinels, with redis.sentinel_master, or for nodes "
+            'of a Redis Cluster, with a hash tag in redis.prefix, like "{bull}"'
         )
     return Redis.from_pool(ConnectionPool.from_url(settings.url, **options))  # which it closes, then
 
@@ -70,6 +77,11 @@ async def close(client: Redis) -> None:
     if manager := getattr(client.connection_pool, "sentinel_manager", None):
         for sentinel in manager.sentinels:
             await sentinel.aclose()
+
+
+def has_hash_tag(prefix: str) -> bool:
+    """Whether all keys that begin so lie on one node of a Redis Cluster."""
+    return _HASH_TAG.match(prefix) is not None
 
 
 def _places(url: str) -> Sequence[Any]:
@@ -88,18 +100,37 @@ def _of_sentinels(settings: Settings, places: Sequence[Any], options: dict[str, 
     """They are asked anew for each connection: the next one after a failover goes to the new master."""
     from redis.asyncio.sentinel import Sentinel
 
-    master = {name: places[0][name] for name in ("username", "password", "db") if name in places[0]}
-    tls = {"ssl": True} if settings.url.startswith("rediss://") else {}
-    asking = {name: value for name, value in options.items() if name.startswith(("ssl_", "retry"))} | tls
-    asking |= {"socket_connect_timeout": SENTINEL_SECONDS, "socket_timeout": SENTINEL_SECONDS}
+    asking = {name: value for name, value in options.items() if name.startswith(("ssl", "retry"))}
+    asking |= _quickly()
     if settings.sentinel_password_file:
         asking["password"] = _secret("redis.sentinel_password_file", settings.sentinel_password_file)
     sentinels = Sentinel(  # type: ignore[no-untyped-call]
         [(place.get("host", "localhost"), place.get("port", SENTINEL_PORT)) for place in places],
         sentinel_kwargs=asking,
     )
-    client: Redis = sentinels.master_for(settings.sentinel_master, **{**options, **master, **tls})
+    client: Redis = sentinels.master_for(settings.sentinel_master, **options)
     return client
+
+
+def _of_nodes(settings: Settings, places: Sequence[Any], options: dict[str, Any]) -> Redis:
+    """Of a Cluster, or of a server that is none: only that one can tell."""
+    from redis.asyncio import Redis
+
+    from whisperd.redis_queue.slot_owner import Address, SlotOwnerPool
+
+    nodes = [Address(place.get("host", "localhost"), place.get("port", PORT)) for place in places]
+    asking = options | {"db": 0} | _quickly()
+    return Redis.from_pool(SlotOwnerPool(nodes, settings.prefix, asking, **options))
+
+
+def _by_url(settings: Settings, places: Sequence[Any]) -> dict[str, Any]:
+    """What is said of all hosts at once."""
+    said = {name: places[0][name] for name in ("username", "password", "db") if name in places[0]}
+    return said | ({"ssl": True} if settings.url.startswith("rediss://") else {})
+
+
+def _quickly() -> dict[str, Any]:
+    return {"socket_connect_timeout": ASKING_SECONDS, "socket_timeout": ASKING_SECONDS}
 
 
 def _who(settings: Settings) -> dict[str, str]:

@@ -17,7 +17,14 @@ from typing import TYPE_CHECKING
 import structlog
 
 from whisperd.config import Redis as Settings
-from whisperd.redis_queue.client import CONNECT_SECONDS, RedisAway, RedisUnusable, close, connected
+from whisperd.redis_queue.client import (
+    CONNECT_SECONDS,
+    RedisAway,
+    RedisUnusable,
+    close,
+    connected,
+    has_hash_tag,
+)
 from whisperd.task import QueueAway
 
 if TYPE_CHECKING:
@@ -29,8 +36,8 @@ POLICY = "noeviction"
 # Why what answers at redis.url is none that can be used, by what it calls itself.
 _OTHERS = {
     "sentinel": "redis.url names a Sentinel: redis.sentinel_master has to name the master that it watches",
-    "cluster": "redis.url names a node of a Redis Cluster, which is not supported: name a Redis that is none "
-    "or its Sentinels",
+    "cluster": "redis.url names a node of a Redis Cluster: redis.prefix has to have a hash tag, like "
+    '"{bull}", the same as for Node\'s programs',
 }
 
 
@@ -44,6 +51,7 @@ class Link:
     def __init__(self, settings: Settings) -> None:
         """Connects to nothing yet. Raises RedisMissing, RedisUnusable."""
         self.client = connected(settings)
+        self._prefix = settings.prefix
         self.trouble: str | None = None
         self.well_since = inf
         self.server = ""
@@ -82,7 +90,10 @@ class Link:
         with Sentinels the client makes idle connections that have ended anew, and says nothing.
         """
         async with self.asking() as client:
-            server = str((await client.info("server"))["run_id"])
+            pipe = client.pipeline(transaction=False)
+            pipe.exists(f"{self._prefix}:")  # which of a Cluster only the node answers that has the queue
+            pipe.info("server")
+            server = str((await pipe.execute())[1]["run_id"])
         if self.server not in ("", server):
             log.warning("the shared queue is on another Redis, or on one that was started again")
             self.well_since = monotonic()
@@ -95,7 +106,7 @@ class Link:
             await client.ping()
             mode = (await client.info("server")).get("redis_mode", "")
             policy = (await client.info("memory")).get("maxmemory_policy", POLICY)
-        if why := _OTHERS.get(mode):
+        if (why := _OTHERS.get(mode)) and not (mode == "cluster" and has_hash_tag(self._prefix)):
             raise RedisUnusable(why)
         if policy != POLICY:
             raise RedisUnusable(
@@ -114,7 +125,10 @@ def _told() -> Iterator[None]:
     from redis.asyncio.sentinel import MasterNotFoundError
 
     refusals = (theirs.AuthenticationError, theirs.AuthorizationError, theirs.NoPermissionError)
-    passing = (theirs.ReadOnlyError, theirs.OutOfMemoryError, theirs.ClusterDownError, theirs.TryAgainError)
+    passing = (
+        *(theirs.ReadOnlyError, theirs.OutOfMemoryError),
+        *(theirs.ClusterDownError, theirs.TryAgainError, theirs.AskError),  # its slot is being moved
+    )
     try:
         yield
     except refusals:
@@ -131,8 +145,12 @@ def _told() -> Iterator[None]:
         raise _answered(str(error)) from None
 
 
+# Its disk is full, for one; it was made a replica while we waited; its slot of a Cluster is being moved.
+_FOR_A_WHILE = ("MISCONF", "NOREPLICAS", "BUSY", "UNBLOCKED", "Script attempted to access a non local key")
+
+
 def _answered(said: str) -> QueueAway:
-    if said.startswith(("MISCONF", "NOREPLICAS", "BUSY")):  # its disk is full, for one
+    if said.startswith(_FOR_A_WHILE):
         return RedisAway("the shared queue, on Redis, takes nothing at present")
     return RedisUnusable("Redis answers with an error: it may be older than 6.2, or not let scripts run")
 

@@ -59,10 +59,10 @@ class Order:
     async def place(self, job_id: str) -> None:
         """Where its number and its priority say, if it has one and waits."""
         async with self._link.asking():
-            await self._place(args=[self._name, job_id])
+            await self._place([self._name], [self._name, job_id])
 
     async def raise_old(self, seconds: float) -> int:
         """Let what has waited for longer go before what came later. Returns how many had."""
         before = round((time() - seconds) * 1000)
         async with self._link.asking():
-            return int(await self._raise(args=[self._name, before, RAISED_AT_ONCE]))
+            return int(await self._raise([self._name], [self._name, before, RAISED_AT_ONCE]))

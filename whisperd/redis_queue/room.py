@@ -189,13 +189,14 @@ class Room:
         self._tidy = register(f"{_NOTE}{_TIDY}")
         self._count = register(_COUNT)
         self._lines = register(_LINES)
+        self._known = f"{self._base}whisperd:tenants"  # of each script a key is named: Clusters go by that
         self._untidied: list[str] = []  # tenants whose turn comes
         self._cursor = 0  # in the set of the first of them
 
     async def check(self, asked: Asked) -> None:
         """Raises QueueFull, TenantQueueFull, as an addition would now."""
         async with self._link.asking():
-            why = await self._check(args=[self._asking(asked)])
+            why = await self._check([self._known], [self._asking(asked)])
         _raise(why)
 
     async def add(self, job: BullJob, asked: Asked | None) -> None:
@@ -238,23 +239,23 @@ class Room:
         """Something may have happened to these jobs, AT_ONCE or so."""
         if ids:
             async with self._link.asking():
-                await self._restate(args=[self._base, *map(self._member, ids)])
+                await self._restate([self._known], [self._base, *map(self._member, ids)])
 
     async def lines(self) -> Sequence[Line]:
         """What waits, by BullMQ's priorities."""
         async with self._link.asking():
             now = round(time() * 1000)
-            return [Line(*line) for line in await self._lines(args=[self._queue.toKey(""), now])]
+            return [Line(*line) for line in await self._lines([self._known], [self._queue.toKey(""), now])]
 
     async def tenants(self) -> Mapping[str, TenantCount]:
         """How the jobs of all queues stand, by tenant."""
         async with self._link.asking() as client:
-            names = [*map(str, await client.smembers(f"{self._base}whisperd:tenants"))]
+            names = [*map(str, await client.smembers(self._known))]
         found: dict[str, TenantCount] = {}
         for first in range(0, len(names), AT_ONCE):
             some = names[first : first + AT_ONCE]
             async with self._link.asking():
-                counts = await self._count(args=[self._base, *some])
+                counts = await self._count([self._known], [self._base, *some])
             found |= zip(some, (TenantCount(*count) for count in counts), strict=True)
         return found
 
@@ -263,13 +264,13 @@ class Room:
         for _ in range(TENANTS_AT_ONCE):
             async with self._link.asking() as client:
                 if not self._untidied:
-                    self._untidied = [*map(str, await client.smembers(f"{self._base}whisperd:tenants"))]
+                    self._untidied = [*map(str, await client.smembers(self._known))]
                 if not self._untidied:
                     return
                 tenant = self._untidied[-1]
                 name = f"{self._base}whisperd:tenant:{tenant}"
                 self._cursor, rows = await client.zscan(name, self._cursor, count=AT_ONCE)
-                await self._tidy(args=[self._base, tenant, *(member for member, _ in rows)])
+                await self._tidy([self._known], [self._base, tenant, *(member for member, _ in rows)])
             if not self._cursor:
                 self._untidied.pop()
 

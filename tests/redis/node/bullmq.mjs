@@ -6,11 +6,15 @@ import { BullMQAdapter } from '@bull-board/api/bullMQAdapter';
 import { ExpressAdapter } from '@bull-board/express';
 import { Queue, QueueEvents, Worker } from 'bullmq';
 import express from 'express';
+import { Cluster } from 'ioredis';
 
-const [port, name] = process.argv.slice(2);
-const connection = { host: '127.0.0.1', port: Number(port), maxRetriesPerRequest: null };
-const queue = new Queue(name, { connection });
-const events = new QueueEvents(name, { connection });
+const [port, name, clusterPrefix] = process.argv.slice(2);
+const node = { host: '127.0.0.1', port: Number(port), maxRetriesPerRequest: null };
+const options = clusterPrefix
+  ? { connection: new Cluster([node]), prefix: clusterPrefix }
+  : { connection: node };
+const queue = new Queue(name, options);
+const events = new QueueEvents(name, options);
 const heard = [];
 for (const kind of ['active', 'progress', 'completed', 'failed']) {
   events.on(kind, (said) => heard.push([kind, said.jobId, said.data ?? null]));
@@ -48,7 +52,7 @@ const verbs = {
   heard: () => heard,
   board,
   async work(result, progress = 100) {
-    worker = new Worker(name, (job) => done(job, result, progress), { connection });
+    worker = new Worker(name, (job) => done(job, result, progress), options);
     worker.on('error', () => {});
     await worker.waitUntilReady();
   },
