@@ -7,7 +7,7 @@ from contextlib import ExitStack
 import pytest
 from msgspec.structs import replace
 
-from whisperd.events import BACKLOG, Event, Events, tells_an_end
+from whisperd.events import BACKLOG, FEW, Event, Events, tells_an_end
 from whisperd.task import Audio, Kind, Options, State, Task
 
 
@@ -152,6 +152,53 @@ async def test_a_listener_to_one_task_costs_a_publication_on_another_nothing(eve
         sys.setprofile(None)
 
     assert len(asked) == 1
+
+
+@running
+async def test_who_named_a_few_tasks_costs_a_publication_on_another_nothing(events):
+    asked = []
+
+    def asks(event):
+        asked.append(event.number)
+        return True
+
+    with ExitStack() as listening:
+        for number in range(100):
+            events.narrow(listening.enter_context(events.subscribe(wants=asks)), {f"other {number}"})
+        events.publish(about("a", 1))
+        events.publish(about("other 7", 2))
+
+        assert asked == [2]
+    assert nobody_is_left(events)
+
+
+@pytest.mark.parametrize("many", [2, FEW, FEW + 1])
+def test_who_named_some_tasks_hears_of_each_once_and_of_what_looks_through_it(many):
+    async def test(events):
+        named = {f"t{number}" for number in range(many)}
+        look = about("look", 3)
+        look = Event("task", replace(look.task, transcript="t1"), 3)
+        both = Event("task", replace(look.task, id="t0"), 4)  # found by either name
+        with events.subscribe(wants=lambda event: {event.task.id, event.task.transcript} & named) as choosy:
+            events.narrow(choosy, {"t0"})
+            events.narrow(choosy, named)
+            for event in (about("t0", 1), about("t1", 2), look, both, about("another", 5)):
+                events.publish(event)
+
+            assert await heard(choosy) == [1, 2, 3, 4]
+        assert nobody_is_left(events)
+
+    running(test)()
+
+
+@running
+async def test_who_fell_behind_and_then_names_tasks_hears_no_more(events):
+    with events.subscribe() as slow:
+        for number in range(BACKLOG + 1):
+            events.publish(about("a", number))
+        events.narrow(slow, {"a"})
+
+        assert nobody_is_left(events)
 
 
 @running

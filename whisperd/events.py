@@ -6,8 +6,9 @@ Events are hints; the tables are the truth. Whoever must not miss anything looks
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from typing import Literal
 
 from msgspec import Raw, Struct, field
@@ -15,6 +16,7 @@ from msgspec import Raw, Struct, field
 from whisperd.task import FINAL, Segment, Task
 
 BACKLOG = 256  # events a subscriber may be behind
+FEW = 100  # tasks that a subscriber is found by; one who named more is asked at each publication
 
 
 class Event(Struct, frozen=True):
@@ -42,6 +44,7 @@ class Subscription:
 
     def __init__(self, task_id: str | None, wants: Callable[[Event], bool]) -> None:
         self.task_id = task_id
+        self.found_by: Collection[str] = () if task_id is None else (task_id,)  # ids of tasks; none: by all
         self._wants = wants
         self.fell_behind = False
         self._queue: asyncio.Queue[Event | None] = asyncio.Queue()
@@ -77,14 +80,15 @@ class Events:
         self.closed = False
 
     def publish(self, event: Event) -> None:
-        for subscription in (*self._all, *self._by_task.get(event.task.id, ())):
+        about = [self._by_task.get(name or "", ()) for name in (event.task.id, event.task.transcript)]
+        for subscription in {*self._all, *chain(*about)}:
             if not subscription.offer(event):
                 self._discard(subscription)
 
     def close(self) -> None:
         """End every stream, and every one opened later; an open one would keep the server from stopping."""
         self.closed = True
-        for subscription in [*self._all, *(s for some in self._by_task.values() for s in some)]:
+        for subscription in {*self._all, *chain(*self._by_task.values())}:
             subscription.end()
 
     @contextmanager
@@ -97,7 +101,7 @@ class Events:
         publication: it has to be quick, and must not raise.
         """
         subscription = Subscription(task_id, wants)
-        self._room(task_id).add(subscription)
+        self._enter(subscription)
         if self.closed:
             subscription.end()
         try:
@@ -105,11 +109,26 @@ class Events:
         finally:
             self._discard(subscription)
 
-    def _room(self, task_id: str | None) -> set[Subscription]:
-        return self._all if task_id is None else self._by_task.setdefault(task_id, set())
+    def narrow(self, subscription: Subscription, task_ids: Collection[str]) -> None:
+        """It wants to hear of these tasks alone, and of what looks through their transcripts.
+
+        So the publications of others cost nothing for it. Of many ids each would take memory: see FEW.
+        """
+        if not subscription.fell_behind:
+            self._discard(subscription)
+            subscription.found_by = tuple(task_ids) if len(task_ids) <= FEW else ()
+            self._enter(subscription)
+
+    def _enter(self, subscription: Subscription) -> None:
+        if not subscription.found_by:
+            self._all.add(subscription)
+        for task_id in subscription.found_by:
+            self._by_task.setdefault(task_id, set()).add(subscription)
 
     def _discard(self, subscription: Subscription) -> None:
-        room = self._room(subscription.task_id)
-        room.discard(subscription)
-        if not room and subscription.task_id is not None:
-            self._by_task.pop(subscription.task_id, None)
+        self._all.discard(subscription)
+        for task_id in subscription.found_by:
+            room = self._by_task.get(task_id, set())
+            room.discard(subscription)
+            if not room:
+                self._by_task.pop(task_id, None)

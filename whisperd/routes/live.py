@@ -184,7 +184,7 @@ async def websocket(socket: WebSocket) -> None:
     with here.events.subscribe(wants=wants) as subscription:
         async with asyncio.TaskGroup() as group:
             talks = [
-                group.create_task(_listen(socket, wanted), name="ws-listen"),
+                group.create_task(_listen(socket, wanted, subscription), name="ws-listen"),
                 group.create_task(_tell(socket, subscription), name="ws-tell"),
                 group.create_task(_tell_stats(socket), name="ws-stats"),
             ]
@@ -200,7 +200,7 @@ def _protocol(socket: WebSocket) -> str | None:
     return PROTOCOL if PROTOCOL in socket.scope["subprotocols"] else None
 
 
-async def _listen(socket: WebSocket, wanted: set[str]) -> None:
+async def _listen(socket: WebSocket, wanted: set[str], subscription: Subscription) -> None:
     """Take subscriptions until the client leaves."""
     with suppress(WebSocketDisconnect):
         while (message := await socket.receive())["type"] != "websocket.disconnect":
@@ -209,6 +209,7 @@ async def _listen(socket: WebSocket, wanted: set[str]) -> None:
                 await socket.send_text(_encode("error", {"message": _USAGE}))
             else:
                 wanted |= asked
+                services(socket).events.narrow(subscription, wanted)
 
 
 def _asked(text: str) -> set[str] | None:
