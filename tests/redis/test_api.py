@@ -61,6 +61,15 @@ def test_an_openai_client_is_answered_with_what_another_host_has_done(paused, wo
     assert words(answer.json()["text"]) == words(JFK)
 
 
+def test_who_waits_for_a_job_by_the_id_that_bullmq_gave_it_hears_of_its_end(paused, worker, submitted):
+    job_id = submitted(worker, "cm3-mine", delay=1500)
+
+    for host in (paused, worker):
+        answer = host.http.get(f"/tasks/{job_id}", params={"wait": 20}, timeout=60)
+
+        assert (answer.json()["task_id"], answer.json()["status"]) == ("cm3-mine", "completed")
+
+
 def test_a_task_that_waits_is_cancelled_at_once_and_runs_again_when_retried(paused, new_host, node, jfk):
     task_id = paused.queued(jfk)
 

@@ -18,7 +18,7 @@ from whisperd.routes.admission import admit, admit_again, admit_caller, check_ro
 from whisperd.routes.call import STILL, TAGGED, Answer, Call, Form, Header
 from whisperd.routes.detection import check_detection
 from whisperd.routes.errors import Refusal
-from whisperd.routes.interactive import over, unless_left
+from whisperd.routes.interactive import finished, over, unless_left
 from whisperd.routes.tags import tag_of, unless_known
 from whisperd.routes.view import TaskView, all_shown, shown, shown_soon, shown_with_looks
 from whisperd.spool import Incoming
@@ -124,10 +124,13 @@ async def show(request: Request, query: Patience) -> Response:
 
 
 async def _waited_for(request: Request, seconds: float) -> Task:
-    here = services(request)
+    here, seconds = services(request), min(seconds, LONGEST_WAIT)
     with here.events.subscribe(request.path_params["task_id"]) as subscription:
         task = await task_of(request)
-        waiting = over(here, task, subscription, min(seconds, LONGEST_WAIT))
+        if task.id == subscription.task_id:
+            waiting = over(here, task, subscription, seconds)
+        else:  # it is named by its job's id, which no event has
+            waiting = finished(here, task.id, seconds)
         return await unless_left(request.receive, waiting)
 
 
