@@ -43,7 +43,7 @@ from whisperd.redacting import Redacting
 from whisperd.redis_queue.client import RedisMissing, RedisUnusable
 from whisperd.reload import changes, merged
 from whisperd.results import Results
-from whisperd.routes import Services
+from whisperd.routes import Services, own_id
 from whisperd.routes.view import task_view
 from whisperd.rulebooks import RiskMissing, need_libraries
 from whisperd.s3 import S3Unusable
@@ -386,6 +386,7 @@ def _services(
         detections=shared.detections if shared else parts.detections,
         redacting=redacting,
         muting=parts.muting,
+        audio_id=shared.borrowing.audio_id if shared else own_id,
         searcher=parts.searcher,
         outbox=parts.outbox,
         resend=deliveries.resend,

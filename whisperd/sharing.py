@@ -16,6 +16,7 @@ from whisperd.job import Share
 from whisperd.machine import Machine
 from whisperd.redis_queue.board import Board
 from whisperd.redis_queue.boards import Boards
+from whisperd.redis_queue.borrowing import Borrowing
 from whisperd.redis_queue.bridge import Bridge
 from whisperd.redis_queue.census import Census
 from whisperd.redis_queue.checkpoints import Checkpoints
@@ -48,6 +49,7 @@ class Sharing:
     census: Census
     queue: TaskQueue  # as the outside sees it,
     detections: Detections  # as this
+    borrowing: Borrowing
     pace: SharedPace
     forgetting: Forgetting
 
@@ -108,6 +110,7 @@ async def sharing(parts: Machine, sources: Sources) -> AsyncIterator[Sharing | N
             recall=recall,
             census=census,
             queue=cast(TaskQueue, queue),
+            borrowing=Borrowing(parts.spool, storage),
             detections=cast(Detections, SharedDetections(parts.detections, queue, storage)),
             pace=SharedPace(link, config.redis.prefix),
             forgetting=forgetting,

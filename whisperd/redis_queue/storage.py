@@ -84,8 +84,12 @@ class Storage:
         import obstore
 
         with self.troubles():
-            await obstore.put_async(self._store, f"audio/http-{task_id}", content)
-        return f"{self._base}audio/http-{task_id}"
+            await obstore.put_async(self._store, self.audio_key(task_id), content)
+        return f"{self._base}{self.audio_key(task_id)}"
+
+    def audio_key(self, task_id: str) -> str:
+        """Where what was submitted over HTTP lies."""
+        return f"audio/http-{task_id}"
 
     def key_of(self, url: str) -> str | None:
         """What is ours of it; None: it is elsewhere."""

@@ -99,6 +99,10 @@ class Lately:
             return text
 
 
+async def own_id(task: Task) -> str:
+    return task.id
+
+
 @dataclass(slots=True)
 class Services:
     queue: TaskQueue
@@ -142,6 +146,7 @@ class Services:
     tracing: Tracing | None = None  # None: it is off
     draining: bool = False  # nothing new is accepted
     none_up_since: float | None = None  # monotonic: the first look in a row that found no worker up
+    audio_id: Callable[[Task], Awaitable[str]] = own_id  # under which the spool has it, if it is kept
     now: Callable[[], float] = time
     started_at: float = field(default_factory=monotonic)
 

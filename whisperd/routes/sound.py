@@ -14,6 +14,7 @@ from pathlib import Path, PurePath
 from typing import Annotated, NamedTuple
 
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
@@ -43,16 +44,17 @@ async def audio(request: Request, query: Listened) -> Response:
     Redacted it is a WAV file, in which what rules want out is silent; the first time that it is asked for it
     is made, which may take a while.
     """
-    task = await task_of(request)
+    here, task = services(request), await task_of(request)
     if is_hidden(request, task, query.redacted):
         return await _muted(request, task)
-    path = services(request).spool.audio(task.id)
+    path = here.spool.audio(await here.audio_id(task))
     return await _sent(request, path, task.audio.name)
 
 
 async def _muted(request: Request, task: Task) -> Response:
     here = services(request)
-    path = await here.muting.recording(task, await here.redacting.silent(task))
+    silent = await here.redacting.silent(task)
+    path = await here.muting.recording(replace(task, id=await here.audio_id(task)), silent)
     # Its own, not that of the file: one that is made again is the same for a player that goes on.
     return await _sent(request, path, f"{PurePath(task.audio.name).stem}.wav", {"ETag": f'"{path.stem}"'})
 
