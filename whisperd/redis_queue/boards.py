@@ -6,7 +6,7 @@ those that its settings name, in their order; a task is looked for in all that i
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from time import time
 from typing import Any
 
@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from whisperd.config import Redis as Settings
 from whisperd.job import Depth, Job
-from whisperd.redis_queue.board import Board, Listed, LostJob, Seen, Standing, Taken, Verdict
+from whisperd.redis_queue.board import Board, Listed, Seen, Standing, Taken, Verdict
 from whisperd.redis_queue.room import Asked
 from whisperd.redis_queue.tally import Tally
 
@@ -161,44 +161,39 @@ class Boards:
         return frozenset().union(*[await self._base.known(names, queue) for queue in await self.queues()])
 
     async def look(self, name: str) -> Seen | None:
+        """The job of this id; else one that was named so since, as any producer may name its own."""
+        named = None
         for board in self.each().values():
-            if seen := await board.look(name):
+            seen = await board.look(name)
+            if seen is not None and seen.id == name:
                 return seen
-        return None
+            named = named or seen
+        return named
 
     async def page(self, before: int | None, limit: int, fits: Callable[[Seen], bool]) -> list[Listed]:
         found = [listed for board in self.each().values() for listed in await board.page(before, limit, fits)]
         return sorted(found, key=lambda listed: -listed.at)[:limit]
 
     async def change(self, name: str, fields: Mapping[str, Any], priority: int) -> None:
-        await self._first(lambda board: board.change(name, fields, priority))
+        board, job_id = await self._where(name)
+        await board.change(job_id, fields, priority)
 
     async def retry(self, name: str, asked: Asked) -> None:
-        await self._first(lambda board: board.retry(name, self._of_all(asked)))
-
-    async def _first(self, verb: Callable[[Board], Any]) -> None:
-        """Of the queue that has the job. Raises LostJob: none has, or it is in another state."""
-        for board in self.each().values():
-            try:
-                await verb(board)
-            except LostJob as error:
-                lost = error
-            else:
-                return
-        raise lost
+        board, job_id = await self._where(name)
+        await board.retry(job_id, self._of_all(asked))
 
     async def cancel(self, name: str) -> str:
-        return await self._known(lambda board: board.cancel(name))
+        board, job_id = await self._where(name)
+        return await board.cancel(job_id)
 
     async def cancel_look(self, name: str) -> str:
-        return await self._known(lambda board: board.cancel_look(name))
+        board, job_id = await self._where(name)
+        return await board.cancel_look(job_id)
 
-    async def _known(self, verb: Callable[[Board], Awaitable[str]]) -> str:
-        """What that queue says which has the job."""
-        for board in self.each().values():
-            if (verdict := await verb(board)) != "gone":
-                return verdict
-        return "gone"
+    async def _where(self, name: str) -> tuple[Board, str]:
+        """The queue that has the job, and its id; one that none has is asked for in the first."""
+        seen = await self.look(name)
+        return (self._base, name) if seen is None else (self._of(seen), seen.id)
 
     async def depths(self) -> Mapping[str, Depth]:
         """How much there is to do in each, by name."""

@@ -151,7 +151,7 @@ class Bridge:
         try:
             asked = formats.read(taken.data)
             if asked.task_id != taken.job.id:
-                await self._board.name(taken.job, asked.task_id)
+                await self._name(taken.job, asked)
             if (result := await self._storage.result(asked.task_id)) is not None:  # another host was faster
                 await self._reports.tell_result(taken.job, asked.task_id, result)
                 self._checkpoints.completed(asked.task_id)
@@ -179,6 +179,14 @@ class Bridge:
         except _LATER as error:
             log.warning("a job is put off", job=taken.job.id, reason=str(error))
             await self._put_off(taken.job)
+
+    async def _name(self, job: Job, asked: formats.OurJob | formats.TheirJob) -> None:
+        """Let it be found by its task. Raises Malformed where that has a job of its own."""
+        other = await self._board.look(asked.task_id)
+        is_there = other is not None and other.id == asked.task_id and "task_id" in other.data
+        if is_there and isinstance(asked, formats.TheirJob):
+            raise formats.Malformed(formats.ANOTHERS)
+        await self._board.name(job, asked.task_id)
 
     async def _check_audio(self, job: Job, task_id: str) -> None:
         """It may have gone with the same task, of which this host had lost the job just before."""

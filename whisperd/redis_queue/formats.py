@@ -31,6 +31,8 @@ DEFAULT_MODELS = ("", "whisper-1")  # the one of the settings
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")  # it names files
 _TENANT = re.compile(r"[\w.@:+-]{1,100}")
 _LOOK = "-risk"  # behind the id of a transcription: that of what looks through it
+ANOTHERS = "its transcriptionId is the id of another task"
+NOBODY = ""  # no tenant has that name
 _HIGHEST, _LOWEST = 10, -100  # of ours; those above the highest are alike in BullMQ
 
 
@@ -146,6 +148,11 @@ def _is_whole(job: OurJob) -> bool:
     if job.kind is Kind.RISK_DETECTION:
         return job.detection is not None and job.then is None
     return job.detection is None and job.transcript is None
+
+
+def is_of(job: TheirJob, task: Task) -> bool:
+    """Whether the task of its id may be its own, and not one that was submitted under the same id."""
+    return task.tenant == job.tenant and task.redact is None
 
 
 def to_job(new: NewTask, url: str) -> dict[str, Any]:
@@ -270,7 +277,7 @@ def shown(seen: Seen, at: int | None = None) -> Task:
         kind=ours.kind if ours else Kind.TRANSCRIPTION,
         state=state,
         priority=_priority(ours, seen.priority),
-        tenant=asked.tenant if asked else "default",
+        tenant=asked.tenant if asked else _tenant(seen.data),
         model=(asked.model if asked else None) or "",
         options=ours.options if ours else Options(),
         audio=_audio(ours, theirs, seen),
@@ -290,7 +297,7 @@ def shown(seen: Seen, at: int | None = None) -> Task:
         callback_url=ours.callback_url if ours else None,
         result_url=ours.result_url if ours else None,
         transcript=ours.transcript if ours else None,
-        redact=ours.then.detection.way if ours and ours.then else None,
+        redact=_way(asked, seen.data),
     )
 
 
@@ -349,6 +356,26 @@ def _read_or_none(data: Mapping[str, Any]) -> OurJob | TheirJob | None:
         return read(data)
     except Malformed:
         return None
+
+
+def _tenant(data: Mapping[str, Any]) -> str:
+    """Of a job that cannot be read: as it says, or nobody's."""
+    if "task_id" not in data:
+        return "default" if "transcriptionId" in data else NOBODY
+    tenant = data.get("tenant", "default")
+    return tenant if isinstance(tenant, str) else NOBODY
+
+
+def _way(asked: OurJob | TheirJob | None, data: Mapping[str, Any]) -> Literal["tag", "mask"] | None:
+    """How its transcript is shown: where a job cannot be read, as it is if nothing else was asked for."""
+    if asked is not None:
+        return asked.then.detection.way if isinstance(asked, OurJob) and asked.then else None
+    if "task_id" in data and not {"then", "detection"} & data.keys():
+        return None
+    try:
+        return msgspec.convert(data.get("then"), Then).detection.way
+    except msgspec.ValidationError:  # of a newer version, or edited by hand
+        return "tag"
 
 
 def _audio(ours: OurJob | None, theirs: TheirJob | None, seen: Seen) -> Audio:

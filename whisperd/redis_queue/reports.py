@@ -70,6 +70,9 @@ class Reports:
             return  # Redis has forgotten the job: the transcript is found all the same
         transcript = await stored.decoded(content)
         if isinstance(asked := formats.read(seen.data), formats.TheirJob):
+            if not formats.is_of(asked, transcript.task) or transcript.look is not None:
+                await self._board.fail(job, f"invalid_field: {formats.ANOTHERS}", final=True)
+                return
             value = await self._rendered(asked, transcript)
         else:
             value = self._value(task_id, transcript, content)

@@ -197,6 +197,8 @@ class SharedQueue:
         transcript = await stored.find(self._storage, task_id)
         if transcript is None:
             return await self._unwritten(task_id, local, after)
+        if transcript.task.redact is not None and (await self.get(task_id)).redact is None:
+            raise TranscriptElsewhere(f"the job of {task_id} does not say any more how it is to be shown")
         marked = [(Mark(1, n), segment) for n, segment in enumerate(transcript.segments, 1)]
         return [(mark, segment) for mark, segment in marked if mark > after]
 
