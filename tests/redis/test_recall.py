@@ -517,3 +517,20 @@ def test_locks_that_ran_out_while_redis_was_away_are_for_their_holders(body, red
             assert await host.board.beat(job) == "held"
 
     body(test)
+
+
+def test_a_host_that_takes_what_it_has_just_taken_in_keeps_the_audio_that_it_has_fetched(body):
+    async def test(host):
+        add = host.boards.add
+
+        async def added_and_taken(job_id, *args, **options):
+            await add(job_id, *args, **options)
+            assert not host.spool.has_audio(job_id)
+            host.spool.audio(job_id).write_bytes(b"fetched")
+
+        host.boards.add = added_and_taken
+        task_id = await host.submits()
+
+        assert host.spool.has_audio(task_id)
+
+    body(test)

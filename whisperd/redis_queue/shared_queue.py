@@ -110,6 +110,7 @@ class SharedQueue:
             url = await self._keep(new)
         except S3Error as error:
             raise RedisAway(f"nothing can be accepted: {error}") from error
+        self._spool.remove(new.id)  # before, never after: this host may take it at once, and fetch its audio
         try:
             await self._add(new, url)
         except NoRoom:
@@ -118,7 +119,6 @@ class SharedQueue:
         task = await self._of_job(new.id)
         if task is None:
             raise RedisAway("the shared queue has forgotten what it was told")
-        self._spool.remove(new.id)
         return task, True
 
     async def _keep(self, new: NewTask) -> str:
