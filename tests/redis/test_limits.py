@@ -6,7 +6,7 @@ import contextlib
 import pytest
 
 from tests.redis.test_forgetting import held
-from tests.redis.test_recall import Host, comes_back_empty
+from tests.redis.test_recall import LOCK_SECONDS, Host, comes_back_empty
 from whisperd import config
 from whisperd.config import Config
 from whisperd.db import Database
@@ -21,7 +21,13 @@ async def hosts(folder, redis, n=2, routes=(), **settings):
     """They share a queue, and have no workers."""
     storage = folder / "storage"
     storage.mkdir(exist_ok=True)
-    shared = config.Redis(url=redis.url, storage=str(storage), routes=dict(routes))
+    shared = config.Redis(
+        url=redis.url,
+        storage=str(storage),
+        routes=dict(routes),
+        lock_seconds=LOCK_SECONDS,
+        stalled_seconds=0.5,
+    )
     theirs = Config(redis=shared, **settings)
     async with contextlib.AsyncExitStack() as stack:
         made = []

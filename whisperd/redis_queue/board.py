@@ -23,7 +23,8 @@ from whisperd.redis_queue.link import ANSWER_SECONDS, Link
 from whisperd.redis_queue.order import Order
 from whisperd.redis_queue.room import Asked, Room
 from whisperd.redis_queue.tally import QueueCount, TenantCount
-from whisperd.task import QueueAway
+from whisperd.redis_queue.turn import Turn
+from whisperd.task import Limits, QueueAway
 
 if TYPE_CHECKING:
     from bullmq import Job as BullJob
@@ -167,6 +168,7 @@ class Board:
         self._index = Index(link, self._key)
         self._room = Room(link, self._queue, settings.prefix)
         self._order = Order(link, self._queue)
+        self._turn = Turn(link, self._queue, settings.prefix)
         self._prefix = settings.prefix
         self._beat = link.client.register_script(_BEAT)
         self._cancel = link.client.register_script(_CANCEL)
@@ -197,9 +199,7 @@ class Board:
     async def take(self) -> Taken | None:
         """The next job, which is this host's from now on; None: there is none at present."""
         token = f"{self._holder}:{token_hex(8)}"
-        async with self._link.asking():
-            found = await self._queue.backend.moveToActive(token, {"lockDuration": self._lock_ms})
-        data, job_id, _, next_ms = found
+        data, job_id, next_ms = await self._turn.take(token, self._lock_ms)
         self._next_at = float(next_ms or 0) / 1000
         if not data:
             return None
@@ -296,6 +296,10 @@ class Board:
     async def raise_old(self, seconds: float) -> int:
         """Let what has waited for longer go before what came later to its priority. Returns how many had."""
         return await self._order.raise_old(seconds)
+
+    async def limit(self, limits: Callable[[str, str | None], Limits]) -> None:
+        """Tell all hosts how much each tenant, by its plan, may have at work, in all queues together."""
+        await self._turn.limit(limits)
 
     async def put_back(self, held: Job) -> bool:
         """Where Redis does not know it any more; False: it does, or nothing is known of it here."""

@@ -17,6 +17,7 @@ from whisperd.job import Depth, Job
 from whisperd.redis_queue.board import Board, Listed, Seen, Standing, Taken, Verdict
 from whisperd.redis_queue.room import Asked
 from whisperd.redis_queue.tally import Tally
+from whisperd.task import Limits
 
 
 class Boards:
@@ -107,6 +108,9 @@ class Boards:
         """Of all: the only host that took from one may be what has died."""
         for board in self.each().values():
             await board.sweep()
+
+    async def limit(self, limits: Callable[[str, str | None], Limits]) -> None:
+        await self._base.limit(limits)
 
     async def raise_old(self, seconds: float) -> None:
         for board in self.each().values():

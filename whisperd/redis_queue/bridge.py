@@ -265,7 +265,9 @@ class Bridge:
             with suppress(QueueAway):
                 await self._board.sweep()
                 await self._board.tidy()
-                if seconds := self._own.queue.rules.max_wait_seconds:
+                rules = self._own.queue.rules
+                await self._board.limit(rules.limits)
+                if seconds := rules.max_wait_seconds:
                     await self._board.raise_old(seconds)
             await asyncio.sleep(self._sweep_seconds)
 

@@ -22,6 +22,7 @@ from whisperd.redis_queue import formats
 from whisperd.redis_queue.board import Standing
 from whisperd.redis_queue.client import RedisAway
 from whisperd.redis_queue.parts import Common, Own
+from whisperd.redis_queue.room import Asked
 from whisperd.s3 import S3Error
 from whisperd.task import QueueAway, StorageBusy, StorageFailed, StorageFull
 
@@ -36,7 +37,7 @@ class Recall:
         self, own: Own, common: Common, held: Callable[[], Mapping[str, Job]], lock_seconds: float
     ) -> None:
         """`held`: the jobs that this host is at work on, or owes the end of."""
-        self._ledger = own.ledger
+        self._ledger, self._queue = own.ledger, own.queue
         self._board, self._storage, _ = common
         self._held = held
         self._lock_seconds = lock_seconds
@@ -81,10 +82,17 @@ class Recall:
             if state == "over" or (state == "gone" and not await self._wanted(job, server)):
                 over.append(job.id)
             elif state == "gone":
-                await self._board.add(job.id, formats.NAME, job.data, **job.options)
+                await self._add(job)
                 log.warning("Redis has lost a job, which was added again", job=job.id)
         await self._ledger.over(over)
         await self._ledger.acknowledged([job.id for job in some if job.server != server], server)
+
+    async def _add(self, job: Submitted) -> None:
+        """There is room for it, whatever waits; but its tenant has its limits."""
+        tenant, plan = str(job.data.get("tenant", "default")), job.data.get("plan")
+        limits = await self._queue.limits(tenant, plan)
+        asked = Asked(tenant=tenant, plan=plan, concurrent=limits.concurrent)
+        await self._board.add(job.id, formats.NAME, job.data, asked, **job.options)
 
     async def _wanted(self, job: Submitted, server: str) -> bool:
         """Whether it was lost and not removed, and nobody has done it."""

@@ -31,31 +31,35 @@ TENANTS_AT_ONCE = 10  # that are gone through with one sweep
 
 # How a job stands: 0 it waits, 1 it is delayed, 2 it is at work, 3 it is completed, 4 it has failed, 5 it was
 # cancelled. Those of nobody are in a set, too: how many were cancelled is asked of all.
-_NOTE = """
+NOTE = """
 local function standing(base, member)
   local colon = string.find(member, ':', 1, true)
   local queue, id = base .. string.sub(member, 1, colon), string.sub(member, colon + 1)
-  local job = redis.call('hmget', queue .. id, 'timestamp', 'processedOn', 'finishedOn', 'failedReason')
+  local job = redis.call('hmget', queue .. id, 'timestamp', 'finishedOn', 'failedReason')
   if not job[1] then return nil end
-  if job[3] then
+  if job[2] then
     if not redis.call('zscore', queue .. 'failed', id) then return 3 end
-    return job[4] == 'cancelled' and 5 or 4
+    return job[3] == 'cancelled' and 5 or 4
   end
   if redis.call('zscore', queue .. 'delayed', id) then return 1 end
-  if not job[2] or redis.call('zscore', queue .. 'prioritized', id) then return 0 end
-  return 2
+  return redis.call('lpos', queue .. 'active', id) and 2 or 0
 end
 local function restate(base, tenant, member)
   local set, now = base .. 'whisperd:tenant:' .. tenant, standing(base, member)
   if now then return redis.call('zadd', set, now, member) end
   return redis.call('zrem', set, member)
 end
-local function note(base, member)
-  local text, tenant = redis.call('hget', base .. member, 'data'), ''
-  if not text then return end
+local function tenant_of(text)
   local known, data = pcall(cjson.decode, text)
-  if known and type(data) == 'table' and type(data.task_id) == 'string' then
-    tenant = type(data.tenant) == 'string' and data.tenant or 'default'
+  if not known or type(data) ~= 'table' or type(data.task_id) ~= 'string' then return '' end
+  return type(data.tenant) == 'string' and data.tenant or 'default'
+end
+local function note(base, member)
+  local tenant, text = unpack(redis.call('hmget', base .. member, 'tnt', 'data'))
+  if not text then return end
+  if not tenant then
+    tenant = tenant_of(text)
+    if tenant ~= '' then redis.call('hset', base .. member, 'tnt', tenant) end
   end
   redis.call('sadd', base .. 'whisperd:tenants', tenant)
   restate(base, tenant, member)
@@ -109,6 +113,10 @@ local answer = theirs()
 local id = asked.id or answer
 if asked.lifo and not there then number(queue, id) end
 place(queue, id)
+if asked.concurrent == 0 then redis.call('hdel', asked.base .. 'whisperd:concurrent', asked.tenant)
+elseif asked.concurrent then
+  redis.call('hset', asked.base .. 'whisperd:concurrent', asked.tenant, asked.concurrent)
+end
 if asked.plan then redis.call('hset', asked.base .. 'whisperd:plans', asked.tenant, asked.plan) end
 note(asked.base, asked.queue .. ':' .. id)
 return answer
@@ -165,8 +173,9 @@ class Asked(Struct, frozen=True, kw_only=True):
 
     tenant: str | None
     plan: str | None = None  # that its submission has named
-    queued: int
-    max_queued: int  # of all queues together
+    queued: int = 0
+    max_queued: int = 2**53  # of all queues together
+    concurrent: int | None = None  # that may be at work, from now on; 0: any
     queues: tuple[str, ...] = ()
 
 
@@ -180,13 +189,13 @@ class Room:
         register, commands = link.client.register_script, queue.backend.scripts.commands
         self._guarded = {
             name: register(
-                f"{_NOTE}{_REFUSED}{PLACE}local function theirs()\n{commands[name].script}\nend{_ADD}"
+                f"{NOTE}{_REFUSED}{PLACE}local function theirs()\n{commands[name].script}\nend{_ADD}"
             )
             for name in (*_KEYS, "reprocessJob")
         }
-        self._check = register(f"{_NOTE}{_REFUSED}{_CHECK}")
-        self._restate = register(f"{_NOTE}{_RESTATE}")
-        self._tidy = register(f"{_NOTE}{_TIDY}")
+        self._check = register(f"{NOTE}{_REFUSED}{_CHECK}")
+        self._restate = register(f"{NOTE}{_RESTATE}")
+        self._tidy = register(f"{NOTE}{_TIDY}")
         self._count = register(_COUNT)
         self._lines = register(_LINES)
         self._known = f"{self._base}whisperd:tenants"  # of each script a key is named: Clusters go by that
@@ -273,6 +282,8 @@ class Room:
                 await self._tidy([self._known], [self._base, tenant, *(member for member, _ in rows)])
             if not self._cursor:
                 self._untidied.pop()
+                if not self._untidied:
+                    return
 
     def _member(self, job_id: str) -> str:
         return f"{self._queue.name}:{job_id}"

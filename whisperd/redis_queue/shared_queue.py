@@ -96,7 +96,13 @@ class SharedQueue:
 
     def _asked(self, tenant: str | None, plan: str | None, limits: Limits) -> Asked:
         most = self._local.rules.max_queued
-        return Asked(tenant=tenant, plan=plan, queued=limits.queued, max_queued=most)
+        return Asked(
+            tenant=tenant,
+            plan=plan,
+            queued=limits.queued,
+            max_queued=most,
+            concurrent=None if tenant is None else limits.concurrent,
+        )
 
     async def first_of_key(self, new: NewTask) -> Task | None:
         """Not known before it is submitted: keys are in Redis, where to ask for one is to take it."""
