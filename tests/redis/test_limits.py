@@ -13,7 +13,7 @@ from whisperd.db import Database
 from whisperd.machine import rules
 from whisperd.redis_queue import room
 from whisperd.redis_queue.pacing import SharedPace
-from whisperd.task import QueueFull, RateLimited, TenantQueueFull
+from whisperd.task import Kind, QueueFull, RateLimited, TenantQueueFull
 
 
 @contextlib.asynccontextmanager
@@ -108,8 +108,9 @@ def test_what_is_refused_leaves_nothing_behind(run):
 
         with pytest.raises(TenantQueueFull) as refused:
             await other.submits(tenant="acme", plan="FREE", idempotency_key="k")
-        with pytest.raises(TenantQueueFull):
-            await other.queue.check_room("acme", "FREE")
+        for kind in Kind:
+            with pytest.raises(TenantQueueFull):
+                await other.queue.check_room("acme", "FREE", kind)
 
         assert refused.value.retry_after == 60  # nothing was completed in the last minute
         assert await held(one.storage) == [f"audio/http-{task_id}"]

@@ -77,10 +77,9 @@ class SharedQueue:
     async def check_room(
         self, tenant: str | None = None, plan: str | None = None, kind: Kind = Kind.TRANSCRIPTION
     ) -> Limits:
+        """Each kind of job needs the room of any other: it takes a place on a host, too."""
         if trouble := self._board.trouble:
             raise RedisAway(trouble)
-        if kind is not Kind.TRANSCRIPTION:
-            return await self._local.check_room(tenant, plan, kind)
         limits = NO_LIMITS if tenant is None else await self.limits(tenant, plan)
         await self._board.check_room(self._asked(tenant, plan, limits))
         return limits
