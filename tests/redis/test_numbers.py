@@ -9,6 +9,8 @@ import pytest
 from tests.redis.conftest import until
 from tests.redis.test_limits import hosts
 from whisperd import config
+from whisperd.redis_queue.formats import to_bullmq, to_priority
+from whisperd.redis_queue.order import LAST
 from whisperd.redis_queue.stats import of_all
 from whisperd.task import Depth, OtherDepth, PriorityDepth, TenantDepth
 
@@ -115,6 +117,31 @@ def test_jobs_of_node_count_and_are_nobodys(body, node):
         await say((one, other), {"queued": 3})
 
     body(test)
+
+
+def test_however_many_priorities_node_uses_redis_looks_at_few(body):
+    """Each of BullMQ's two million would be a line, and hosts count every five seconds."""
+    fill = "for n = 1, 3000 do redis.call('zadd', KEYS[1], n * 4294967296 + n, 'node-' .. n) end"
+
+    async def test(one, other):
+        for priority in (9, -100):
+            await one.submits(priority=priority)
+        await one.link.client.eval(fill, 1, "bull:transcription:prioritized")
+        await one.link.client.config_resetstat()
+
+        stats = of_all(await other.local.stats(), await other.boards.tally(), None)
+        await other.board.raise_old(3600)
+
+        looks = (await one.link.client.info("commandstats"))["cmdstat_zrevrangebyscore"]["calls"]
+        assert looks <= 2 * LAST
+        jobs = {line.priority: line.queued for line in stats.depth.by_priority}
+        assert jobs == {10: 1, 9: 2, **dict.fromkeys(range(-99, 9), 1), -100: 2891}
+
+    body(test)
+
+
+def test_the_last_priority_of_ours_is_the_one_that_counts_for_all_behind_it():
+    assert (to_bullmq(-100), to_bullmq(-99), to_priority(LAST + 1)) == (LAST, LAST - 1, -100)
 
 
 def test_two_queues_are_added_up(body):

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from bullmq import Queue
 
 RAISED_AT_ONCE = 100  # at each priority
+LAST = 111  # of the priorities that what is submitted over HTTP has in BullMQ: see formats
 PLACE = """
 local function number(queue, id)
   redis.call('hset', queue .. id, 'nth', redis.call('incr', queue .. 'whisperd:newest') % 2147483648)
@@ -28,12 +29,12 @@ local function place(queue, id)
   redis.call('zadd', queue .. 'prioritized', (job[2] + 1) * 4294967296 - 1 - job[1], id)
 end
 """
-# Goes through the priorities, and at each through those with a number, from the oldest on.
+# Goes through our priorities, and at each through those with a number, from the oldest on.
 _RAISE = """
 local queue, before, step = ARGV[1], tonumber(ARGV[2]), 4294967296
-local set, raised = queue .. 'prioritized', 0
+local set, raised, behind = queue .. 'prioritized', 0, (ARGV[4] + 1) * step
 local first = redis.call('zrange', set, 0, 0, 'withscores')
-while first[1] do
+while first[1] and tonumber(first[2]) < behind do
   local bottom = math.floor(first[2] / step) * step
   local top, middle = string.format('(%.0f', bottom + step), string.format('%.0f', bottom + step / 2)
   for _, id in ipairs(redis.call('zrevrangebyscore', set, top, middle, 'limit', 0, ARGV[3])) do
@@ -65,4 +66,4 @@ class Order:
         """Let what has waited for longer go before what came later. Returns how many had."""
         before = round((time() - seconds) * 1000)
         async with self._link.asking():
-            return int(await self._raise([self._name], [self._name, before, RAISED_AT_ONCE]))
+            return int(await self._raise([self._name], [self._name, before, RAISED_AT_ONCE, LAST]))

@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Struct
 
 from whisperd.redis_queue.link import Link
-from whisperd.redis_queue.order import PLACE
+from whisperd.redis_queue.order import LAST, PLACE
 from whisperd.redis_queue.tally import Line, TenantCount
 from whisperd.task import QueueFull, TenantQueueFull
 
@@ -138,24 +138,27 @@ for n = 2, #ARGV do
 end
 return found
 """
-# What waits at each priority, with the age of the oldest of those at both ends: see order.
+# What waits at each priority, with the age of the oldest of those at both ends: see order. All that Node has
+# added behind the last of ours is one line: it may use two million priorities.
 _LINES = """
-local queue, found, step = ARGV[1], {}, 4294967296
+local queue, found, step, last = ARGV[1], {}, 4294967296, tonumber(ARGV[3])
+local waits = queue .. 'prioritized'
 local function age(id) return tonumber(redis.call('hget', queue .. id, 'timestamp') or ARGV[2]) end
 local plain = redis.call('llen', queue .. 'wait') + redis.call('llen', queue .. 'paused')
 if plain > 0 then
-  local last = redis.call('lindex', queue .. 'wait', -1) or redis.call('lindex', queue .. 'paused', -1)
-  found[1] = {0, plain, age(last)}
+  local final = redis.call('lindex', queue .. 'wait', -1) or redis.call('lindex', queue .. 'paused', -1)
+  found[1] = {0, plain, age(final)}
 end
-local first = redis.call('zrange', queue .. 'prioritized', 0, 0, 'withscores')
+local first = redis.call('zrange', waits, 0, 0, 'withscores')
 while first[1] do
-  local priority, from = math.floor(first[2] / step), nil
-  from = string.format('%.0f', (priority + 1) * step)
-  local n = redis.call('zcount', queue .. 'prioritized', '-inf', '(' .. from)
-  for _, line in ipairs(found) do if line[1] > 0 then n = n - line[2] end end
-  local last = redis.call('zrevrangebyscore', queue .. 'prioritized', '(' .. from, '-inf', 'limit', 0, 1)
-  found[#found + 1] = {priority, n, math.min(age(first[1]), age(last[1]))}
-  first = redis.call('zrangebyscore', queue .. 'prioritized', from, '+inf', 'withscores', 'limit', 0, 1)
+  local priority = math.min(math.floor(first[2] / step), last)
+  local from, to = string.format('%.0f', priority * step), '+inf'
+  if priority < last then to = string.format('(%.0f', (priority + 1) * step) end
+  local final = redis.call('zrevrangebyscore', waits, to, from, 'limit', 0, 1)
+  local n = redis.call('zcount', waits, from, to)
+  found[#found + 1] = {priority, n, math.min(age(first[1]), age(final[1]))}
+  if priority == last then break end
+  first = redis.call('zrangebyscore', waits, string.sub(to, 2), '+inf', 'withscores', 'limit', 0, 1)
 end
 return found
 """
@@ -251,10 +254,11 @@ class Room:
                 await self._restate([self._known], [self._base, *map(self._member, ids)])
 
     async def lines(self) -> Sequence[Line]:
-        """What waits, by BullMQ's priorities."""
+        """What waits, by BullMQ's priorities; LAST: at that and behind it."""
         async with self._link.asking():
             now = round(time() * 1000)
-            return [Line(*line) for line in await self._lines([self._known], [self._queue.toKey(""), now])]
+            asked = [self._queue.toKey(""), now, LAST]
+            return [Line(*line) for line in await self._lines([self._known], asked)]
 
     async def tenants(self) -> Mapping[str, TenantCount]:
         """How the jobs of all queues stand, by tenant."""
