@@ -5,6 +5,7 @@ import contextlib
 
 import pytest
 
+from tests import test_detections
 from tests.redis.test_forgetting import held
 from tests.redis.test_recall import LOCK_SECONDS, Host, comes_back_empty
 from whisperd import config
@@ -120,6 +121,19 @@ def test_what_is_refused_leaves_nothing_behind(run):
         assert await other.submits(tenant="acme", plan="FREE", idempotency_key="k")
 
     run(test, **limited(queued=1))
+
+
+def test_a_look_that_is_refused_leaves_the_transcript_that_it_is_about(run):
+    async def test(one, other):
+        await one.submits()
+        await one.storage.keep_result("said", b"{}")
+
+        with pytest.raises(QueueFull):
+            await other.queue.submit(test_detections.a_detection("look", transcript="said"))
+
+        assert await one.storage.result("said") == b"{}"
+
+    run(test, queue=config.Queue(max_queued=1))
 
 
 def test_jobs_of_node_take_places_and_are_never_refused(run, node):

@@ -119,7 +119,7 @@ class SharedQueue:
         try:
             await self._add(new, url)
         except NoRoom:
-            await self._forget_audio(url)
+            await self._forget_sent(new, url)
             raise
         task = await self._of_job(new.id)
         if task is None:
@@ -144,10 +144,11 @@ class SharedQueue:
     def _is_lifo(self) -> bool:
         return self._local.rules.order == "lifo"
 
-    async def _forget_audio(self, url: str) -> None:
+    async def _forget_sent(self, new: NewTask, url: str) -> None:
         """Of what was refused. What cannot be removed goes with what no task has."""
-        with suppress(S3Error):
-            await self._storage.remove([key for key in [self._storage.key_of(url)] if key])
+        if new.transcript is None and (key := self._storage.key_of(url)):  # else it is a task's transcript
+            with suppress(S3Error):
+                await self._storage.remove([key])
 
     async def _remember(self, job: Submitted) -> None:
         """Until it is over, so that it can be told to a Redis that has lost it."""
