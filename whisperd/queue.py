@@ -133,6 +133,10 @@ class SqliteQueue:
         dropped = await self._db.write(jobs.drop, task_id, job, self._now(), then=self._told_of_drop)
         return bool(dropped)
 
+    async def cancel_job(self, task_id: str) -> None:
+        """The shared queue wants its job stopped. Nothing happens where its end is only to be told."""
+        await self._db.write(jobs.cancel, task_id, self._now(), then=self.told_all)
+
     async def limits(self, tenant: str, plan: str | None = None) -> Limits:
         """Those of this plan, or else of the one that is remembered of the tenant."""
         return await self._db.read(questions.limits, self._rules, tenant, plan)

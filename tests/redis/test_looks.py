@@ -20,7 +20,7 @@ from whisperd.redis_queue.ledger import Ledger
 from whisperd.redis_queue.shared_detections import SharedDetections
 from whisperd.redis_queue.storage import Storage
 from whisperd.redis_queue.stored import Stored, encoded
-from whisperd.task import Detection, Kind, Problem, Segment, State, TaskNotFound
+from whisperd.task import Detection, Kind, LostClaim, Problem, Segment, State, TaskNotFound
 
 JOB = Job(id="t1", token="ours:1", begun=1)
 OTHER = Job(id="t1", token="ours:2", begun=2)
@@ -131,6 +131,64 @@ def test_a_job_that_runs_again_is_looked_through_again(with_queue):
         assert [await state(queue, task) for task in ("t1", "t1-risk")] == [State.QUEUED] * 2
 
     with_queue(body)
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_job_that_is_cancelled_in_the_midst_of_a_look_is_so_here_too(with_queue, begun):
+    async def body(queue):
+        await transcribed(queue)
+        look = await detections(queue).claim() if begun else None
+
+        await queue.cancel_job("t1")
+
+        assert await states(queue) == [State.CANCELLED, State.FAILED]
+        assert (await queue.get("t1-risk")).error.code == "no_transcript"
+        told = [(one.task_id, one.event) for one in await Outbox(queue.db).find(DeliveryQuery())]
+        assert sorted(told) == [("t1", "task.cancelled"), ("t1-risk", "task.failed")]
+        assert [owed.task.state for owed in await Ledger(queue.db).owed()] == [State.CANCELLED]
+        used = "select sum(completed), sum(cancelled) from usage where model = 'tiny.en'"
+        assert await queue.db.read(lambda conn: [*conn.execute(used).fetchone()]) == [1, 0]
+        if look is not None:
+            with pytest.raises(LostClaim):
+                await detections(queue).finish(look, FOUND, 1.0)
+        await Ledger(queue.db).told(JOB)
+        await queue.take(a_call(), OTHER)
+        assert await states(queue) == [State.QUEUED] * 2
+
+    with_queue(body)
+
+
+def test_a_job_that_was_looked_through_is_cancelled_too_late(with_queue):
+    async def body(queue):
+        await transcribed(queue)
+        await detections(queue).finish(await detections(queue).claim(), FOUND, 1.0)
+        await queue.cancel_job("t1")
+
+        assert await states(queue) == [State.COMPLETED] * 2
+
+    with_queue(body)
+
+
+@pytest.mark.parametrize("first", ["t1", "t1-risk"])
+def test_a_look_that_was_cancelled_as_well_is_done_by_the_next_try_of_its_job(with_queue, first):
+    async def body(queue):
+        await queue.take(a_call(), JOB)
+        if first == "t1":
+            await queue.cancel_job("t1")
+        await queue.cancel("t1-risk")
+        await queue.cancel_job("t1")
+        assert await states(queue) == [State.CANCELLED] * 2
+        await Ledger(queue.db).told(JOB)
+
+        await queue.take(a_call(), OTHER)
+
+        assert await states(queue) == [State.QUEUED] * 2
+
+    with_queue(body)
+
+
+async def states(queue):
+    return [await state(queue, task) for task in ("t1", "t1-risk")]
 
 
 def test_a_look_stays_as_long_as_the_end_of_its_job_is_owed(with_queue, clock):

@@ -277,6 +277,41 @@ def test_a_look_is_cancelled_by_any_host_and_its_transcription_goes_on(hosts, jf
             assert "risk_detection" not in host.task(call)
 
 
+def test_a_transcription_that_is_cancelled_while_it_is_looked_through_is_so_everywhere_and_runs_again(
+    hosts, jfk
+):
+    asked, other, worker = hosts
+    stopped(worker, asked, jfk)
+    call, look = detects(asked, jfk, redact="tag")
+    looking(worker, look)
+    assert other.http.delete(f"/tasks/{call}").json()["status"] == "cancelled"
+    worker.until(lambda: worker.rows("select count(*) from job") == [(0,)])
+
+    for host in hosts:
+        assert host.task(call)["status"] == "cancelled"
+        assert host.task(look)["error"]["code"] == "no_transcript"
+        assert shown(host, call).status_code == 410
+    other.http.post(f"/tasks/{call}/retry").raise_for_status()
+    assert asked.finished(look)["status"] == "completed"
+    for host in hosts:
+        assert "[COUNTRY]" in host.result(call)
+
+
+def test_a_look_that_was_cancelled_comes_back_with_the_next_try_of_its_transcription(hosts, jfk):
+    asked, other, worker = hosts
+    paused(worker)
+    call, look = detects(asked, jfk, redact="tag")
+    other.http.delete(f"/tasks/{look}").raise_for_status()
+    other.http.delete(f"/tasks/{call}").raise_for_status()
+    assert asked.task(look)["status"] == "cancelled"
+
+    other.http.post(f"/tasks/{call}/retry").raise_for_status()
+    assert asked.task(look)["status"] == "queued"
+    worker.http.post("/admin/resume").raise_for_status()
+    assert asked.finished(look)["status"] == "completed"
+    assert "[COUNTRY]" in other.result(call)
+
+
 def test_with_a_transcription_that_is_cancelled_its_look_has_failed_and_both_run_again(hosts, jfk):
     asked, other, worker = hosts
     paused(worker)

@@ -164,7 +164,7 @@ class Bridge:
             await self._own.queue.take(new, taken.job, known)
             self._hold(taken.job, new.id)
             if taken.look_cancelled:
-                await self._cancel(formats.look_of(new.id))
+                await self._cancel_look(new.id)
             self._over.set()  # it may be over already: the copy of a twin
             if new.kind is Kind.TRANSCRIPTION:
                 await self._check_audio(taken.job, new.id)
@@ -231,17 +231,16 @@ class Bridge:
         if verdict == "lost":
             await self._lose(job, task_id)
         elif verdict == "cancelled":
-            await self._cancel(task_id)
-            await self._cancel(formats.look_of(task_id))
+            await self._own.queue.cancel_job(task_id)
         elif verdict in ("held", "look_cancelled"):
             if verdict == "look_cancelled":
-                await self._cancel(formats.look_of(task_id))
+                await self._cancel_look(task_id)
             await self._tell_progress(job, task_id)
 
-    async def _cancel(self, task_id: str) -> None:
+    async def _cancel_look(self, task_id: str) -> None:
         """Unless it is over."""
         with suppress(WrongState, TaskNotFound):
-            await self._own.queue.cancel(task_id)
+            await self._own.queue.cancel(formats.look_of(task_id))
 
     async def _lose(self, job: Job, task_id: str) -> None:
         """Stop it, unless it is over: then it is told, maybe in vain."""

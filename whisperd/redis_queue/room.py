@@ -111,6 +111,7 @@ if asked.max_queued and (asked.again or not there) then
 end
 local answer = theirs()
 local id = asked.id or answer
+if asked.again and answer == 1 then redis.call('hdel', queue .. id, 'risk_cancelled') end
 if asked.lifo and not there then number(queue, id) end
 place(queue, id)
 if asked.concurrent == 0 then redis.call('hdel', asked.base .. 'whisperd:concurrent', asked.tenant)

@@ -12,7 +12,8 @@ from math import inf
 from msgspec.structs import replace
 
 from whisperd.job import Checkpoint, Job, OwedJob
-from whisperd.sql import checkpoints, line, moves, usage
+from whisperd.look import MISSING
+from whisperd.sql import checkpoints, line, moves, outbox, usage
 from whisperd.sql.rows import to_task
 from whisperd.task import FINAL, NO_LIMITS, NewTask, Rules, State, Task
 
@@ -32,12 +33,20 @@ def take(
         if known is not None and moved[0].state is State.QUEUED:
             moved = [checkpoints.go_on_from(conn, moved[0].seq, known), *moved[1:]]
     elif row["state"] in (State.FAILED, State.CANCELLED):
-        moved = moves.retry(conn, new.id, None, roomy, now)
+        moved = _again(conn, row, roomy, now)
     else:
         moved = [to_task(row)]
     row = (new.id, job.id, job.token, job.begun, job.hash, job.server, job.queue)
     conn.execute("insert or replace into job values (?, ?, ?, ?, ?, ?, ?)", row)
     return moved
+
+
+def _again(conn: sqlite3.Connection, row: sqlite3.Row, rules: Rules, now: float) -> Sequence[Task]:
+    """With what is to look through its transcript, however that ended: it cannot be run again by itself."""
+    moved = moves.retry(conn, row["id"], None, rules, now)
+    over = f"seq = ? and transcript = ? and state in ('{State.FAILED}', '{State.CANCELLED}')"
+    look = conn.execute(f"select id from task where {over}", (row["seq"] + 1, row["id"])).fetchone()
+    return moved if look is None else [*moved, *moves.retry(conn, look["id"], None, rules, now)]
 
 
 def held(conn: sqlite3.Connection) -> Mapping[str, Job]:
@@ -79,14 +88,7 @@ def drop(conn: sqlite3.Connection, task_id: str, job: Job, now: float) -> Sequen
     what was not told here. Returns it, as it was, and the tasks that went on without it; nothing if it was
     over already, or if this host has taken the job anew meanwhile.
     """
-    row = conn.execute(
-        f"""
-        select task.* from task join job on job.task = task.id
-        where task.id = ? and token = ?
-          and (state in ('queued', 'processing') or (state = 'completed' and {_LOOKED_THROUGH}))
-        """,
-        (task_id, job.token),
-    ).fetchone()
+    row = conn.execute(f"{_UNENDED} and token = ?", (task_id, job.token)).fetchone()
     if row is None:
         return []
     others = _stop(conn, row, now)
@@ -95,11 +97,41 @@ def drop(conn: sqlite3.Connection, task_id: str, job: Job, now: float) -> Sequen
     return [to_task(row), *others]
 
 
+_UNENDED = f"""
+    select task.* from task join job on job.task = task.id
+    where task.id = ?
+      and (state in ('queued', 'processing') or (state = 'completed' and {_LOOKED_THROUGH}))
+"""
+
+
+def cancel(conn: sqlite3.Connection, task_id: str, now: float) -> Sequence[Task]:
+    """Somebody wants its job stopped. So, too, while its transcript is still to be looked through.
+
+    It was completed then for this host alone: who was not told of that is told of this end in its place.
+    Returns what has moved; nothing if it was over already.
+    """
+    row = conn.execute(_UNENDED, (task_id,)).fetchone()
+    if row is None:
+        return []
+    if row["state"] != State.COMPLETED:
+        return moves.cancel(conn, task_id, now)
+    _untell(conn, task_id)
+    task, *_ = line.end(conn, row["seq"], State.CANCELLED, None, now, tells=False)  # it is counted already
+    outbox.tell(conn, task)
+    waits = "seq = ? and transcript = ? and state in ('queued', 'processing')"
+    look = conn.execute(f"select seq from task where {waits}", (row["seq"] + 1, task_id)).fetchone()
+    return [task, *(line.end(conn, look["seq"], State.FAILED, MISSING, now) if look else ())]
+
+
+def _untell(conn: sqlite3.Connection, task_id: str) -> None:
+    untold = "task = ? and event = 'task.completed' and state = 'waiting'"
+    conn.execute(f"delete from outbox where {untold}", (task_id,))
+
+
 def _stop(conn: sqlite3.Connection, row: sqlite3.Row, now: float) -> Sequence[Task]:
     """Returns the tasks that go on without it. What was not told of an end, the other host tells."""
     if row["state"] == State.COMPLETED:
-        untold = "task = ? and event = 'task.completed' and state = 'waiting'"
-        conn.execute(f"delete from outbox where {untold}", (row["id"],))
+        _untell(conn, row["id"])
         return []
     _, *others = line.end(conn, row["seq"], State.CANCELLED, None, now, tells=False)
     if row["compute_seconds"]:
