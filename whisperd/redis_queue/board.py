@@ -431,12 +431,12 @@ class Board:
             state = await self._queue.getJobState(job_id) if data else ""
         return self._seen(job_id, data, state) if data else None
 
-    async def page(self, before: int | None, limit: int, fits: Callable[[Seen], bool]) -> list[Listed]:
+    async def page(self, before: int | None, limit: int, fits: Callable[[Listed], bool]) -> list[Listed]:
         """Up to `limit` that fit, the newest first; of MOST_LOOKED_AT at most."""
         found: list[Listed] = []
         for _ in range(MOST_LOOKED_AT // LOOK_AT):
             rows = await self._index.newest(before)
-            found += [listed for row in rows if (listed := self._listed(row)) and fits(listed.seen)]
+            found += [listed for row in rows if (listed := self._listed(row)) and fits(listed)]
             if len(found) >= limit or len(rows) < LOOK_AT:
                 break
             before = rows[-1].at

@@ -174,7 +174,7 @@ class Boards:
             named = named or seen
         return named
 
-    async def page(self, before: int | None, limit: int, fits: Callable[[Seen], bool]) -> list[Listed]:
+    async def page(self, before: int | None, limit: int, fits: Callable[[Listed], bool]) -> list[Listed]:
         found = [listed for board in self.each().values() for listed in await board.page(before, limit, fits)]
         return sorted(found, key=lambda listed: -listed.at)[:limit]
 

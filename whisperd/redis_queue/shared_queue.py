@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from whisperd.job import Submitted
 from whisperd.redis_queue import formats, stored
-from whisperd.redis_queue.board import LostJob, Seen
+from whisperd.redis_queue.board import Listed, LostJob
 from whisperd.redis_queue.client import RedisAway
 from whisperd.redis_queue.parts import Common, Own
 from whisperd.redis_queue.room import Asked
@@ -225,9 +225,9 @@ class SharedQueue:
     async def change(self, task_id: str, change: Change) -> Task:
         """Of a task that waits for some host, the priority only."""
         task = await self.get(task_id)
+        await self._check_alone(task)
         if self._holds(_job_of(task)):
             return await self._local.change(task_id, change)
-        await self._check_alone(task)
         if task.state is not State.QUEUED:
             raise WrongState(f"task {task_id} is {task.state}: it cannot be changed")
         if await self._board.look(task_id) is None:  # from before the queue was shared
@@ -337,8 +337,8 @@ def _job_of(task: Task) -> str:
     return task.transcript if task.transcript is not None and _comes_along(task) else task.id
 
 
-def _has_fitting(query: ListQuery, seen: Seen) -> bool:
-    return any(_fits(query, task) for task in formats.all_shown(seen))
+def _has_fitting(query: ListQuery, listed: Listed) -> bool:
+    return any(_fits(query, task) for task in formats.all_shown(listed.seen, listed.at))
 
 
 def _fits(query: ListQuery, task: Task) -> bool:
