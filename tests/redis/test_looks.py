@@ -191,6 +191,22 @@ async def states(queue):
     return [await state(queue, task) for task in ("t1", "t1-risk")]
 
 
+def test_a_correction_is_not_looked_through_where_other_hosts_show_the_original(with_queue):
+    async def body(queue):
+        await transcribed(queue)
+        await queue.correct("t1", [msgspec.structs.replace(SAID, text="ask me")], None)
+        looks = detections(queue)
+        said = await looks.said(look := await looks.claim())
+        assert (said.edit, said.segments) == (None, (SAID,))
+        await looks.release(look)
+        await Ledger(queue.db).told(JOB)
+
+        said = await looks.said(await looks.claim())
+        assert (said.edit is not None, said.segments[0].text) == (True, "ask me")
+
+    with_queue(body)
+
+
 def test_a_look_stays_as_long_as_the_end_of_its_job_is_owed(with_queue, clock):
     async def body(queue):
         await transcribed(queue)

@@ -7,6 +7,8 @@ from msgspec.structs import replace
 
 from tests.conftest import a_task
 from tests.redis.test_limits import limited, run  # noqa: F401 - a fixture
+from tests.redis.test_looks import SAID
+from tests.test_queue import a_plan
 from whisperd import config
 from whisperd.look import after
 from whisperd.task import Change, Detection, Kind, ListQuery, QueueFull, TenantQueueFull, WrongState
@@ -57,6 +59,27 @@ def test_the_priority_of_a_look_is_changed_on_no_host_whoever_has_it(run):  # no
             with pytest.raises(WrongState, match="runs with the transcription t1"):
                 await host.queue.change("t1-risk", Change(priority=7))
         assert (await one.queue.change("t1", Change(priority=7))).priority == 7
+
+    run(test)
+
+
+@pytest.mark.parametrize("redact", ["tag", "none"])
+def test_what_was_submitted_with_redact_is_not_corrected_where_no_look_would_see_it(run, redact):  # noqa: F811
+    async def test(one, other):
+        new = a_task(id="t1")
+        new = replace(new, then=after(new, "t1-risk", Detection(redact=redact)))
+        await one.submits(id="t1", then=new.then)
+        await one.local.take(new, await one.takes())
+        one.holds.add("t1")
+        await one.local.plan(await one.local.claim(), a_plan(1))
+        await one.local.finish(await one.local.claim(), [SAID])
+
+        if redact == "tag":
+            with pytest.raises(WrongState, match="submitted with redact"):
+                await one.queue.correct("t1", [replace(SAID, text="ask me")], None)
+        else:
+            await one.queue.correct("t1", [replace(SAID, text="ask me")], None)
+        assert (await one.local.edit("t1") is None) == (redact == "tag")
 
     run(test)
 

@@ -234,6 +234,14 @@ class SharedQueue:
             return await self._local.change(task_id, change)
         return await self._changed(task_id, change)
 
+    async def correct(self, task_id: str, segments: Sequence[Segment], seen: str | None) -> None:
+        """On this host, which has its transcript. Raises WrongState, EditedMeanwhile."""
+        if (await self.get(task_id)).redact is not None:  # looks of all hosts go through the original
+            raise WrongState(
+                f"task {task_id} was submitted with redact: here it could not be shown corrected"
+            )
+        await self._local.correct(task_id, segments, seen)
+
     async def stats_of_all(self, tenant: str | None = None) -> Stats:
         """The counts are those of the last look that had an answer; before there was one, of this host."""
         local, tally = await self._local.stats(tenant), self._tally()

@@ -88,6 +88,7 @@ def _first(conn: sqlite3.Connection, after: str) -> int | None:
 def said(conn: sqlite3.Connection, look: Look) -> Said | None:
     """What it has to look through: a transcript as it was corrected, by time, as it is shown.
 
+    As it was before, where other hosts will show it: none of them has that correction.
     None where there is no transcript: its task failed, was cancelled, or is gone.
     """
     (sent,) = conn.execute(_SENT, (look.task.seq,)).fetchone()
@@ -100,7 +101,8 @@ def said(conn: sqlite3.Connection, look: Look) -> Said | None:
         return None
     if transcription.state is not State.COMPLETED:
         return None
-    if edit := edits.find(conn, transcription.id):
+    is_shared = conn.execute("select 1 from job where task = ?", (transcription.id,)).fetchone()
+    if not is_shared and (edit := edits.find(conn, transcription.id)):
         return Said(transcription, edit.segments, edit.token)
     marked = questions.segments(conn, transcription.id, START)
     by_time = sorted((segment for _, segment in marked), key=lambda segment: segment.start)
