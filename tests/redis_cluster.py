@@ -53,6 +53,13 @@ class Cluster:
         _until(lambda: "role:master" in self.replica.cli("info", "replication"))
         _until(lambda: all("cluster_state:ok" in node.cli("cluster", "info") for node in self.others))
 
+    def comes_back(self):
+        """The owner that was killed, as the replica of what took over: they have changed places."""
+        self.owner.start()
+        self.owner, self.replica = self.replica, self.owner
+        _until(lambda: "master_link_status:up" in self.replica.cli("info", "replication"))
+        _until(lambda: all(self._is_well(node) for node in self.nodes))
+
     def begin_moving(self, to):
         """The slot of PREFIX: from now on what is not there yet is asked for elsewhere."""
         to.cli("cluster", "setslot", self.slot, "importing", identity(self.owner))

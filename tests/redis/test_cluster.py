@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import re
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import trustme
 
 from tests.redis import test_sentinel
 from tests.redis.conftest import over, until
-from tests.redis.test_attacks import at_work
+from tests.redis.test_attacks import MOST_SECONDS, at_work
 from tests.redis_cluster import PREFIX, identity, running, url_of
 from tests.redis_server import Node
 from tests.s3_server import a_free_port
@@ -95,6 +96,37 @@ def test_a_task_is_finished_on_the_replica_that_took_over(
         node.close()
     assert [(job["state"], job["attemptsStarted"]) for job in jobs] == [("completed", 1)] * 2
     assert host.submit(jfk).status_code == 202
+
+
+@pytest.mark.timeout(MOST_SECONDS)
+def test_what_was_accepted_around_a_failover_is_done_once(cluster, new_member, rounds, jfk):
+    ports = [node.port for node in cluster.nodes]
+    hosts = [new_member(*ports).start(), new_member(*reversed(ports)).start()]
+    for _ in range(rounds):
+        accepted = []
+
+        def submit(until_away, accepted=accepted):
+            for n in range(1000):
+                answer = hosts[n % 2].submit(jfk)
+                if answer.status_code == 202:
+                    accepted.append(answer.json()["task_id"])
+                if until_away == (answer.status_code == 503):
+                    return
+
+        with ThreadPoolExecutor() as pool:
+            submitting = pool.submit(submit, until_away=True)
+            until(lambda accepted=accepted: len(accepted) > 4)
+            cluster.owner.kill()  # some of it may not have got to its replica
+            submitting.result()
+        cluster.replica_takes_over()
+        submit(until_away=False)
+
+        ends = [hosts[0].finished(task_id) for task_id in accepted]
+        assert [end for end in ends if end["status"] != "completed"] == []
+        cluster.comes_back()
+    for host in hosts:
+        host.until(lambda host=host: not away(host))
+        assert host.stop() == 0
 
 
 def test_a_slot_that_moves_takes_its_queue_along(cluster, new_member, minutes_of_speech, jfk):
