@@ -409,6 +409,7 @@ def _services(
         counts=parts.counts,
         lag=Lag(parts.counts.lagged),
         pace=shared.pace if shared else Pace(),
+        audio_elsewhere=shared.audio if shared else None,
         links=links.opened(parts.config, redacting, parts.clock.cautious),
         tracing=tracing,
         sweep=upkeep.sweep,

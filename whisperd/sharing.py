@@ -29,6 +29,7 @@ from whisperd.redis_queue.link import Link
 from whisperd.redis_queue.pacing import SharedPace
 from whisperd.redis_queue.parts import Common, Own
 from whisperd.redis_queue.recall import Recall
+from whisperd.redis_queue.shared_audio import SharedAudio
 from whisperd.redis_queue.shared_detections import SharedDetections
 from whisperd.redis_queue.shared_queue import SharedQueue
 from whisperd.redis_queue.storage import Storage
@@ -49,6 +50,7 @@ class Sharing:
     census: Census
     queue: TaskQueue  # as the outside sees it,
     detections: Detections  # as this
+    audio: SharedAudio
     borrowing: Borrowing
     pace: SharedPace
     forgetting: Forgetting
@@ -112,6 +114,7 @@ async def sharing(parts: Machine, sources: Sources) -> AsyncIterator[Sharing | N
             queue=cast(TaskQueue, queue),
             borrowing=Borrowing(parts.spool, storage),
             detections=cast(Detections, SharedDetections(parts.detections, queue, storage)),
+            audio=SharedAudio(board, storage),
             pace=SharedPace(link, config.redis.prefix),
             forgetting=forgetting,
         )

@@ -8,6 +8,7 @@ import pytest
 from tests.e2e.test_first_slice import JFK, words
 from tests.redis.conftest import in_bucket, over
 from tests.s3_server import client
+from whisperd.s3 import S3NotFound
 
 
 def test_who_comes_second_with_a_transcript_gets_that_of_the_first(storage):
@@ -83,3 +84,20 @@ def test_a_folder_that_hosts_share_has_no_links(new_host, jfk):
     answer = host.http.get(f"/tasks/{task_id}/link")
 
     assert (answer.status_code, answer.json()["error"]["code"]) == (422, "not_supported")
+
+
+def test_a_part_of_audio_is_of_what_it_was_when_somebody_began_to_listen(storage, jfk):
+    async def body():
+        key = storage.key_of(await storage.keep_audio("t1", jfk))
+        head = await storage.part(key, 0, 10)
+        assert (head.content, head.size) == (jfk.read_bytes()[:10], jfk.stat().st_size)
+        assert (await storage.part(key, 10, 10**9, head.version)).content == jfk.read_bytes()[10:]
+
+        await storage.keep_audio("t1", b"other audio")
+
+        with pytest.raises(S3NotFound, match="other audio"):
+            await storage.part(key, 0, 10, head.version)
+        with pytest.raises(S3NotFound):
+            await storage.part("audio/http-none", 0, 10)
+
+    asyncio.run(body())

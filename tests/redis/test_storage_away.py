@@ -50,6 +50,13 @@ def test_a_bucket_that_does_not_answer_does_not_hold_up_the_start(monkeypatch):
         asyncio.run(in_s3(port, "whisperd").check())
 
 
+def test_a_bucket_that_does_not_answer_does_not_hold_up_who_listens(monkeypatch):
+    monkeypatch.setattr(storage, "PART_SECONDS", 0.2)
+
+    with silent() as port, pytest.raises(S3Error, match="the shared storage does not answer"):
+        asyncio.run(asyncio.wait_for(in_s3(port, "whisperd").part("audio/http-t1", 0, 64), 5))
+
+
 def test_while_it_is_away_nothing_is_let_in_and_nothing_stays_behind(new_host, node, jfk):
     port = a_free_port()
     host = new_host(**in_bucket(port)).start()

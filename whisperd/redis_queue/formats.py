@@ -301,6 +301,12 @@ def shown(seen: Seen, at: int | None = None) -> Task:
     )
 
 
+def audio_url(seen: Seen) -> str:
+    """Where a job says that its audio lies; "": it says nothing."""
+    asked = _read_or_none(seen.data)
+    return asked.audio_url if asked else ""
+
+
 def all_shown(seen: Seen, at: int | None = None) -> Sequence[Task]:
     """A job as the tasks that it is, the newest first: what looks through its transcript, and that."""
     transcription = shown(seen, at)

@@ -27,10 +27,11 @@ from whisperd.redis_queue.client import RedisUnusable
 from whisperd.s3 import S3Error, S3Exists, S3NotFound, S3Refused
 
 if TYPE_CHECKING:
-    from obstore import ObjectMeta
+    from obstore import GetOptions, ObjectMeta
     from obstore.store import ObjectStore
 
 CHECK_SECONDS = 10.0
+PART_SECONDS = 15.0  # for a part of audio that somebody listens to
 _PIECE_BYTES = 256 * 1024
 _KEY = re.compile(r"(audio|results)/[A-Za-z0-9_-][A-Za-z0-9._-]*")
 # What is ours to remove, and the id of its task.
@@ -46,6 +47,15 @@ class Kept(NamedTuple):
 
     key: str
     task_id: str
+    at: float  # when it was written last, in Unix seconds
+
+
+class Part(NamedTuple):
+    """Some bytes of an object."""
+
+    content: bytes
+    size: int  # of all of it
+    version: str | None  # another one, once it was written again
     at: float  # when it was written last, in Unix seconds
 
 
@@ -104,6 +114,28 @@ class Storage:
             result = await obstore.get_async(self._store, key)
         async for piece in s3.each(result.stream(_PIECE_BYTES), self.troubles):
             yield bytes(piece)
+
+    async def part(self, key: str, first: int, end: int, version: str | None = None) -> Part:
+        """From one byte to before another, or to the end.
+
+        Raises S3NotFound, also for what is of another `version` by now.
+        """
+        import obstore
+
+        options: GetOptions = {"range": (first, end)}
+        if version is not None:
+            options["if_match"] = version
+        try:
+            async with asyncio.timeout(PART_SECONDS):
+                with self.troubles("such audio"):
+                    found = await obstore.get_async(self._store, key, options=options)
+                    content = bytes(await found.bytes_async())
+        except TimeoutError:
+            raise S3Error(f"the {self._where} does not answer") from None
+        except S3Exists:
+            raise S3NotFound(f"there is other audio in the {self._where} by now") from None
+        meta = found.meta
+        return Part(content, meta["size"], meta["e_tag"], meta["last_modified"].timestamp())
 
     async def result(self, task_id: str) -> bytes | None:
         """The transcript that somebody has written; None: nobody has."""

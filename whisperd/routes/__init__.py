@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
 from time import monotonic, time
@@ -62,6 +62,24 @@ class Pool(Protocol):
     def workers(self) -> list[WorkerInfo]: ...
     def pause(self) -> None: ...  # hand out nothing more; what runs is finished
     def resume(self) -> None: ...
+
+
+class AudioElsewhere(Protocol):
+    """Audio that does not lie on a disk of this host."""
+
+    @property
+    def size(self) -> int: ...  # bytes
+    @property
+    def head(self) -> bytes: ...  # the first of them
+    @property
+    def tag(self) -> str: ...  # another one, if it is other audio
+    @property
+    def written_at(self) -> float: ...  # Unix seconds
+    def pieces(self, first: int, end: int) -> AsyncGenerator[bytes, None]: ...  # raises S3Error
+
+
+class Elsewhere(Protocol):
+    async def find(self, task: Task) -> AudioElsewhere | None: ...  # raises QueueAway
 
 
 # What a call asks for. public: nothing; oversee: to read of every tenant.
@@ -142,6 +160,7 @@ class Services:
     pace: Pacing = field(default_factory=Pace)
     wrong_keys: Pace = field(default_factory=lambda: Pace(of="wrong keys"))  # at the sign-in, by address
     lately: Lately = field(default_factory=Lately)  # statistics, as WebSockets are told them
+    audio_elsewhere: Elsewhere | None = None  # where this host looks for audio that it has not got itself
     links: Links | None = None  # there is no bucket for them
     tracing: Tracing | None = None  # None: it is off
     draining: bool = False  # nothing new is accepted

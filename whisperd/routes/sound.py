@@ -1,6 +1,7 @@
 """/tasks/{id}/audio and /tasks/{id}/peaks: what a player needs to play a task's audio, and to draw it.
 
-The audio is handed out as it came, or as a worker's process muted it: nothing here looks into it.
+The audio is handed out as it came, or as a worker's process muted it: nothing here looks into it. What is not
+on a disk of this host may lie elsewhere, for all hosts that share a queue.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import asyncio
 import os
 import re
 from collections.abc import Mapping
+from email.utils import formatdate
 from itertools import pairwise
 from pathlib import Path, PurePath
 from typing import Annotated, NamedTuple
@@ -22,6 +24,7 @@ from whisperd.routes import Json, services, task_of
 from whisperd.routes.call import Answer, Call, Header
 from whisperd.routes.errors import Refusal
 from whisperd.routes.hiding import Redacted, is_hidden
+from whisperd.routes.streamed import Streamed
 from whisperd.sniff import media_type
 from whisperd.task import MOST_PEAKS, Task
 
@@ -47,47 +50,88 @@ async def audio(request: Request, query: Listened) -> Response:
     here, task = services(request), await task_of(request)
     if is_hidden(request, task, query.redacted):
         return await _muted(request, task)
-    path = here.spool.audio(await here.audio_id(task))
-    return await _sent(request, path, task.audio.name)
+    path = here.spool.audio(task.id)
+    kept = await asyncio.to_thread(_look_at, path)
+    if kept is None:
+        return await _from_elsewhere(request, task)
+    # Of what it says, not of the file: a player may go on at another host.
+    return _sent(request, path, kept, task.audio.name, task.audio.sha256[:32])
 
 
 async def _muted(request: Request, task: Task) -> Response:
     here = services(request)
     silent = await here.redacting.silent(task)
     path = await here.muting.recording(replace(task, id=await here.audio_id(task)), silent)
-    # Its own, not that of the file: one that is made again is the same for a player that goes on.
-    return await _sent(request, path, f"{PurePath(task.audio.name).stem}.wav", {"ETag": f'"{path.stem}"'})
-
-
-async def _sent(
-    request: Request, path: Path, name: str, headers: Mapping[str, str] | None = None
-) -> Response:
     kept = await asyncio.to_thread(_look_at, path)
-    if not _names_a_part(request, kept.size):
+    if kept is None:
+        raise _gone()
+    # Not that of the file: one that is made again is the same for a player that goes on.
+    return _sent(request, path, kept, f"{PurePath(task.audio.name).stem}.wav", path.stem)
+
+
+def _sent(request: Request, path: Path, kept: Kept, name: str, tag: str) -> Response:
+    if _part(request, kept.size) is None:
         request.scope["headers"] = [header for header in request.scope["headers"] if header[0] != b"range"]
+    headers = {"ETag": f'"{tag}"'}
     return FileResponse(path, media_type=kept.media_type, filename=name, headers=headers)
 
 
-def _look_at(path: Path) -> Kept:
+async def _from_elsewhere(request: Request, task: Task) -> Response:
+    """As the host answers that has it."""
+    elsewhere = services(request).audio_elsewhere
+    found = await elsewhere.find(task) if elsewhere else None
+    if found is None:
+        raise _gone()
+    headers = {
+        "Accept-Ranges": "bytes",
+        "Content-Disposition": _disposition(task.audio.name),
+        "Last-Modified": formatdate(found.written_at, usegmt=True),
+        "ETag": f'"{found.tag}"',
+    }
+    part, status = _part(request, found.size), 200
+    if part is None or request.headers.get("if-range") not in (None, *_stamps(headers)):
+        part = range(found.size)
+    else:
+        status, headers["Content-Range"] = 206, f"bytes {part.start}-{part.stop - 1}/{found.size}"
+    headers["Content-Length"] = str(len(part))
+    return Streamed(found.pieces(part.start, part.stop), status, media_type(found.head), headers)
+
+
+def _stamps(headers: Mapping[str, str]) -> tuple[str, str]:
+    return headers["ETag"], headers["Last-Modified"]
+
+
+def _disposition(name: str) -> str:
+    """As Starlette has it of a file."""
+    return FileResponse("", filename=name).headers["content-disposition"]
+
+
+def _look_at(path: Path) -> Kept | None:
     try:
         with open(path, "rb") as file:
             return Kept(os.fstat(file.fileno()).st_size, media_type(file.read(64)))
     except FileNotFoundError:
-        raise Refusal(404, "not_found", "the audio of this task is not kept any more") from None
+        return None
 
 
-def _names_a_part(request: Request, size: int) -> bool:
-    """Whether the request is for a part that can be sent. Raises Refusal where it lies behind the end."""
+def _gone() -> Refusal:
+    return Refusal(404, "not_found", "the audio of this task is not kept any more")
+
+
+def _part(request: Request, size: int) -> range | None:
+    """The bytes that the request is for; None: all. Raises Refusal where they lie behind the end."""
     found = _RANGE.match(request.headers.get("range", ""))
     if found is None:
-        return False
+        return None
     first, last, suffix = found.groups()
     if first is not None and last and int(last) < int(first):
-        return False
+        return None
     if int(first or 0) >= size or (suffix is not None and not int(suffix)):
         message = f"the audio has {size} bytes: ask for some of them"
         raise Refusal(416, "range_not_satisfiable", message, "Range", {"Content-Range": f"bytes */{size}"})
-    return True
+    if suffix is not None:
+        return range(max(0, size - int(suffix)), size)
+    return range(int(first), min(size, int(last) + 1) if last else size)
 
 
 class Resolution(Struct, frozen=True, kw_only=True):
