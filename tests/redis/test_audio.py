@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from tests.e2e.daemon import a_key
-from tests.redis.conftest import in_bucket
+from tests.redis.conftest import in_bucket, over
 from tests.s3_server import a_free_port, client, serving
 from whisperd.redis_queue.shared_audio import PART_BYTES
 
@@ -62,7 +62,12 @@ def test_every_host_hands_out_what_waits_and_what_is_over(new_host, place, jfk, 
     worker = new_host(**place).start()
     asked.finished(task_id)
 
-    own = seen(heard(worker, task_id))
+    own, peaks = seen(heard(worker, task_id)), worker.get(f"/tasks/{task_id}/peaks")
+    assert len(peaks["peaks"]) == 800
+    assert max(peaks["peaks"]) > 0.1
+    for host in (asked, other):
+        assert host.get(f"/tasks/{task_id}/peaks") == peaks
+        assert host.task(task_id)["audio_kept"] is True
     assert (own[0], own[2] == content) == (200, True)
     assert [seen(heard(host, task_id)) == own for host in (asked, other)] == [True, True]
     assert (asked.spool(), other.spool()) == ([], [])
@@ -76,6 +81,48 @@ def test_every_host_hands_out_what_waits_and_what_is_over(new_host, place, jfk, 
                 there, here = (heard(host, task_id, method, **asking) for host in (worker, other))
                 assert seen(here)[:2] == seen(there)[:2], (asking, method)
                 assert here.status_code == 416 or here.content == there.content, (asking, method)
+
+
+def test_while_nothing_is_known_of_its_waveform_there_is_none(new_host, jfk):
+    host = idle(new_host())
+    task_id = host.queued(jfk)
+    old = host.shared / "results" / task_id  # as hosts wrote it that kept no waveform
+    old.parent.mkdir(exist_ok=True)
+
+    for content in (None, b'{"segments":[]}', b'{"segments":[],"peaks":""}'):
+        if content is not None:
+            old.write_bytes(content)
+        assert told(host.http.get(f"/tasks/{task_id}/peaks")) == (404, "no_peaks")
+
+
+def test_the_audio_of_what_is_over_is_kept_as_long_as_its_job(new_host, redis, jfk):
+    asked, other = idle(new_host()), idle(new_host())
+    ids = [asked.queued(jfk) for _ in range(3)]
+    for task_id in ids:
+        asked.http.delete(f"/tasks/{task_id}").raise_for_status()
+
+    for host in (asked, other):
+        assert [host.task(task_id)["audio_kept"] for task_id in ids] == [True, True, True]
+        assert [task["audio_kept"] for task in host.get("/tasks")["tasks"]] == [True, True, True]
+        assert heard(host, ids[0]).content == jfk.read_bytes()
+
+
+def test_the_audio_of_a_job_that_is_forgotten_is_kept_on_disk_alone(new_host, node, jfk):
+    worker = new_host().start()
+    task_id = worker.queued(jfk)
+    assert over(node, task_id)["state"] == "completed"
+    file = worker.data / "spool" / f"{task_id}.audio"
+
+    def kept():
+        return worker.task(task_id)["audio_kept"]
+
+    file.rename(worker.data / "aside")
+    assert kept() is True
+    node.remove(task_id)
+    assert kept() is False
+    assert told(heard(worker, task_id)) == (404, "not_found")
+    (worker.data / "aside").rename(file)
+    assert kept() is True
 
 
 def test_the_middle_of_it_is_read_alone(new_host, jfk):

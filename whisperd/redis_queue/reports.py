@@ -56,7 +56,8 @@ class Reports:
             # Before anybody sees that it is over: what it has found is hidden from then on.
             found = await asyncio.to_thread(Found.by, look, look.report)
             await self._storage.keep_look(task.transcript, task.id, msgspec.json.encode(found))
-        return await stored.encoded(Stored(task=task, segments=transcript.segments, look=look))
+        peaks = await self._queue.peaks(task.id) or b""
+        return await stored.encoded(Stored(task=task, segments=transcript.segments, look=look, peaks=peaks))
 
     async def _put_back(self, job: Job) -> None:
         """Into a Redis that has lost it, so that whoever added it hears of its end."""

@@ -6,7 +6,7 @@ added the job: so nobody hears, by a task of theirs, what was submitted over HTT
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence, Set
 from dataclasses import dataclass
 
 from whisperd.redis_queue import formats
@@ -15,7 +15,7 @@ from whisperd.redis_queue.boards import Boards
 from whisperd.redis_queue.client import RedisAway
 from whisperd.redis_queue.storage import Storage
 from whisperd.s3 import S3Error, S3NotFound
-from whisperd.task import Kind, Task
+from whisperd.task import Kind, QueueAway, Task
 
 PART_BYTES = 2**20  # in memory at a time, for each who listens
 HEAD_BYTES = 64  # that tell what kind of media it is
@@ -57,6 +57,18 @@ class SharedAudio:
             raise RedisAway(str(error)) from error
         tag = task.audio.sha256[:32] if key.startswith(_SUBMITTED) else (head.version or "").strip('"')
         return StoredAudio(head.size, head.content, tag, head.at, self._storage, key, head.version)
+
+    async def kept(self, tasks: Sequence[Task]) -> Set[str]:
+        """The ids of those whose audio lies there as long as Redis knows their jobs; it is not looked for.
+
+        None, while Redis is away.
+        """
+        submitted = [task.id for task in tasks if task.audio.sha256]  # Node's have none
+        try:
+            standing = await self._board.standing(submitted) if submitted else ()
+        except QueueAway:
+            return frozenset()
+        return {task_id for task_id, one in zip(submitted, standing, strict=True) if one != "gone"}
 
     async def _key_of(self, task: Task) -> str | None:
         seen = await self._board.look(task.id) if task.kind is Kind.TRANSCRIPTION else None

@@ -208,6 +208,10 @@ class SharedQueue:
         marked = [(Mark(1, n), segment) for n, segment in enumerate(transcript.segments, 1)]
         return [(mark, segment) for mark, segment in marked if mark > after]
 
+    async def peaks(self, task_id: str) -> bytes | None:
+        """Of what other hosts do, once it is over."""
+        return await self._local.peaks(task_id) or await stored.peaks(self._storage, task_id)
+
     async def _unwritten(
         self, task_id: str, local: Task | None, after: Mark
     ) -> Sequence[tuple[Mark, Segment]]:

@@ -23,6 +23,13 @@ class Stored(Transcript, frozen=True, kw_only=True):
     """Complete, and as it was before anybody corrected it."""
 
     look: Ended | None = None  # that was submitted with it
+    peaks: bytes = b""  # the waveform of its audio, see engine/peaks.py; none: an older host has written it
+
+
+class _Waveform(Struct, frozen=True):
+    """What is needed to draw it."""
+
+    peaks: bytes = b""
 
 
 class Found(Struct, frozen=True, kw_only=True):
@@ -58,11 +65,23 @@ async def decoded(content: bytes) -> Stored:
 
 async def find(storage: Storage, task_id: str) -> Stored | None:
     """None: nobody has written it. Raises RedisAway."""
+    content = await _content(storage, task_id)
+    return None if content is None else await decoded(content)
+
+
+async def peaks(storage: Storage, task_id: str) -> bytes | None:
+    """None: there are none, or not yet. Raises RedisAway."""
+    content = await _content(storage, task_id)
+    if content is None:
+        return None
+    return (await asyncio.to_thread(msgspec.json.decode, content, type=_Waveform)).peaks or None
+
+
+async def _content(storage: Storage, task_id: str) -> bytes | None:
     try:
-        content = await storage.result(task_id)
+        return await storage.result(task_id)
     except S3Error as error:
         raise RedisAway(str(error)) from error
-    return None if content is None else await decoded(content)
 
 
 async def looks(storage: Storage, transcription_id: str) -> Mapping[str, Found]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from math import inf
 from time import monotonic, time
@@ -80,6 +80,7 @@ class AudioElsewhere(Protocol):
 
 class Elsewhere(Protocol):
     async def find(self, task: Task) -> AudioElsewhere | None: ...  # raises QueueAway
+    async def kept(self, tasks: Sequence[Task]) -> Set[str]: ...  # ids of those that it has audio of
 
 
 # What a call asks for. public: nothing; oversee: to read of every tenant.

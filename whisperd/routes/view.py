@@ -139,6 +139,8 @@ async def _kept(here: Services, tasks: Sequence[Task]) -> list[bool]:
     over = [task.id for task in heard if task.state in FINAL]
     asked = partial(_without_audio, here, over)
     gone = await asyncio.to_thread(asked) if len(over) > 1 else asked()
+    if gone and here.audio_elsewhere is not None:
+        gone -= await here.audio_elsewhere.kept([task for task in heard if task.id in gone])
     kept = {task.id for task in heard} - gone
     return [task.id in kept for task in tasks]
 
