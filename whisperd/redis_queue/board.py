@@ -7,7 +7,6 @@ scripts do all that they can do; ours are the beat and the cancel, which it does
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from secrets import token_hex
@@ -18,6 +17,7 @@ import msgspec
 
 from whisperd.config import Redis as Settings
 from whisperd.job import Depth, Job
+from whisperd.redis_queue.idempotency import IdempotencyKeys
 from whisperd.redis_queue.index import LOOK_AT, Index, Row
 from whisperd.redis_queue.link import ANSWER_SECONDS, Link
 from whisperd.redis_queue.order import Order
@@ -165,6 +165,7 @@ class Board:
         )
         self._name_seconds = max(3600, round(max(keep_hours) * 3600))
         self._keep_options = {"removeOnComplete": self._keep[0], "removeOnFail": self._keep[1]}
+        self.keys = IdempotencyKeys(link, self._key)
         self._index = Index(link, self._key)
         self._room = Room(link, self._queue, settings.prefix)
         self._order = Order(link, self._queue)
@@ -355,7 +356,7 @@ class Board:
     ) -> None:
         """With the id of one that is there already nothing is added.
 
-        Raises QueueFull, TenantQueueFull where there is not the room that is `asked` for.
+        Raises QueueFull, TenantQueueFull where there is not the room that is `asked` for, and KeyLost.
         """
         from bullmq import Job as BullJob
 
@@ -379,14 +380,6 @@ class Board:
                 pipe.hmget(self._key(job_id), "timestamp", "finishedOn")
             found = await pipe.execute()
         return ["gone" if not added else "over" if ended else "open" for added, ended in found]
-
-    async def own_key(self, key: str, value: str, seconds: float, *, anew: bool = False) -> str | None:
-        """Give an Idempotency-Key its value, for so long; or return the one that it has."""
-        name = self._key(f"whisperd:key:{hashlib.sha256(key.encode()).hexdigest()}")
-        async with self._link.asking() as client:
-            if await client.set(name, value, nx=not anew, ex=round(seconds)):
-                return None
-            return str(await client.get(name))
 
     async def name(self, job_id: str, task_id: str) -> None:
         """Let a job be found by the id of its task, too; for as long as it may be kept."""

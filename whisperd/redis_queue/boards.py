@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from whisperd.config import Redis as Settings
 from whisperd.job import Depth, Job
 from whisperd.redis_queue.board import Board, Listed, Seen, Standing, Taken, Verdict
+from whisperd.redis_queue.idempotency import IdempotencyKeys
 from whisperd.redis_queue.room import Asked
 from whisperd.redis_queue.tally import Tally
 from whisperd.task import Limits
@@ -63,8 +64,9 @@ class Boards:
     async def identify(self) -> str:
         return await self._base.identify()
 
-    async def own_key(self, key: str, value: str, seconds: float, *, anew: bool = False) -> str | None:
-        return await self._base.own_key(key, value, seconds, anew=anew)
+    @property
+    def keys(self) -> IdempotencyKeys:
+        return self._base.keys
 
     async def first_within(self, work: str, seconds: float) -> bool:
         return await self._base.first_within(work, seconds)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import Struct
 
+from whisperd.redis_queue.idempotency import HELD, Hold, KeyLost
 from whisperd.redis_queue.link import Link
 from whisperd.redis_queue.order import LAST, PLACE
 from whisperd.redis_queue.tally import Line, TenantCount
@@ -104,6 +105,7 @@ end
 _ADD = """
 local asked = cjson.decode(ARGV[#ARGV])
 local queue = asked.base .. asked.queue .. ':'
+if asked.hold and lost(asked.hold) then return {'key', 0, 0, 0} end
 local there = asked.id and redis.call('exists', queue .. asked.id) == 1
 if asked.max_queued and (asked.again or not there) then
   local why = refused(asked)
@@ -119,6 +121,7 @@ elseif asked.concurrent then
   redis.call('hset', asked.base .. 'whisperd:concurrent', asked.tenant, asked.concurrent)
 end
 if asked.plan then redis.call('hset', asked.base .. 'whisperd:plans', asked.tenant, asked.plan) end
+if asked.hold then keep(asked.hold) end
 note(asked.base, asked.queue .. ':' .. id)
 return answer
 """
@@ -181,6 +184,7 @@ class Asked(Struct, frozen=True, kw_only=True):
     max_queued: int = 2**53  # of all queues together
     concurrent: int | None = None  # that may be at work, from now on; 0: any
     queues: tuple[str, ...] = ()
+    hold: Hold | None = None  # without which it is not to be added
 
 
 class Room:
@@ -193,7 +197,7 @@ class Room:
         register, commands = link.client.register_script, queue.backend.scripts.commands
         self._guarded = {
             name: register(
-                f"{NOTE}{_REFUSED}{PLACE}local function theirs()\n{commands[name].script}\nend{_ADD}"
+                f"{NOTE}{_REFUSED}{PLACE}{HELD}local function theirs()\n{commands[name].script}\nend{_ADD}"
             )
             for name in (*_KEYS, "reprocessJob")
         }
@@ -213,7 +217,7 @@ class Room:
         _raise(why)
 
     async def add(self, job: BullJob, asked: Asked | None) -> None:
-        """What asks for no room always has it. Raises QueueFull, TenantQueueFull: then nothing was added."""
+        """What asks for no room always has it. Raises QueueFull, TenantQueueFull, KeyLost."""
         scripts, options = self._queue.backend.scripts, job.opts
         kind = "Delayed" if options.get("delay") else "Prioritized" if options.get("priority") else "Standard"
         keys = scripts.getKeys(_KEYS[f"add{kind}Job"].split())
@@ -299,6 +303,8 @@ def _raise(why: Any) -> None:
     if not isinstance(why, list):
         return
     kind, queued, over, tenants = why
+    if kind == "key":
+        raise KeyLost
     seconds = 60.0 / max(1, min(1000, over))  # until one of them was over, in the last minute
     if kind == "all":
         raise QueueFull(f"{queued} tasks are waiting already", seconds)

@@ -20,6 +20,7 @@ from whisperd.job import Submitted
 from whisperd.redis_queue import formats, stored
 from whisperd.redis_queue.board import Listed, LostJob
 from whisperd.redis_queue.client import RedisAway
+from whisperd.redis_queue.idempotency import LEASE_SECONDS, Hold, KeyLost
 from whisperd.redis_queue.parts import Common, Own
 from whisperd.redis_queue.room import Asked
 from whisperd.redis_queue.stats import of_all
@@ -51,6 +52,7 @@ from whisperd.task import (
 )
 
 log = structlog.get_logger(__name__)
+LOOK_SECONDS = 0.25  # between looks for a task whose audio another host is storing
 
 
 class SharedQueue:
@@ -68,7 +70,7 @@ class SharedQueue:
         self._local, self._ledger, self._spool = own.queue, own.ledger, own.spool
         self._board, self._storage = common.board, common.storage
         self._holds = holds
-        self._key_seconds = key_seconds
+        self._keys, self._key_seconds = common.board.keys, key_seconds
         self._tally = tally
 
     def __getattr__(self, name: str) -> Any:
@@ -109,22 +111,41 @@ class SharedQueue:
 
     async def submit(self, new: NewTask) -> tuple[Task, bool]:
         """Its audio, or text, goes to the shared storage, then it to the shared queue: so it is accepted."""
-        if new.idempotency_key and (first := await self._first_of_key(new)) is not None:
+        if (key := new.idempotency_key) is None:
+            return await self._added(new), True
+        value = f"{new.id} {new.body_sha256}"
+        hold = self._keys.hold(f"{new.tenant}:{key}", value, self._key_seconds)
+        if (first := await self._first_of_key(hold)) is not None:
             return first, False
+        try:
+            return await self._added(new, hold), True
+        except NoRoom:
+            await self._keys.give_back(hold)
+            raise
+        except KeyLost:
+            return await self._faster(hold), False
+
+    async def _faster(self, hold: Hold) -> Task:
+        if (first := await self._first_of_key(hold)) is not None:
+            return first
+        await self._keys.give_back(hold)
+        raise RedisAway("another submission with this idempotency key was faster, and was not accepted")
+
+    async def _added(self, new: NewTask, hold: Hold | None = None) -> Task:
         try:
             url = await self._keep(new)
         except S3Error as error:
             raise RedisAway(f"nothing can be accepted: {error}") from error
         self._spool.remove(new.id)  # before, never after: this host may take it at once, and fetch its audio
         try:
-            await self._add(new, url)
-        except NoRoom:
+            await self._add(new, url, hold)
+        except (NoRoom, KeyLost):
             await self._forget_sent(new, url)
             raise
         task = await self._of_job(new.id)
         if task is None:
             raise RedisAway("the shared queue has forgotten what it was told")
-        return task, True
+        return task
 
     async def _keep(self, new: NewTask) -> str:
         """Returns its URL."""
@@ -134,10 +155,10 @@ class SharedQueue:
             return await self._storage.keep_audio(new.id, self._spool.audio(new.id))
         return await self._storage.keep_audio(new.id, await asyncio.to_thread(msgspec.json.encode, new.said))
 
-    async def _add(self, new: NewTask, url: str) -> None:
+    async def _add(self, new: NewTask, url: str, hold: Hold | None) -> None:
         data, options = formats.to_job(new, url), formats.to_options(new, self._is_lifo)
         asked = self._asked(new.tenant, new.plan, await self.limits(new.tenant, new.plan))
-        await self._board.add(new.id, formats.NAME, data, asked, **options)
+        await self._board.add(new.id, formats.NAME, data, replace(asked, hold=hold), **options)
         await self._remember(Submitted(id=new.id, data=data, options=options, server=self._board.server))
 
     @property
@@ -309,18 +330,25 @@ class SharedQueue:
             await self._remember(job)
         return await self.get(task_id)
 
-    async def _first_of_key(self, new: NewTask) -> Task | None:
-        """The task that came with this key before; None: this is the first. Raises IdempotencyConflict."""
-        key, value = f"{new.tenant}:{new.idempotency_key}", f"{new.id} {new.body_sha256}"
-        known = await self._board.own_key(key, value, self._key_seconds)
-        if known is None:
-            return None
-        task_id, _, body = known.partition(" ")
-        if (first := await self._of_job(task_id) or await self._here(task_id)) is None:
-            await self._board.own_key(key, value, self._key_seconds, anew=True)  # it was never accepted
-        elif body != new.body_sha256:
-            raise IdempotencyConflict("this idempotency key was used with another body")
-        return first
+    async def _first_of_key(self, hold: Hold) -> Task | None:
+        """The task that came with this key before, or comes just now; None: the key is leased for this one.
+
+        Raises IdempotencyConflict.
+        """
+        gone = ""
+        for _ in range(round(LEASE_SECONDS / LOOK_SECONDS)):
+            if (known := await self._keys.lease(hold, instead_of=gone)) is None:
+                return None
+            task_id, body, *leased = known.split(" ")
+            if first := await self._of_job(task_id) or await self._here(task_id):
+                if body != hold.value.partition(" ")[2]:
+                    raise IdempotencyConflict("this idempotency key was used with another body")
+                return first
+            if leased:
+                await asyncio.sleep(LOOK_SECONDS)
+            else:  # Redis has forgotten it
+                gone = known
+        raise RedisAway("another submission with this idempotency key is still being stored")
 
     async def _here(self, task_id: str) -> Task | None:
         try:
