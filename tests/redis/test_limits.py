@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 
 import pytest
 
@@ -253,9 +254,51 @@ def test_what_nobody_has_heard_of_is_found_by_those_who_tidy(run, redis, node):
         for task_id in (ids[0], ids[2]):
             await asyncio.to_thread(node.remove, task_id)
         await other.boards.tidy()
-        assert await one.link.client.exists(mine, "bull:whisperd:tenants") == 0
+        left = (mine, *(f"bull:whisperd:{name}" for name in ("tenants", "plans", "concurrent")))
+        assert await one.link.client.exists(*left) == 0
+
+    run(test, **limited(concurrent=9))
+
+
+def test_whose_a_job_is_is_read_once(run):
+    """Its data may be long, with rules in it, and each job is gone through again and again."""
+
+    async def test(one, other):
+        task_id = await one.submits(tenant="acme")
+        await one.link.client.hdel(f"bull:transcription:{task_id}", "data")
+        await one.link.client.delete("bull:whisperd:tenant:acme")
+
+        await other.board.note([task_id])
+
+        assert (await other.boards.tally()).tenants["acme"].waiting == 1
 
     run(test)
+
+
+def test_however_many_tenants_there_are_few_are_asked_for_to_refuse_one(run):
+    fill = """
+    for n = 1, 2000 do
+      redis.call('sadd', KEYS[1], n)
+      redis.call('zadd', 'bull:whisperd:tenant:' .. n, n % 2 * 3, 'transcription:1')
+    end
+    """
+
+    async def test(one, other):
+        await one.submits(tenant="acme", plan="FREE")
+        await one.link.client.eval(fill, 1, "bull:whisperd:tenants")
+        await one.link.client.zadd(
+            "bull:transcription:completed", {f"j{n}": time.time() * 1000 for n in range(1000)}
+        )
+        await one.link.client.config_resetstat()
+
+        with pytest.raises(TenantQueueFull) as refused:
+            await other.queue.check_room("acme", "FREE")
+
+        counted = (await one.link.client.info("commandstats"))["cmdstat_zcount"]["calls"]
+        assert counted <= room.SAMPLED + 10
+        assert 20 <= refused.value.retry_after <= 100  # half of them wait, and 1,000 tasks a minute are done
+
+    run(test, **limited(queued=1))
 
 
 def test_what_is_retried_needs_the_room_of_another_submission(run):

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 AT_ONCE = 1000  # jobs that are gone through: for so many Redis does nothing else, some 4 ms
 LOOKED_AT = 250  # those that are thought to wait, before a tenant is refused
+SAMPLED = 100  # tenants, to tell one who is refused how many have work: of more it is an estimate
 TENANTS_AT_ONCE = 10  # that are gone through with one sweep
 
 # How a job stands: 0 it waits, 1 it is delayed, 2 it is at work, 3 it is completed, 4 it has failed, 5 it was
@@ -56,10 +57,10 @@ local function tenant_of(text)
   return type(data.tenant) == 'string' and data.tenant or 'default'
 end
 local function note(base, member)
-  local tenant, text = unpack(redis.call('hmget', base .. member, 'tnt', 'data'))
-  if not text then return end
+  local tenant, added = unpack(redis.call('hmget', base .. member, 'tnt', 'timestamp'))
+  if not added then return end
   if not tenant then
-    tenant = tenant_of(text)
+    tenant = tenant_of(redis.call('hget', base .. member, 'data') or '')
     if tenant ~= '' then redis.call('hset', base .. member, 'tnt', tenant) end
   end
   redis.call('sadd', base .. 'whisperd:tenants', tenant)
@@ -76,9 +77,12 @@ local function refusal(why, asked, queued)
     over = over + redis.call('zcount', asked.base .. name .. ':completed', asked.now - 60000, asked.now)
   end
   if why == 'tenant' then
-    for _, tenant in ipairs(redis.call('smembers', asked.base .. 'whisperd:tenants')) do
+    local known = asked.base .. 'whisperd:tenants'
+    local some = redis.call('srandmember', known, asked.sample)
+    for _, tenant in ipairs(some) do
       if waiting(asked.base, tenant) > 0 then tenants = tenants + 1 end
     end
+    tenants = math.ceil(tenants * redis.call('scard', known) / math.max(1, #some))
   end
   return {why, queued, over, tenants}
 end
@@ -131,6 +135,8 @@ _TIDY = """
 for n = 3, #ARGV do restate(ARGV[1], ARGV[2], ARGV[n]) end
 if redis.call('zcard', ARGV[1] .. 'whisperd:tenant:' .. ARGV[2]) == 0 then
   redis.call('srem', ARGV[1] .. 'whisperd:tenants', ARGV[2])
+  redis.call('hdel', ARGV[1] .. 'whisperd:plans', ARGV[2])
+  redis.call('hdel', ARGV[1] .. 'whisperd:concurrent', ARGV[2])
 end
 """
 _COUNT = """
@@ -244,7 +250,7 @@ class Room:
         about |= {"base": self._base, "now": round(time() * 1000), "chance": randrange(2**30)}
         about |= msgspec.structs.asdict(asked) if asked else {}
         said = {name: value for name, value in about.items() if value is not None}  # nil, not null
-        return msgspec.json.encode({**said, "looks": LOOKED_AT})
+        return msgspec.json.encode({**said, "looks": LOOKED_AT, "sample": SAMPLED})
 
     async def plan_of(self, tenant: str) -> str | None:
         """The one that its submissions have named last."""
