@@ -129,6 +129,17 @@ def test_nor_does_one_whose_job_has_that_id_in_another_queue(run):  # noqa: F811
     run(test, routes={"tenant:acme": "acme"})
 
 
+def test_nor_is_it_run_in_the_place_of_one_that_still_waits(run):  # noqa: F811
+    async def test(one, two):
+        await one.submits(id="t1", tenant="acme")
+        await one.board.add("j9", "x", THEIRS)
+
+        assert await refused(one, two) == "invalid_field: its transcriptionId is the id of another task"
+        assert (await two.queue.get("t1")).tenant == "acme"
+
+    run(test)
+
+
 def test_what_is_cancelled_is_the_task_that_is_shown(run):  # noqa: F811
     async def test(one, two):
         await one.submits(id="t1", tenant="acme")
