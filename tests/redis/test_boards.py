@@ -118,6 +118,28 @@ def test_much_that_has_happened_is_told_in_pieces(body, redis):
     body(test)
 
 
+def test_the_place_behind_each_job_in_lists_is_free_for_what_looks_through_its_transcript(body, redis):
+    async def test(boards):
+        for n in range(30):
+            await boards.add(f"job-{n}", "transcription", {}, priority=1)
+
+        places = redis.cli("zrange", "bull:transcription:whisperd:tasks", 0, -1, "withscores").split()[1::2]
+        assert [int(place) % 2 for place in places] == [0] * 30
+
+    body(test)
+
+
+def test_a_look_is_not_cancelled_once_its_job_is_over(body, redis):
+    async def test(boards):
+        await boards.add("one", "transcription", {}, priority=1)
+        await boards.complete((await boards.take()).job, {})
+
+        assert await boards.cancel_look("one") == "over"
+        assert redis.cli("hexists", "bull:transcription:one", "risk_cancelled") == "0"
+
+    body(test)
+
+
 @pytest.mark.parametrize("end", ["complete", "fail"])
 def test_a_lock_that_ran_out_unseen_costs_no_end_while_nobody_has_begun_the_job_anew(body, redis, end):
     async def test(boards):

@@ -137,6 +137,16 @@ def test_a_look_that_is_refused_leaves_the_transcript_that_it_is_about(run):
     run(test, queue=config.Queue(max_queued=1))
 
 
+def test_what_is_there_already_takes_no_place_when_it_is_added_again(run):
+    async def test(one, other):
+        await one.submits(id="t1")
+
+        assert await other.submits(id="t1") == "t1"
+        assert await waits(one) == 1
+
+    run(test, queue=config.Queue(max_queued=1))
+
+
 def test_jobs_of_node_take_places_and_are_never_refused(run, node):
     async def test(one, _):
         await asyncio.to_thread(fill, node, 3)
@@ -343,6 +353,19 @@ def test_a_redis_that_has_lost_its_data_counts_anew_what_is_added_again(run, red
         assert await waits(one) == len(ids)
 
     run(test, **limited(queued=2))
+
+
+def test_what_is_put_back_into_a_redis_that_has_lost_it_counts_for_its_tenant_at_once(run, redis):
+    async def test(one, other):
+        await one.submits(tenant="acme")
+        job = await one.takes()
+        await comes_back_empty(redis, one)
+
+        assert await one.board.put_back(job)
+
+        assert (await one.boards.tally()).tenants["acme"].active == 1
+
+    run(test)
 
 
 def test_a_tenant_may_submit_only_so_often_whichever_host_it_asks(run, rounds):
