@@ -298,6 +298,9 @@ class PriorityDepth(Struct, frozen=True):
     queued: int
 
 
+TENANTS = 20  # that are told one by one
+
+
 class TenantDepth(Struct, frozen=True):
     tenant: str
     queued: int

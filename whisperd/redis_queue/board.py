@@ -171,10 +171,9 @@ class Board:
         self._order = Order(link, self._queue)
         self._turn = Turn(link, self._queue, settings.prefix)
         self._prefix = settings.prefix
-        self._beat = link.client.register_script(_BEAT)
-        self._cancel = link.client.register_script(_CANCEL)
-        self._cancel_look = link.client.register_script(_CANCEL_LOOK)
-        self._put_back = link.client.register_script(_PUT_BACK)
+        register = link.client.register_script
+        self._beat, self._put_back = register(_BEAT), register(_PUT_BACK)
+        self._cancel, self._cancel_look = register(_CANCEL), register(_CANCEL_LOOK)
 
     @property
     def trouble(self) -> str | None:
@@ -205,7 +204,7 @@ class Board:
         if not data:
             return None
         job = _job(self._queue, data, job_id)
-        await self._index.note(job.id, job.timestamp)
+        await self._index.enter(job.id, job.timestamp)
         refusal = job.deferredFailure or (CANCELLED if CANCELLED in data else None)
         held = Job(
             id=job.id,
@@ -312,7 +311,7 @@ class Board:
         async with self._link.asking():
             done = await self._put_back(keys, [held.id, held.token, self._lock_ms, *flat])
         if done:
-            await self._index.note(held.id, int(fields.get("timestamp", 0)))
+            await self._index.enter(held.id, int(fields.get("timestamp", 0)))
             await self._room.note([held.id])
         return bool(done)
 
@@ -362,7 +361,7 @@ class Board:
 
         job = BullJob(self._queue, name, data, {"jobId": job_id, **self._keep_options, **options})
         await self._room.add(job, asked)
-        await self._index.note(job_id, job.timestamp)
+        await self._index.enter(job_id, job.timestamp)
 
     async def check_room(self, asked: Asked) -> None:
         """Raises as `add` would now."""

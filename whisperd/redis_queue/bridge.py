@@ -152,22 +152,12 @@ class Bridge:
             asked = formats.read(taken.data)
             if asked.task_id != taken.job.id:
                 await self._name(taken.job, asked)
-            if (result := await self._storage.result(asked.task_id)) is not None:  # another host was faster
+            if (result := await self._storage.result(asked.task_id)) is None:
+                await self._take_on(taken, asked)
+            else:  # another host was faster
                 await self._reports.tell_result(taken.job, asked.task_id, result)
                 self._checkpoints.completed(asked.task_id)
                 self._let_go(taken.job)
-                return
-            new = await self._intake.task_of(asked, taken.priority)
-            # Not by how often it was begun: a Redis that has lost it, and was told again, counts anew.
-            is_here = await self._own.queue.states([new.id])
-            known = None if is_here else await self._checkpoints.find(new.id)
-            await self._own.queue.take(new, taken.job, known)
-            self._hold(taken.job, new.id)
-            if taken.look_cancelled:
-                await self._cancel_look(new.id)
-            self._over.set()  # it may be over already: the copy of a twin
-            if new.kind is Kind.TRANSCRIPTION:
-                await self._check_audio(taken.job, new.id)
         except (formats.Malformed, UrlRefused, AnswerTooLarge, TooLarge) as error:
             await self._refuse(taken.job, f"invalid_field: {error}")
         except NoTranscript as error:
@@ -179,6 +169,19 @@ class Bridge:
         except _LATER as error:
             log.warning("a job is put off", job=taken.job.id, reason=str(error))
             await self._put_off(taken.job)
+
+    async def _take_on(self, taken: Taken, asked: formats.OurJob | formats.TheirJob) -> None:
+        new = await self._intake.task_of(asked, taken.priority)
+        # Not by how often it was begun: a Redis that has lost it, and was told again, counts anew.
+        is_here = await self._own.queue.states([new.id])
+        known = None if is_here else await self._checkpoints.find(new.id)
+        await self._own.queue.take(new, taken.job, known)
+        self._hold(taken.job, new.id)
+        if taken.look_cancelled:
+            await self._cancel_look(new.id)
+        self._over.set()  # it may be over already: the copy of a twin
+        if new.kind is Kind.TRANSCRIPTION:
+            await self._check_audio(taken.job, new.id)
 
     async def _name(self, job: Job, asked: formats.OurJob | formats.TheirJob) -> None:
         """Let it be found by its task. Raises Malformed where that has a job of its own."""

@@ -264,41 +264,48 @@ def their_value(url: str, task: Task) -> dict[str, Any]:
 
 def shown(seen: Seen, at: int | None = None) -> Task:
     """A job as a task, for whoever asks a host that does not run it. `at`: its place in a list."""
-    asked = _read_or_none(seen.data)
+    asked, state = _read_or_none(seen.data), _state(seen)
     ours = asked if isinstance(asked, OurJob) else None
-    theirs = asked if isinstance(asked, TheirJob) else None
-    state = _STATES.get(seen.state, State.QUEUED)
-    if seen.cancelled and state is not State.COMPLETED:
-        state = State.CANCELLED
-    ended_at = _seconds(seen.ended_at) if state in FINAL else None
     return Task(
         seq=seen.added_at * 1000 if at is None else at,
         id=asked.task_id if asked else seen.id,
-        kind=ours.kind if ours else Kind.TRANSCRIPTION,
         state=state,
         priority=_priority(ours, seen.priority),
         tenant=asked.tenant if asked else _tenant(seen.data),
         model=(asked.model if asked else None) or "",
-        options=ours.options if ours else Options(),
-        audio=_audio(ours, theirs, seen),
+        audio=_audio(asked, seen),
         attempt=max(1, seen.attempts),
-        max_retries=ours.max_retries if ours else 0,
-        timeout_seconds=ours.timeout_seconds if ours else None,
         created_at=seen.added_at / 1000,
         run_at=(seen.added_at + seen.delay) / 1000 if seen.state == "delayed" else None,
         started_at=_seconds(seen.begun_at),
-        finished_at=ended_at,
+        finished_at=_seconds(seen.ended_at) if state in FINAL else None,
         progress=1.0 if state is State.COMPLETED else min(1.0, max(0.0, seen.progress / 100)),
         language=seen.value.get("language"),
-        language_probability=None,
-        warnings=(),
         error=_problem(seen.failure) if state is State.FAILED else None,
-        metadata=ours.metadata if ours else {},
-        callback_url=ours.callback_url if ours else None,
-        result_url=ours.result_url if ours else None,
-        transcript=ours.transcript if ours else None,
         redact=_way(asked, seen.data),
+        **_unsaid(ours),
     )
+
+
+def _state(seen: Seen) -> State:
+    state = _STATES.get(seen.state, State.QUEUED)
+    return State.CANCELLED if seen.cancelled and state is not State.COMPLETED else state
+
+
+def _unsaid(ours: OurJob | None) -> Mapping[str, Any]:
+    """What only a submission says, and what no job does."""
+    return {
+        "kind": ours.kind if ours else Kind.TRANSCRIPTION,
+        "options": ours.options if ours else Options(),
+        "max_retries": ours.max_retries if ours else 0,
+        "timeout_seconds": ours.timeout_seconds if ours else None,
+        "metadata": ours.metadata if ours else {},
+        "callback_url": ours.callback_url if ours else None,
+        "result_url": ours.result_url if ours else None,
+        "transcript": ours.transcript if ours else None,
+        "language_probability": None,
+        "warnings": (),
+    }
 
 
 def audio_url(seen: Seen) -> str:
@@ -384,12 +391,12 @@ def _way(asked: OurJob | TheirJob | None, data: Mapping[str, Any]) -> Literal["t
         return "tag"
 
 
-def _audio(ours: OurJob | None, theirs: TheirJob | None, seen: Seen) -> Audio:
+def _audio(asked: OurJob | TheirJob | None, seen: Seen) -> Audio:
     duration = seen.value.get("seconds", seen.value.get("durationSeconds"))
-    if ours is not None:
-        audio = ours.audio
+    if isinstance(asked, OurJob):
+        audio = asked.audio
         return Audio(name=audio.name, size=audio.bytes, sha256=audio.sha256, duration=duration)
-    return Audio(name=theirs.audio_name if theirs else "", size=0, sha256="", duration=duration)
+    return Audio(name=asked.audio_name if asked else "", size=0, sha256="", duration=duration)
 
 
 def _problem(failure: str | None) -> Problem:

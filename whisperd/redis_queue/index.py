@@ -31,7 +31,7 @@ class Row(NamedTuple):
 
 
 class Index:
-    """Every verb but `note` raises QueueAway."""
+    """Every verb but `enter` raises QueueAway."""
 
     def __init__(self, link: Link, key: Callable[[str], str]) -> None:
         """`key`: of a name in the queue, its name in Redis."""
@@ -41,11 +41,9 @@ class Index:
         self._forget = link.client.register_script(_FORGET)
         self._cursor = 0  # where tidying goes on
 
-    async def note(self, job_id: str, added_ms: int) -> None:
-        """Where Redis is away just then, it is noted when a host takes the job."""
-        at = added_ms * 1000 + 2 * randrange(
-            500
-        )  # two of one millisecond are two places, with one behind each
+    async def enter(self, job_id: str, added_ms: int) -> None:
+        """Where Redis is away just then, it is entered when a host takes the job."""
+        at = added_ms * 1000 + 2 * randrange(500)  # two of one millisecond, with a place behind each
         with suppress(QueueAway):
             async with self._link.asking() as client:
                 await client.zadd(self._name, {job_id: at}, nx=True)

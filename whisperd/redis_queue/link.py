@@ -64,14 +64,14 @@ class Link:
                 with _told():
                     yield self.client
         except TimeoutError:
-            self._note(away := RedisAway("the shared queue, on Redis, does not answer"))
+            self._notice(away := RedisAway("the shared queue, on Redis, does not answer"))
             raise away from None
         except QueueAway as error:
-            self._note(error)
+            self._notice(error)
             raise
-        self._note(None)
+        self._notice(None)
 
-    def _note(self, error: Exception | None) -> None:
+    def _notice(self, error: Exception | None) -> None:
         trouble = str(error) if error else None
         if trouble and trouble != self.trouble:
             log.warning("the shared queue cannot be used", reason=trouble)

@@ -3,7 +3,7 @@
 BullMQ knows how many jobs wait, and of no tenant. So each tenant has a sorted set beside BullMQ's keys: its
 jobs, as "queue:id", by how they stand. What BullMQ's own scripts do to them is noted when it is heard of,
 looked up before anything is refused, and gone through again and again. The question for room and the addition
-are one script, so that of two hosts one gets the last place. Jobs that Node adds are of no tenant here.
+are one script, so that of two hosts one gets the last place. Jobs of WhisperAPI are of no tenant here.
 """
 
 from __future__ import annotations

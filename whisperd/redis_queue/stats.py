@@ -9,8 +9,7 @@ from msgspec.structs import replace
 
 from whisperd.redis_queue import formats
 from whisperd.redis_queue.tally import NOBODY, Tally, TenantCount
-from whisperd.sql.questions import TENANTS
-from whisperd.task import Depth, OtherDepth, PriorityDepth, State, Stats, TenantDepth
+from whisperd.task import TENANTS, Depth, OtherDepth, PriorityDepth, State, Stats, TenantDepth
 
 _NONE = TenantCount(0, 0, 0, 0, 0, 0)
 

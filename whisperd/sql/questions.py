@@ -14,6 +14,7 @@ from whisperd.sql.rows import to_json, to_task
 from whisperd.task import (
     NO_LIMITS,
     SAMPLE_RATE,
+    TENANTS,
     Cut,
     Depth,
     Depths,
@@ -35,7 +36,6 @@ from whisperd.task import (
 )
 
 RECENT = 200  # tasks; how many past waits the statistics look at,
-TENANTS = 20  # that are told one by one
 RECENT_OF_TENANT = 50  # and how many of one tenant
 LOOKED_AT = (
     10  # times as many, to find them: risk detections wait for their transcript, and say nothing of it
