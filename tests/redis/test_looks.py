@@ -14,9 +14,9 @@ from whisperd.job import Job
 from whisperd.look import Ended, Kept, Outcome, Said, Sighting, after
 from whisperd.outbox import Outbox
 from whisperd.redis_queue import bridge, formats
-from whisperd.redis_queue.board import Seen
 from whisperd.redis_queue.intake import Intake
 from whisperd.redis_queue.ledger import Ledger
+from whisperd.redis_queue.seen import Seen
 from whisperd.redis_queue.shared_detections import SharedDetections
 from whisperd.redis_queue.storage import Storage
 from whisperd.redis_queue.stored import Stored, encoded

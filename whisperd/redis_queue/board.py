@@ -17,11 +17,13 @@ import msgspec
 
 from whisperd.config import Redis as Settings
 from whisperd.job import Depth, Job
+from whisperd.redis_queue import scripts
 from whisperd.redis_queue.idempotency import IdempotencyKeys
 from whisperd.redis_queue.index import LOOK_AT, Index, Row
 from whisperd.redis_queue.link import ANSWER_SECONDS, Link
 from whisperd.redis_queue.order import Order
 from whisperd.redis_queue.room import Asked, Room
+from whisperd.redis_queue.seen import CANCELLED, LOOK_CANCELLED, Listed, Seen, job_of, seen, state_of
 from whisperd.redis_queue.tally import QueueCount, TenantCount
 from whisperd.redis_queue.turn import Turn
 from whisperd.task import Limits, QueueAway
@@ -36,70 +38,11 @@ MOST_LOOKED_AT = 2000  # for a page of a list
 _NEWS = frozenset({"added", "active", "progress", "completed", "failed", "delayed", "waiting"})
 _ENDS = frozenset({"completed", "failed", "removed"})
 _A_MS = 0x1000  # of the scores of delayed jobs, in BullMQ
-LOOK_CANCELLED = "risk_cancelled"  # the field of one whose transcript is not to be looked through
-CANCELLED = "cancelled"  # why a job failed that was cancelled, and the field of one that is to be stopped
 
 _BACKOFFS = (None, "fixed", "exponential")
 
 Verdict = Literal["held", "cancelled", "look_cancelled", "lost", "gone"]
 Standing = Literal["open", "over", "gone"]
-
-# Renews a lock. One that ran out while Redis or its holder was away is taken up again, if nobody has begun
-# the job since: `ats` counts how often it was begun.
-_BEAT = """
-local lock, stalled, active, job = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-if redis.call('exists', job) == 0 then return 'gone' end
-local owner = redis.call('get', lock)
-if owner ~= ARGV[1] then
-  local begun = redis.call('hget', job, 'ats')
-  if owner or begun ~= ARGV[4] or not redis.call('lpos', active, ARGV[3]) then return 'lost' end
-end
-redis.call('set', lock, ARGV[1], 'px', ARGV[2])
-redis.call('srem', stalled, ARGV[3])
-if redis.call('hexists', job, 'cancelled') == 1 then return 'cancelled' end
-return redis.call('hexists', job, 'risk_cancelled') == 1 and 'look_cancelled' or 'held'
-"""
-# Tells a Redis that has lost a job which its holder is at work on. A number is one that BullMQ has counted:
-# it must not be given out again.
-_PUT_BACK = """
-local job, active, lock, counter, id = KEYS[1], KEYS[2], KEYS[3], KEYS[4], ARGV[1]
-if redis.call('exists', job) == 1 then return 0 end
-redis.call('hset', job, unpack(ARGV, 4))
-redis.call('lpush', active, id)
-redis.call('set', lock, ARGV[2], 'px', ARGV[3])
-local counted = #id < 16 and string.match(id, '^%d+$')
-if counted and tonumber(id) > tonumber(redis.call('get', counter) or '0') then
-  redis.call('set', counter, id)
-end
-return 1
-"""
-# Ends a job that nobody works on; one that is worked on is marked, for its holder to see at its next beat.
-_CANCEL = """
-local job, active, failed, events = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local id, now = ARGV[1], ARGV[2]
-if redis.call('exists', job) == 0 then return 'gone' end
-local waited = redis.call('lrem', KEYS[5], 1, id) + redis.call('lrem', KEYS[6], 1, id)
-  + redis.call('zrem', KEYS[7], id) + redis.call('zrem', KEYS[8], id)
-if waited == 0 then
-  if not redis.call('lpos', active, id) then return 'over' end
-  redis.call('hset', job, 'cancelled', now)
-  return 'cancelled'
-end
-redis.call('hdel', job, 'cancelled')
-redis.call('hset', job, 'failedReason', 'cancelled', 'finishedOn', now)
-redis.call('zadd', failed, now, id)
-redis.call('xadd', events, '*', 'event', 'failed', 'jobId', id, 'failedReason', 'cancelled',
-  'prev', 'waiting')
-return 'cancelled'
-"""
-# What is done of a job goes on; its holder sees the mark at its next beat, or when it takes it.
-_CANCEL_LOOK = """
-local job = KEYS[1]
-if redis.call('exists', job) == 0 then return 'gone' end
-if redis.call('hexists', job, 'finishedOn') == 1 then return 'over' end
-redis.call('hset', job, 'risk_cancelled', ARGV[1])
-return 'cancelled'
-"""
 
 
 class LostJob(Exception):
@@ -112,31 +55,6 @@ class Taken(NamedTuple):
     priority: int  # BullMQ's: 1 is the first, 0 goes before all
     refusal: str | None  # why it is to be failed, and not run
     look_cancelled: bool = False  # its transcript is not to be looked through
-
-
-class Seen(NamedTuple):
-    """A job as anyone may see it. Times in milliseconds, as BullMQ has them; 0: not yet."""
-
-    id: str
-    queue: str
-    state: str  # "waiting", "prioritized", "delayed", "active", "completed", "failed", …
-    data: Mapping[str, Any]
-    priority: int
-    progress: float  # 0 to 100
-    delay: int
-    added_at: int
-    begun_at: int
-    ended_at: int
-    attempts: int
-    failure: str | None
-    value: Mapping[str, Any]
-    cancelled: bool  # or to be cancelled, as soon as its holder has heard of it
-    look_cancelled: bool = False  # the same of what looks through its transcript
-
-
-class Listed(NamedTuple):
-    at: int  # when it was submitted, in microseconds: its place in lists
-    seen: Seen
 
 
 class News(NamedTuple):
@@ -172,8 +90,8 @@ class Board:
         self._turn = Turn(link, self._queue, settings.prefix)
         self._prefix = settings.prefix
         register = link.client.register_script
-        self._beat, self._put_back = register(_BEAT), register(_PUT_BACK)
-        self._cancel, self._cancel_look = register(_CANCEL), register(_CANCEL_LOOK)
+        self._beat, self._put_back = register(scripts.BEAT), register(scripts.PUT_BACK)
+        self._cancel, self._cancel_look = register(scripts.CANCEL), register(scripts.CANCEL_LOOK)
 
     @property
     def trouble(self) -> str | None:
@@ -203,7 +121,7 @@ class Board:
         self._next_at = float(next_ms or 0) / 1000
         if not data:
             return None
-        job = _job(self._queue, data, job_id)
+        job = job_of(self._queue, data, job_id)
         await self._index.enter(job.id, job.timestamp)
         refusal = job.deferredFailure or (CANCELLED if CANCELLED in data else None)
         held = Job(
@@ -421,7 +339,7 @@ class Board:
         async with self._link.asking():
             data = await self._queue.backend.getJobData(job_id)
             state = await self._queue.getJobState(job_id) if data else ""
-        return self._seen(job_id, data, state) if data else None
+        return seen(self._queue, job_id, data, state) if data else None
 
     async def page(self, before: int | None, limit: int, fits: Callable[[Listed], bool]) -> list[Listed]:
         """Up to `limit` that fit, the newest first; of MOST_LOOKED_AT at most."""
@@ -435,7 +353,7 @@ class Board:
         return found[:limit]
 
     def _listed(self, row: Row) -> Listed | None:
-        return Listed(row.at, self._seen(row.id, row.data, _state(row.data))) if row.data else None
+        return Listed(row.at, seen(self._queue, row.id, row.data, state_of(row.data))) if row.data else None
 
     async def note(self, ids: Sequence[str]) -> None:
         """Something has happened to these jobs."""
@@ -469,7 +387,7 @@ class Board:
             data = await self._queue.backend.getJobData(job_id)
             if not data:
                 raise LostJob(job_id)
-            job = _job(self._queue, data, job_id)
+            job = job_of(self._queue, data, job_id)
             await _fenced(job.updateData({**job.data, **fields}))
             await _fenced(job.changePriority({"priority": priority}))
         await self._order.place(job_id)
@@ -494,29 +412,18 @@ class Board:
         job_id = await self._id_of(name)
         async with self._link.asking():
             data = await self._queue.backend.getJobData(job_id)
-        if not data or not await self._room.retry(_job(self._queue, data, job_id), asked):
+        if not data or not await self._room.retry(job_of(self._queue, data, job_id), asked):
             raise LostJob(job_id)
-
-    def _seen(self, job_id: str, data: Mapping[str, str], state: str) -> Seen:
-        job = _job(self._queue, data, job_id)
-        cancelled = CANCELLED in data or job.failedReason == CANCELLED
-        return _seen(job, state, cancelled)._replace(look_cancelled=LOOK_CANCELLED in data)
 
     async def _own(self, held: Job) -> BullJob:
         async with self._link.asking():
             data = await self._queue.backend.getJobData(held.id)
         if not data:
             raise LostJob(held.id)
-        return _job(self._queue, data, held.id)
+        return job_of(self._queue, data, held.id)
 
     def _key(self, name: str) -> str:
         return str(self._queue.backend.scripts.toKey(name))
-
-
-def _job(queue: Queue, data: Mapping[str, str], job_id: str) -> BullJob:
-    from bullmq import Job as BullJob
-
-    return BullJob.fromJSON(queue, data, job_id)
 
 
 async def _fenced(doing: Any) -> None:
@@ -527,13 +434,6 @@ async def _fenced(doing: Any) -> None:
         raise LostJob(str(error)) from None
 
 
-def _state(data: Mapping[str, str]) -> str:
-    """As its hash has it: good enough for a list."""
-    if data.get("finishedOn"):
-        return "failed" if data.get("failedReason") else "completed"
-    return "active" if data.get("processedOn") and data.get("delay", "0") == "0" else "waiting"
-
-
 def _entries(found: Any) -> list[tuple[str, Mapping[str, str]]]:
     """What XREAD answers of one stream, in either form of the protocol."""
     streams = found.values() if isinstance(found, dict) else [entries for _, entries in found or ()]
@@ -541,23 +441,3 @@ def _entries(found: Any) -> list[tuple[str, Mapping[str, str]]]:
     return [
         tuple(entry) for some in flat for entry in (some if isinstance(some[0], list | tuple) else [some])
     ]
-
-
-def _seen(job: BullJob, state: str, cancelled: bool) -> Seen:
-    value = job.returnvalue if isinstance(job.returnvalue, dict) else {}
-    return Seen(
-        id=job.id,
-        queue=job.queue.name,
-        state=state,
-        data=job.data if isinstance(job.data, dict) else {},
-        priority=job.priority,
-        progress=float(job.progress) if isinstance(job.progress, int | float) else 0.0,
-        delay=job.delay,
-        added_at=job.timestamp,
-        begun_at=job.processedOn or 0,
-        ended_at=job.finishedOn or 0,
-        attempts=job.attemptsMade,
-        failure=job.failedReason,
-        value=value,
-        cancelled=cancelled,
-    )

@@ -14,9 +14,10 @@ from msgspec.structs import replace
 
 from whisperd.config import Redis as Settings
 from whisperd.job import Depth, Job
-from whisperd.redis_queue.board import Board, Listed, Seen, Standing, Taken, Verdict
+from whisperd.redis_queue.board import Board, Standing, Taken, Verdict
 from whisperd.redis_queue.idempotency import IdempotencyKeys
 from whisperd.redis_queue.room import Asked
+from whisperd.redis_queue.seen import Listed, Seen
 from whisperd.redis_queue.tally import Tally
 from whisperd.task import Limits
 

@@ -42,24 +42,9 @@ def connected(settings: Settings) -> Redis:
     """Raises RedisMissing, RedisUnusable."""
     try:
         from redis.asyncio import ConnectionPool, Redis
-        from redis.asyncio.retry import Retry
-        from redis.backoff import NoBackoff
-        from redis.maint_notifications import MaintNotificationsConfig
     except ImportError as error:
         raise RedisMissing("a shared queue needs a library more: pip install 'whisperd[redis]'") from error
-    options: dict[str, Any] = {
-        "decode_responses": True,  # bullmq's scripts need it
-        "socket_timeout": None,  # five seconds by default, which breaks blocking reads: `asking` has one
-        "socket_connect_timeout": CONNECT_SECONDS,
-        "socket_keepalive": True,
-        "retry": Retry(NoBackoff(), 0),  # a command that was cut off may have been done: who asked decides
-        "health_check_interval": 0,
-        # Redis Cloud's; with them on, a connection that ended while nobody used it is given out all the same.
-        "maint_notifications_config": MaintNotificationsConfig(enabled=False),
-        **_who(settings),
-        **_tls(settings),
-    }
-    places = _places(settings.url)
+    options, places = _options(settings), _places(settings.url)
     if settings.sentinel_master:
         return _of_sentinels(settings, places, options | _by_url(settings, places))
     if has_hash_tag(settings.prefix):
@@ -82,6 +67,26 @@ async def close(client: Redis) -> None:
 def has_hash_tag(prefix: str) -> bool:
     """Whether all keys that begin so lie on one node of a Redis Cluster."""
     return _HASH_TAG.match(prefix) is not None
+
+
+def _options(settings: Settings) -> dict[str, Any]:
+    """Of each connection."""
+    from redis.asyncio.retry import Retry
+    from redis.backoff import NoBackoff
+    from redis.maint_notifications import MaintNotificationsConfig
+
+    return {
+        "decode_responses": True,  # bullmq's scripts need it
+        "socket_timeout": None,  # five seconds by default, which breaks blocking reads: `asking` has one
+        "socket_connect_timeout": CONNECT_SECONDS,
+        "socket_keepalive": True,
+        "retry": Retry(NoBackoff(), 0),  # a command that was cut off may have been done: who asked decides
+        "health_check_interval": 0,
+        # Redis Cloud's; with them on, a connection that ended while nobody used it is given out all the same.
+        "maint_notifications_config": MaintNotificationsConfig(enabled=False),
+        **_who(settings),
+        **_tls(settings),
+    }
 
 
 def _places(url: str) -> Sequence[Any]:

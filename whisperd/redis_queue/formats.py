@@ -22,7 +22,7 @@ from msgspec.structs import replace
 
 from whisperd.job import Submitted
 from whisperd.look import MISSING, RULES, after
-from whisperd.redis_queue.board import Seen
+from whisperd.redis_queue.seen import Seen
 from whisperd.shown import timestamp
 from whisperd.task import FINAL, Audio, Detection, Kind, NewTask, Options, Problem, State, Task
 

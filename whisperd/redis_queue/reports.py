@@ -16,9 +16,9 @@ import msgspec
 
 from whisperd.job import Job
 from whisperd.redis_queue import formats, stored
-from whisperd.redis_queue.board import CANCELLED
 from whisperd.redis_queue.boards import Boards
 from whisperd.redis_queue.ledger import Ledger
+from whisperd.redis_queue.seen import CANCELLED
 from whisperd.redis_queue.storage import Storage
 from whisperd.redis_queue.stored import Found, Stored
 from whisperd.task import State, Task, TaskQueue

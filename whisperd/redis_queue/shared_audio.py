@@ -10,9 +10,9 @@ from collections.abc import AsyncGenerator, Sequence, Set
 from dataclasses import dataclass
 
 from whisperd.redis_queue import formats
-from whisperd.redis_queue.board import Seen
 from whisperd.redis_queue.boards import Boards
 from whisperd.redis_queue.client import RedisAway
+from whisperd.redis_queue.seen import Seen
 from whisperd.redis_queue.storage import Storage
 from whisperd.s3 import S3Error, S3NotFound
 from whisperd.task import Kind, QueueAway, Task

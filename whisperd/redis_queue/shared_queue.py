@@ -18,11 +18,12 @@ from msgspec.structs import replace
 
 from whisperd.job import Submitted
 from whisperd.redis_queue import formats, stored
-from whisperd.redis_queue.board import Listed, LostJob
+from whisperd.redis_queue.board import LostJob
 from whisperd.redis_queue.client import RedisAway
 from whisperd.redis_queue.idempotency import LEASE_SECONDS, Hold, KeyLost
 from whisperd.redis_queue.parts import Common, Own
 from whisperd.redis_queue.room import Asked
+from whisperd.redis_queue.seen import Listed
 from whisperd.redis_queue.stats import of_all
 from whisperd.redis_queue.tally import Tally
 from whisperd.s3 import S3Error
