@@ -254,7 +254,7 @@ def time_of(name: str) -> float | None:
     if not (found := _NAME.fullmatch(name)):
         return None
     try:
-        return datetime.strptime(f"{found[1]}+0000", "%Y%m%dT%H%M%S.%f%z").timestamp()
+        return datetime.fromisoformat(f"{found[1]}+00:00").timestamp()
     except ValueError:  # the 31st of June
         return None
 
