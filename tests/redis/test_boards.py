@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 
 import pytest
 
@@ -167,3 +168,24 @@ def test_a_connection_that_ended_while_nobody_used_it_fails_no_question(redis):
         await close(client)
 
     asyncio.run(main())
+
+
+def test_the_end_of_a_job_has_a_host_that_waits_look_again(body, redis):
+    """Its tenant may have one more at work then."""
+
+    async def test(boards):
+        await boards.add("one", "transcription", {}, priority=1)
+        held = (await boards.take()).job
+        async with some_boards(redis) as other:
+            while await other.take() is None:  # what came before is looked at
+                waiting = asyncio.create_task(other.wait())
+                await asyncio.wait([waiting], timeout=0.3)
+                if not waiting.done():
+                    break
+            began = time.monotonic()
+            await boards.complete(held, {})
+            await waiting
+
+        assert time.monotonic() - began < 2
+
+    body(test)

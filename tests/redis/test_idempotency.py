@@ -8,6 +8,7 @@ from tests.redis.test_forgetting import held
 from tests.redis.test_limits import run  # noqa: F401 - a fixture
 from whisperd import config
 from whisperd.redis_queue import shared_queue
+from whisperd.s3 import S3Error
 from whisperd.task import IdempotencyConflict, QueueAway, QueueFull
 
 
@@ -26,6 +27,10 @@ def stores_slowly(host):
 
     host.queue._storage.keep_audio = slow
     return begun, gate
+
+
+async def nobody(hold):
+    pass
 
 
 async def key(host):
@@ -83,18 +88,20 @@ def test_who_was_too_slow_is_answered_with_the_task_of_another(run):  # noqa: F8
     run(test)
 
 
-def test_who_was_too_slow_is_not_added_while_another_is_being_stored(run):  # noqa: F811
+def test_who_is_stored_first_is_the_task_though_another_has_the_lease_by_then(run):  # noqa: F811
+    """Else each repeat of what takes longer to store than a lease would throw away the one before."""
+
     async def test(one, other):
         sending, gate = await leased(one)
         await one.link.client.delete(await key(one))
-        faster, theirs = await leased(other)
+        repeat, theirs = await leased(other)
         gate.set()
-        await asyncio.sleep(0.5)
-        assert await one.board.take() is None
-
+        first = await sending
         theirs.set()
 
-        assert await sending == await faster
+        assert await repeat == first
+        assert [(await one.takes()).id, await one.board.take()] == [first, None]
+        assert await held(one.storage) == [f"audio/http-{first}"]
 
     run(test)
 
@@ -104,6 +111,7 @@ def test_a_host_that_died_holds_a_key_only_for_as_long_as_it_is_leased(run, monk
 
     async def test(one, other):
         sending, _ = await leased(one)
+        one.queue._keys.give_back = nobody  # it has died
         sending.cancel()
         with pytest.raises(QueueAway, match="still being stored"):
             await sends(other)
@@ -128,6 +136,34 @@ def test_what_is_refused_gives_its_key_back_at_once(run, monkeypatch):  # noqa: 
         assert await sends(other)
 
     run(test, queue=config.Queue(max_queued=1))
+
+
+@pytest.mark.parametrize("trouble", [S3Error("the storage is away"), asyncio.CancelledError()])
+def test_what_could_not_be_stored_gives_its_key_back_at_once(run, monkeypatch, trouble):  # noqa: F811
+    monkeypatch.setattr(shared_queue, "LEASE_SECONDS", 1)
+
+    async def fails(*what):
+        raise trouble
+
+    async def test(one, other):
+        keep, one.queue._storage.keep_audio = one.queue._storage.keep_audio, fails
+        with pytest.raises((QueueAway, asyncio.CancelledError)):
+            await sends(one)
+        one.queue._storage.keep_audio = keep
+
+        assert await sends(other)
+
+    run(test)
+
+
+def test_a_key_is_that_of_its_tenant_whatever_both_are_called(run):  # noqa: F811
+    async def test(one, other):
+        ours = await sends(one, tenant="acme:eu", idempotency_key="k")
+        theirs = await sends(other, tenant="acme", idempotency_key="eu:k")
+
+        assert ours != theirs
+
+    run(test)
 
 
 def test_a_key_whose_task_is_forgotten_is_free_again(run, node):  # noqa: F811

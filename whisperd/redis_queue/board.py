@@ -185,10 +185,14 @@ class Board:
                 await _fenced(saying())
 
     async def _settle(self, job: BullJob) -> None:
-        """Of one that is over, forget that it was to be cancelled: a retry, by Node as well, is meant."""
-        if job.finishedOn:
-            with suppress(QueueAway):  # then that retry is cancelled once, and the next one runs
-                async with self._link.asking() as client:
+        """Of one that is over, forget that it was to be cancelled: a retry, by Node as well, is meant.
+
+        And have a host that waits look again: the job's tenant may have one more at work now.
+        """
+        with suppress(QueueAway):  # then that retry is cancelled once, and hosts look a little later
+            async with self._link.asking() as client:
+                await client.zadd(self._key("marker"), {"0": 0})
+                if job.finishedOn:
                     await client.hdel(self._key(job.id), CANCELLED)
 
     async def hand_back(self, held: Job, seconds: float) -> None:

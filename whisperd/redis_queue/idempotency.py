@@ -1,8 +1,8 @@
 """Idempotency-Keys over all hosts: of the submissions with one key only one becomes a task.
 
 Who comes first has the key for a short while, in which what was sent is stored. With the script that adds the
-job it has it for good, unless somebody else has it by then. So a host that has died holds nobody up for long,
-and of two that both believe the key to be theirs only one adds.
+job it has it for good, unless somebody else has added one by then. So a host that has died holds nobody up
+for long, and of two that both believe the key to be theirs only the one adds that has stored first.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from msgspec import Struct
 from whisperd.redis_queue.link import Link
 
 LEASE_SECONDS = 30  # to store what was sent; who needs longer may find that another was faster
-# `lost`: whether somebody else has the key by now.
+# `lost`: whether somebody else has added a task with the key by now. One who has only leased it, since to
+# store took us longer than our lease, is too late: else each repeat would take the key from the one before.
 HELD = """
 local function lost(hold)
   local value = redis.call('get', hold.key)
-  return value and value ~= hold.value and value ~= hold.value .. ' leased'
+  return value and value ~= hold.value and string.sub(value, -7) ~= ' leased'
 end
 local function keep(hold) redis.call('set', hold.key, hold.value, 'ex', hold.seconds) end
 """

@@ -115,21 +115,27 @@ class SharedQueue:
         if (key := new.idempotency_key) is None:
             return await self._added(new), True
         value = f"{new.id} {new.body_sha256}"
-        hold = self._keys.hold(f"{new.tenant}:{key}", value, self._key_seconds)
+        # The name of a tenant has no space in it.
+        hold = self._keys.hold(f"{new.tenant} {key}", value, self._key_seconds)
         if (first := await self._first_of_key(hold)) is not None:
             return first, False
         try:
             return await self._added(new, hold), True
-        except NoRoom:
-            await self._keys.give_back(hold)
-            raise
         except KeyLost:
             return await self._faster(hold), False
+        except BaseException:  # cut off, too
+            await self._give_back(hold)
+            raise
+
+    async def _give_back(self, hold: Hold) -> None:
+        """Who comes again must not wait for what does not come. A key whose task was added is kept."""
+        with suppress(QueueAway):
+            await asyncio.shield(self._keys.give_back(hold))
 
     async def _faster(self, hold: Hold) -> Task:
         if (first := await self._first_of_key(hold)) is not None:
             return first
-        await self._keys.give_back(hold)
+        await self._give_back(hold)
         raise RedisAway("another submission with this idempotency key was faster, and was not accepted")
 
     async def _added(self, new: NewTask, hold: Hold | None = None) -> Task:
