@@ -130,6 +130,7 @@ def card(tmp_path, monkeypatch):
         return (tmp_path / "asked").stat().st_size
 
     monkeypatch.setattr(features, "on_gpu", lambda engine: True)
+    monkeypatch.setattr(features, "by_cuda", lambda engine: True)
     monkeypatch.setattr(machine, "cores", lambda: 16)
     monkeypatch.setenv("LD_LIBRARY_PATH", str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
@@ -212,6 +213,27 @@ def test_workers_whose_number_is_set_are_shared_out_too(card, config):
     assert settings.workers == 3
     of = [orders.child_settings(orders.Model("", ""), settings, number).card for number in (1, 2, 3)]
     assert of == ["0", "2", "0"]
+
+
+def test_where_the_engine_cannot_be_told_which_gpu_the_memory_of_one_counts(card, config, monkeypatch):
+    monkeypatch.setattr(features, "by_cuda", lambda engine: False)
+    card(80 * GB, cards=3)
+
+    assert machine.pool_settings(config()).cards == ("",) * 4
+
+
+@pytest.mark.parametrize(
+    ("engine", "backends", "is_so"),
+    [
+        ("whisper.cpp", {"cpu", "cuda"}, True),
+        ("whisper.cpp", {"cpu", "vulkan"}, False),
+        ("ctranslate2", {"cpu"}, True),
+    ],
+)
+def test_vulkan_does_not_go_by_the_variables_of_cuda(monkeypatch, engine, backends, is_so):
+    monkeypatch.setattr(features, "build", lambda: features.Build(libraries=frozenset(backends)))
+
+    assert features.by_cuda(engine) is is_so
 
 
 def test_no_worker_goes_to_a_gpu_without_room(card, config, tmp_path):

@@ -33,14 +33,15 @@ _HEAD = struct.Struct("<12i")  # whisper.cpp's models/convert-pt-to-ggml.py
 def on_gpu(config: Config) -> Sequence[str]:
     """For each worker that the GPUs have memory for the number of its GPU, in turn; none where none is used.
 
-    One "", which is whichever CUDA takes, where nobody tells or none has enough. Blocks. The memory is asked
-    for once in a process: later our own workers would have it.
+    "" is whichever the engine takes: one, where nobody tells or none has enough; as many as the first has
+    room for, where the engine cannot be told which. Blocks. The memory is asked for once in a process: later
+    our own workers would have it.
     """
     if not (config.workers.gpu and features.on_gpu(config.workers.engine)):
         return ()
     rooms = room(config)
-    if len(rooms) < 2:
-        return ("",) * max(1, sum(rooms.values()))
+    if len(rooms) < 2 or not features.by_cuda(config.workers.engine):
+        return ("",) * max(1, next(iter(rooms.values()), 0))
     turns = sorted((turn, place) for place, most in enumerate(rooms.values()) for turn in range(most))
     return [list(rooms)[place] for _, place in turns] or ("",)
 

@@ -78,6 +78,11 @@ def on_gpu(engine: str) -> bool:
     return False
 
 
+def by_cuda(engine: str) -> bool:
+    """Whether that goes by CUDA, and so by CUDA's variables: Vulkan has its own. Blocks as `on_gpu`."""
+    return engine == "ctranslate2" or "cuda" in build().backends
+
+
 def has_ctranslate2() -> bool:
     """Whether the other engine is installed: the extra `ct2`."""
     return find_spec("ctranslate2") is not None
