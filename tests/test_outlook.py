@@ -9,7 +9,8 @@ from tests.conftest import a_task
 from tests.pool import over, run_beside_a_pool, until
 from tests.test_queue import a_plan, said
 from whisperd import outlook as outlooks
-from whisperd.forecast.line import Standing
+from whisperd.aside import LITTLE
+from whisperd.forecast.line import Line, Standing
 from whisperd.forecast.speeds import REMEMBERED, Measurements, Speed
 from whisperd.outlook import Outlook
 from whisperd.task import Audio, Effort
@@ -67,6 +68,16 @@ def test_work_that_took_no_time_is_foretold_all_the_same():
     assert Speed([(1.0, 0.0), (2.0, 0.0)]).seconds(1.0, slow=True) == 0.0
 
 
+@pytest.mark.parametrize(
+    ("hours", "is_little"), [([0.002] * 32, True), ([0.002] * 33, False), ([10.0], False), ([1.0] * 4, False)]
+)
+def test_a_line_of_a_few_short_tasks_is_played_where_it_is_asked_for(hours, is_little):
+    line = Line(now=0.0, tasks=[thought_of(seconds=3600 * length) for length in hours])
+    picture = outlooks._Picture(line, Measurements().speeds(), 1, {})
+
+    assert (picture.pieces <= LITTLE) is is_little
+
+
 def test_what_was_measured_survives_a_restart(with_queue):
     async def work(queue):
         await queue.submit(a_task())
@@ -104,11 +115,11 @@ def test_only_the_last_measurements_of_a_kind_count_and_only_so_many_kinds_are_k
     with_queue(body)
 
 
-def test_how_long_work_takes_is_thought_of_anew_once_a_twentieth_of_what_was_measured_is_new(with_queue):
+def test_how_long_work_takes_is_thought_of_anew_once_a_twentieth_of_what_it_goes_by_is_new(with_queue):
     async def body(queue):
         await queue.submit(a_task())
         task, seen = (await queue.claim()).task, []
-        for times, seconds in ((1, 2.0), (1, 4.0), (98, 3.0), (5, 6.0), (1, 6.0)):
+        for times, seconds in ((1, 2.0), (1, 4.0), (98, 3.0), (3, 6.0), (1, 6.0)):
             for _ in range(times):
                 queue.measurements.planned(task, a_plan(1, seconds=10), effort(seconds))
             seen.append(queue.measurements.speeds().work(thought_of(seconds=10.0)).plan)

@@ -20,11 +20,11 @@ from typing import NamedTuple, Protocol
 import structlog
 from msgspec.structs import replace
 
-from whisperd.aside import worked_out
+from whisperd.aside import LITTLE, worked_out
 from whisperd.events import Event, Events, tells_an_end
 from whisperd.forecast.line import Forecast, InWork, Line, Span, Standing
 from whisperd.forecast.play import forecast
-from whisperd.forecast.speeds import Measurements, Speeds
+from whisperd.forecast.speeds import FULL_CHUNK, Measurements, Speeds
 from whisperd.task import FINAL, PLAN, Chunk, State, Task
 
 log = structlog.get_logger(__name__)
@@ -232,7 +232,7 @@ class Outlook:
             picture = await self._picture()
             if picture is None:
                 return None, None
-            return picture, await worked_out(picture.played, len(picture.line.tasks))
+            return picture, await worked_out(picture.played, picture.pieces)
         except Exception:  # an edge: a task that was accepted is not refused for want of a forecast
             log.exception("there is no forecast")
             return None, None
@@ -275,6 +275,14 @@ class _Picture(NamedTuple):
     speeds: Speeds
     workers: int
     claimed_at: Mapping[tuple[int, int], float]  # by seq and number, of the chunks in work
+
+    @property
+    def pieces(self) -> int:
+        """To play: a long file is as many claims as it has chunks, ten of which are like a short task."""
+        tasks = self.line.tasks
+        if len(tasks) > LITTLE:
+            return len(tasks)
+        return sum(1 + int(self.speeds.length(task) / (10 * FULL_CHUNK)) for task in tasks)
 
     def played(self, *, slow: bool = False) -> Forecast:
         """Takes milliseconds where many tasks wait, some hundred with thousands: call that on a thread."""

@@ -59,6 +59,15 @@ def test_each_look_tells_how_many_were_killed_by_then(kernel, tmp_path):
     assert (before, memory.kernel_kills(*files)) == (3, 4)
 
 
+def test_the_file_that_counts_is_looked_for_again_once_it_is_gone(kernel, tmp_path):
+    files = kernel(cgroup="0::/a\n", **{"a/memory.events": "oom_kill 3\n", "b/memory.events": "oom_kill 1\n"})
+    before = memory.kernel_kills(*files)
+    (tmp_path / "groups/a/memory.events").unlink()
+    (files[0] / "self/cgroup").write_text("0::/b\n")
+
+    assert (before, memory.kernel_kills(*files)) == (3, 1)
+
+
 def test_it_reads_the_files_of_this_machine():
     assert memory.total_bytes() > 2**27
     assert memory.kernel_kills() >= 0

@@ -7,6 +7,7 @@ import pytest
 from tests.http_server import the_error
 from whisperd import transcript
 from whisperd.aside import LITTLE
+from whisperd.routes import result
 from whisperd.task import Segment, Word
 
 FORMATS = ["json", "text", "srt", "vtt", "tsv", "verbose_json"]
@@ -230,6 +231,26 @@ def test_the_search_finds_what_was_corrected_and_the_edit_goes_with_its_task(wit
         assert await server.db.read(lambda c: c.execute("select count(*) from edit").fetchone()[0]) == 0
 
     with_server(body)
+
+
+def a_segment(text, words):
+    word = Word(start=0.0, end=1.0, word="Ask", probability=0.9)
+    return Segment(start=0.0, end=1.0, text=text, words=(word,) * words)
+
+
+@pytest.mark.parametrize(
+    ("segment", "is_little"),
+    [
+        (a_segment("Ask not", 2), True),
+        (a_segment("Ask not", 100), False),
+        (a_segment("Ask not " * 1000, 0), False),
+    ],
+    ids=["short", "many words", "long text"],
+)
+def test_a_few_segments_are_little_unless_they_are_long(segment, is_little):
+    pieces = result._pieces(transcript.Transcript(task=None, segments=[segment] * LITTLE))
+
+    assert (pieces <= LITTLE) is is_little
 
 
 @pytest.mark.parametrize("format", FORMATS)

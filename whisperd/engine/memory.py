@@ -45,7 +45,10 @@ def kernel_kills(proc: Path = _PROC, cgroups: Path = _CGROUPS) -> int:
 
     The group's own file counts kills by any limit above it too (cgroup-v2.rst, memory.events).
     """
-    return next(iter(_counted(_counting(proc, cgroups), "oom_kill")), 0)
+    if not (found := _counted(_counting(proc, cgroups), "oom_kill")):
+        _counting.cache_clear()  # we are in another group now
+        found = _counted(_counting(proc, cgroups), "oom_kill")
+    return next(iter(found), 0)
 
 
 @cache

@@ -24,7 +24,7 @@ KINDS = 64  # are kept, those that were measured last: names of files and models
 FITTED = 60  # of the last, so 1770 pairs
 FULL_CHUNK = 25.0  # seconds of speech in one of many; none has more than 28
 ODD = 3.0  # times as long as the line says it loaded its model, or stood still: no work is like that
-NEWS = 0.05  # the share of new measurements from which on the line through all of them is drawn anew
+NEWS = 0.05  # the share of new measurements from which on the line through the last of them is drawn anew
 SLOW = 0.9  # the share of work that is not slower than the slow one
 BYTES_A_SECOND = 16_000.0  # of audio of which nothing is known: 128 kbit/s
 
@@ -149,7 +149,7 @@ class Measurements:
     def speeds(self) -> Speeds:
         """As of now, but for a few of many measurements; what is measured later does not change them."""
         for key, pairs in self._pairs.items():
-            if key not in self._speeds or self._news[key] > NEWS * len(pairs):
+            if key not in self._speeds or self._news[key] > NEWS * min(len(pairs), FITTED):
                 self._speeds[key], self._news[key] = Speed(list(pairs)), 0
         return Speeds({key: self._speeds[key] for key in self._pairs})
 

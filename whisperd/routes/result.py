@@ -15,7 +15,7 @@ from msgspec import Meta, Struct, structs
 from starlette.requests import Request
 from starlette.responses import Response
 
-from whisperd.aside import worked_out
+from whisperd.aside import LITTLE, worked_out
 from whisperd.routes import Services, findings, services, task_of
 from whisperd.routes.call import STILL, TAGGED, Answer, Call, Header
 from whisperd.routes.errors import Refusal
@@ -83,8 +83,16 @@ async def _answer(
     request: Request, transcript: Transcript, format: str, headers: dict[str, str] | None = None
 ) -> Response:
     """With an ETag, so that who asks again and again for subtitles is sent them when there are more."""
-    body, media_type, tag = await worked_out(partial(_written, transcript, format), len(transcript.segments))
+    body, media_type, tag = await worked_out(partial(_written, transcript, format), _pieces(transcript))
     return unless_known(request, Response(body, media_type=media_type, headers=headers), tag)
+
+
+def _pieces(transcript: Transcript) -> int:
+    """To write: a word takes a 25th of what a short segment does."""
+    segments = transcript.segments
+    if len(segments) > LITTLE:
+        return len(segments)
+    return sum(1 + len(one.words) // 25 + len(one.text) // 500 for one in segments)
 
 
 def _written(transcript: Transcript, format: str) -> tuple[bytes, str, str]:
