@@ -4,7 +4,7 @@ import asyncio
 from types import SimpleNamespace
 
 from aiokafka import TopicPartition
-from aiokafka.errors import CommitFailedError
+from aiokafka.errors import CommitFailedError, CorruptRecordException, TopicAuthorizationFailedError
 
 from whisperd.brokers import lanes as module
 from whisperd.brokers.lanes import Lanes
@@ -29,6 +29,19 @@ class Consumer:
 
     async def commit(self, offsets):
         self.committed.extend(offsets.items())
+
+
+class Damaged(Consumer):
+    """What is first in partition 0 can be read only at the third try."""
+
+    tries = 0
+
+    async def getone(self, partition):
+        if partition == ONE:
+            self.tries += 1
+            if self.tries < 3:
+                raise CorruptRecordException
+        return await super().getone(partition)
 
 
 def at_once(least):
@@ -165,3 +178,44 @@ def test_what_was_refused_before_a_long_silence_does_not_count(monkeypatch):
         assert not full.is_set()
 
     follow(Consumer(messages=2), settle, use)
+
+
+def test_a_damaged_batch_holds_up_its_own_partition_until_it_can_be_read(monkeypatch):
+    monkeypatch.setattr(module, "REST_SECONDS", 0.05)
+    consumer, done = Damaged(messages=2), asyncio.Event()
+
+    async def settle(letter):
+        await letter.ack()
+        if len(consumer.committed) == 4:
+            done.set()
+        return True
+
+    async def use(lanes, full):
+        await done.wait()
+        assert not full.is_set()
+
+    follow(consumer, settle, use)
+
+    assert consumer.committed == [(OTHER, 1), (OTHER, 2), (ONE, 1), (ONE, 2)]
+
+
+def test_a_dead_letter_that_is_refused_holds_up_its_own_partition_until_it_is_taken(monkeypatch):
+    monkeypatch.setattr(module, "REST_SECONDS", 0.05)
+    consumer, tried, done = Consumer(messages=2), [], asyncio.Event()
+
+    async def settle(letter):
+        tried.append(letter.id)
+        if letter.id == "tasks/0/0/0" and tried.count(letter.id) < 3:
+            raise TopicAuthorizationFailedError
+        await letter.ack()
+        if len(consumer.committed) == 4:
+            done.set()
+        return True
+
+    async def use(lanes, full):
+        await done.wait()
+        assert not full.is_set()
+
+    follow(consumer, settle, use, pause=lambda least: 60.0)
+
+    assert consumer.committed == [(OTHER, 1), (OTHER, 2), (ONE, 1), (ONE, 2)]

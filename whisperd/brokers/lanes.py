@@ -10,12 +10,20 @@ from collections.abc import Callable, Iterable
 from time import monotonic
 from typing import Any
 
+import structlog
 from aiokafka import ConsumerRebalanceListener, TopicPartition
-from aiokafka.errors import CommitFailedError, IllegalStateError
+from aiokafka.errors import (
+    BrokerResponseError,
+    CommitFailedError,
+    CorruptRecordException,
+    IllegalStateError,
+)
 
 from whisperd.brokers.inbox import Letter, Settle
 from whisperd.brokers.way import AT_A_TIME, CONFIRM_SECONDS, Pause, finished
 
+log = structlog.get_logger(__name__)
+REST_SECONDS = 30.0  # of one partition, before what holds it up is tried again
 PATIENCE_SECONDS = 300.0  # that nothing could be taken, before others shall have the partitions
 ID = "message_id"  # the header that names a message
 
@@ -56,13 +64,33 @@ class Lanes(ConsumerRebalanceListener):  # type: ignore[misc]
 
     async def _follow(self, partition: TopicPartition) -> None:
         while not self._full.is_set():
-            record = await self._consumer().getone(partition)
-            letter = Message(self._consumer(), partition, record)
+            letter = Message(self._consumer(), partition, await self._next(partition))
             try:
-                while not (self._full.is_set() or await self._is_settled(letter, partition)):
-                    self._rest()
+                await self._settled(letter, partition)
             except (CommitFailedError, IllegalStateError):  # it is another's by now
                 return
+
+    async def _next(self, partition: TopicPartition) -> Any:
+        while True:
+            try:
+                return await self._consumer().getone(partition)
+            except CorruptRecordException:  # another copy may have it whole
+                log.error("a batch of Kafka's is damaged", **partition._asdict())
+                await asyncio.sleep(REST_SECONDS)
+
+    async def _settled(self, letter: Letter, partition: TopicPartition) -> None:
+        """Tried until it is, or we are full. A dead letter that is refused holds up its own lane only."""
+        while not self._full.is_set():
+            try:
+                if await self._is_settled(letter, partition):
+                    return
+            except BrokerResponseError as refused:
+                if refused.retriable:
+                    raise
+                log.error("Kafka refuses a dead letter", error=type(refused).__name__, **partition._asdict())
+                await asyncio.sleep(REST_SECONDS)
+            else:
+                self._rest()
 
     async def _is_settled(self, letter: Letter, partition: TopicPartition) -> bool:
         await asyncio.sleep(self._again - monotonic())
