@@ -219,3 +219,27 @@ def test_a_dead_letter_that_is_refused_holds_up_its_own_partition_until_it_is_ta
     follow(consumer, settle, use, pause=lambda least: 60.0)
 
     assert consumer.committed == [(OTHER, 1), (OTHER, 2), (ONE, 1), (ONE, 2)]
+
+
+def test_a_host_that_comes_back_is_as_patient_as_before(monkeypatch):
+    now, refused = [1000.0], []
+    monkeypatch.setattr(module, "monotonic", lambda: now[0])
+
+    async def settle(letter):
+        refused.append(letter.id)
+        now[0] += 100
+        return False
+
+    async def use(lanes, full):
+        await full.wait()
+        await lanes.close()
+        refused.clear()
+        async with asyncio.TaskGroup() as group:
+            full = lanes.open(group, settle, at_once)
+            await lanes.on_partitions_assigned([ONE])
+            await full.wait()
+            await lanes.close()
+
+    follow(Consumer(messages=2), settle, use)
+
+    assert len(refused) == 4  # of which the last is 300 s after the first

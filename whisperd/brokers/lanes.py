@@ -44,6 +44,7 @@ class Lanes(ConsumerRebalanceListener):  # type: ignore[misc]
         """What is set once it is better that others have what we cannot take."""
         self._lanes, self._group, self._settle, self._pause = {}, group, settle, pause
         self._full = asyncio.Event()
+        self._refused_since, self._again = None, 0.0
         return self._full
 
     async def close(self) -> None:
