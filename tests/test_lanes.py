@@ -243,3 +243,21 @@ def test_a_host_that_comes_back_is_as_patient_as_before(monkeypatch):
     follow(Consumer(messages=2), settle, use)
 
     assert len(refused) == 4  # of which the last is 300 s after the first
+
+
+def test_what_is_being_settled_as_its_partition_is_taken_from_us_is_committed():
+    consumer, begun = Consumer(), asyncio.Event()
+
+    async def settle(letter):
+        if letter.id.startswith("tasks/0/"):
+            begun.set()
+            await asyncio.sleep(0.05)
+            await letter.ack()
+        return True
+
+    async def use(lanes, full):
+        await begun.wait()
+        await lanes.on_partitions_revoked([ONE])
+        assert (ONE, 1) in consumer.committed
+
+    follow(consumer, settle, use)
