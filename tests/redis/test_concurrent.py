@@ -189,6 +189,82 @@ def test_more_in_line_than_are_looked_at_with_one_question_hide_nobody(run, monk
     run(test, **limited(concurrent=1))
 
 
+async def node_adds(node, host, n, tenant="acme", **options):
+    """Jobs as whisperd writes them; returns their ids, once the host has seen them."""
+    job = {"task_id": "t", "tenant": tenant}
+    ids = [await asyncio.to_thread(node.add, job, options) for _ in range(n)]
+    await host.board.note(ids)
+    return ids
+
+
+async def in_order(host, running):
+    """The ids of what the host gets, one after the other."""
+    ids = []
+    while running:
+        await finish(host, running)
+        running = await host.boards.take()
+        ids += [running.job.id] if running else []
+    return ids
+
+
+def test_what_node_adds_above_the_limit_goes_by_age(run, node):  # noqa: F811
+    async def test(one, other):
+        await one.submits(**FREE)
+        running = await one.boards.take()
+        ids = await node_adds(node, other, 12)
+        assert await other.boards.take() is None
+        ids += await node_adds(node, other, 1, priority=1)
+
+        assert ids != sorted(ids)
+        assert await in_order(other, running) == ids
+
+    run(test, **limited(concurrent=1))
+
+
+def test_what_was_begun_goes_before_what_node_added(run, node):  # noqa: F811
+    async def test(one, other):
+        await one.submits(**FREE)
+        running = await one.boards.take()
+        ids = await node_adds(node, other, 3)
+        assert await other.boards.take() is None
+        key = "bull:transcription:"
+        await one.link.client.hset(f"{key}{ids[2]}", "ats", 1)
+        await one.link.client.zrem(f"{key}prioritized", ids[2])
+        await one.link.client.rpush(f"{key}wait", ids[2])
+        assert await other.boards.take() is None
+
+        assert await in_order(other, running) == [ids[2], *ids[:2]]
+
+    run(test, **limited(concurrent=1))
+
+
+def test_more_of_node_than_are_passed_over_with_one_question_hide_nobody(run, node, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(turn, "PASSED_OVER", 10)
+
+    async def test(one, other):
+        await one.submits(**FREE)
+        running = await one.boards.take()
+        ids = await node_adds(node, other, 35)
+        others = [
+            *await node_adds(node, other, 1, "b", priority=1),
+            await one.submits(tenant="b", priority=-5),
+        ]
+        take = other.board._turn._asked
+        left = []
+
+        async def asked(*args):
+            answer = await take(*args)
+            left.append(await one.link.client.llen("bull:transcription:wait"))
+            return answer
+
+        monkeypatch.setattr(other.board._turn, "_asked", asked)
+        assert [(await other.boards.take()).job.id for _ in range(2)] == others
+        assert left == [25, 15, 5, 0, 0]
+        assert await in_order(other, running) == ids
+
+    run(test, **limited(concurrent=1))
+
+
 def test_a_redis_that_has_lost_its_data_knows_the_limit_again(run, redis):  # noqa: F811
     async def test(one, other):
         ids = [await one.submits(**FREE) for _ in range(3)]

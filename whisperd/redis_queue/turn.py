@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from bullmq import Queue
 
 PASSED_OVER = 1000  # jobs, with one question: for so many Redis does nothing else, a few milliseconds
-MORE = -1  # what is answered instead of how long to wait: there are more to look at
+MORE = -1  # what is answered instead of how long to wait: there are more to look at, behind so many
 
 # What is due is brought into line by BullMQ, which takes nothing from a paused queue. It takes first from a
-# list of what somebody who died has left: those of a tenant at its limit go from there to the front of their
-# priority.
+# list of what somebody who died has left, and of what Node adds without a priority: those of a tenant at its
+# limit go from there to the front of their priority if they were begun, else to its end, the oldest first.
 _TAKE = """
 local asked = cjson.decode(ARGV[#ARGV])
 local base, queue, known = asked.base, asked.base .. asked.queue .. ':', {}
@@ -59,14 +59,15 @@ local function brought_into_line()
   if not done then error(trouble) end
 end
 local function in_wait()
-  local id = redis.call('lindex', wait, -1)
-  while id and is_full(id) do
+  for _ = 1, asked.most do
+    local id = redis.call('lindex', wait, -1)
+    if not id or not is_full(id) then return id, false end
     redis.call('rpop', wait)
-    local priority = tonumber(redis.call('hget', queue .. id, 'priority') or 1)
-    redis.call('zadd', waits, math.max(1, priority) * 4294967296, id)
-    id = redis.call('lindex', wait, -1)
+    local priority = math.max(1, tonumber(redis.call('hget', queue .. id, 'priority') or 1))
+    local nth = redis.call('hexists', queue .. id, 'ats') == 1 and 0 or redis.call('incr', queue .. 'pc')
+    redis.call('zadd', waits, priority * 4294967296 + nth % 4294967296, id)
   end
-  return id
+  return nil, true
 end
 local function first_in_line()
   for from = asked.skip, asked.skip + asked.most - 1, 100 do
@@ -82,11 +83,14 @@ if redis.call('exists', base .. 'whisperd:concurrent') == 0 or redis.call('hexis
   return taken()
 end
 brought_into_line()
-if in_wait() then return taken() end
-local id, more = first_in_line()
+local id, more = in_wait()
+if id then return taken() end
+if more then return {0, 0, -1, 0} end
+id, more = first_in_line()
+if more then return {0, 0, -1, asked.most} end
 if not id then
   local due = redis.call('zrange', queue .. 'delayed', 0, 0, 'withscores')
-  return {0, 0, more and -1 or 0, due[2] and math.floor(due[2] / 4096) or 0}
+  return {0, 0, 0, due[2] and math.floor(due[2] / 4096) or 0}
 end
 local score = redis.call('zscore', waits, id)
 redis.call('zadd', waits, 0, id)
@@ -118,7 +122,7 @@ class Turn:
             if wait != MORE:
                 self._skip = 0
                 return dict(zip(fields[::2], fields[1::2], strict=True)) if fields else {}, job_id, due_ms
-            self._skip += PASSED_OVER
+            self._skip += due_ms
 
     async def _asked(self, token: str, lock_ms: int) -> Any:
         scripts, now = self._queue.backend.scripts, round(time() * 1000)
