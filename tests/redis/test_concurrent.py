@@ -189,6 +189,56 @@ def test_more_in_line_than_are_looked_at_with_one_question_hide_nobody(run, monk
     run(test, **limited(concurrent=1))
 
 
+def test_a_line_that_was_gone_through_in_vain_is_not_at_once_gone_through_again(run, redis, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(turn, "PASSED_OVER", 100)
+    monkeypatch.setattr(turn, "RESTS", 1000)
+
+    async def test(one, other):
+        for _ in range(350):
+            await one.submits(priority=5, **FREE)
+        assert tenants([await one.boards.take()]) == ["acme"]
+        asked = []
+        for _ in range(3):
+            redis.cli("config", "resetstat")
+            assert await other.boards.take() is None
+            asked.append(
+                int(redis.cli("info", "commandstats").split("cmdstat_evalsha:calls=")[1].split(",")[0])
+            )
+        assert asked == [4, 1, 1]
+
+        behind = await one.submits(tenant="b", priority=1)
+        before = await one.submits(tenant="b", priority=9)
+        assert (await other.boards.take()).job.id == before
+        async with asyncio.timeout(20):
+            while not (taken := await other.boards.take()):
+                await other.boards.wait()
+        assert taken.job.id == behind
+
+    run(test, **limited(concurrent=1))
+
+
+def test_who_rests_wakes_for_what_is_behind(run, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(turn, "PASSED_OVER", 100)
+    monkeypatch.setattr(turn, "RESTS", 1000)
+    monkeypatch.setattr(turn, "REST_SECONDS", 0.5)
+
+    async def test(one, other):
+        for _ in range(150):
+            await one.submits(priority=5, **FREE)
+        await one.boards.take()
+        assert await other.boards.take() is None
+        behind = await one.submits(tenant="b", priority=1)
+        began = time.monotonic()
+
+        while not (taken := await other.boards.take()):
+            await other.boards.wait()
+
+        assert taken.job.id == behind
+        assert time.monotonic() - began < 3  # and not five
+
+    run(test, **limited(concurrent=1))
+
+
 async def node_adds(node, host, n, tenant="acme", **options):
     """Jobs as whisperd writes them; returns their ids, once the host has seen them."""
     job = {"task_id": "t", "tenant": tenant}

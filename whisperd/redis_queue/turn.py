@@ -10,7 +10,7 @@ nothing over; what it takes of a tenant counts.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from time import time
+from time import monotonic, time
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from bullmq import Queue
 
 PASSED_OVER = 1000  # jobs, with one question: for so many Redis does nothing else, a few milliseconds
+RESTS = 20  # times as long as it took to go through all in vain only the first are looked at
+REST_SECONDS = 5.0  # at most
 MORE = -1  # what is answered instead of how long to wait: there are more to look at, behind so many
 
 # What is due is brought into line by BullMQ, which takes nothing from a paused queue. It takes first from a
@@ -109,25 +111,31 @@ class Turn:
         self._base = f"{prefix}:"
         theirs = queue.backend.scripts.commands["moveToActive"].script
         self._take = link.client.register_script(f"{NOTE}local function theirs()\n{theirs}\nend{_TAKE}")
-        self._skip = 0  # so many in line were of tenants at their limit, when this was asked last
+        self._rests_until = 0.0  # on the monotonic clock
 
     async def take(self, token: str, lock_ms: int) -> tuple[Mapping[str, str], str, float]:
         """What Redis has of the next job, and its id; and when the next delayed one is due, if it is known.
 
         Nothing of a job: there is none for now. In milliseconds since 1970; 0: not known.
         """
+        began, skip = monotonic(), 0
         while True:
             async with self._link.asking():
-                fields, job_id, wait, due_ms = await self._asked(token, lock_ms)
+                fields, job_id, wait, due_ms = await self._asked(token, lock_ms, skip)
             if wait != MORE:
-                self._skip = 0
-                return dict(zip(fields[::2], fields[1::2], strict=True)) if fields else {}, job_id, due_ms
-            self._skip += due_ms
+                break
+            if due_ms and began < self._rests_until:
+                return {}, "", (time() + self._rests_until - monotonic()) * 1000
+            skip += due_ms
+        if skip and not fields:
+            now = monotonic()
+            self._rests_until = now + min(REST_SECONDS, RESTS * (now - began))
+        return dict(zip(fields[::2], fields[1::2], strict=True)) if fields else {}, job_id, due_ms
 
-    async def _asked(self, token: str, lock_ms: int) -> Any:
+    async def _asked(self, token: str, lock_ms: int, skip: int) -> Any:
         scripts, now = self._queue.backend.scripts, round(time() * 1000)
         options = msgspec.msgpack.encode({"token": token, "lockDuration": lock_ms, "limiter": None})
-        about = {"base": self._base, "queue": self._queue.name, "now": now, "skip": self._skip}
+        about = {"base": self._base, "queue": self._queue.name, "now": now, "skip": skip}
         asked = msgspec.json.encode({**about, "most": PASSED_OVER})
         return await self._take(scripts.getKeys(_KEYS.split()), [scripts.keys[""], now, options, asked])
 
