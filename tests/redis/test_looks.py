@@ -308,7 +308,10 @@ def test_a_look_is_shown_by_what_its_job_says(how, value, marks, expected):
 
 
 class Elsewhere:
-    """A queue of which this host has nothing."""
+    """A queue whose tasks other hosts have done."""
+
+    def __init__(self, queue):
+        self.get = queue.get
 
     async def is_here(self, transcription_id):
         return False
@@ -325,7 +328,7 @@ def test_what_was_found_in_a_correction_redacts_nothing_that_others_show(with_qu
             ended = Ended(task=look, asked=Detection(), rules=None, report=REPORT, edit=edit)
             (tmp_path / "results" / "t1").unlink(missing_ok=True)
             await storage.keep_result("t1", await encoded(Stored(task=task, segments=(SAID,), look=ended)))
-            found = SharedDetections(detections(queue), Elsewhere(), storage)
+            found = SharedDetections(detections(queue), Elsewhere(queue), storage)
             (told[edit],) = await found.redaction(task, None)
             assert await found.kept("t1-risk") == Kept(look, REPORT, edit)
 

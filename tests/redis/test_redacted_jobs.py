@@ -124,7 +124,7 @@ def test_nor_does_one_whose_job_has_that_id_in_another_queue(run):  # noqa: F811
         await one.board.add("t1", "x", THEIRS)
 
         assert await refused(one, two, "t1") == "invalid_field: its transcriptionId is the id of another task"
-        assert await shown(two) == ("default", "TranscriptElsewhere")
+        assert await shown(two) == ("default", "")
 
     run(test, routes={"tenant:acme": "acme"})
 

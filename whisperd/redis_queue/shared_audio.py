@@ -75,7 +75,7 @@ class SharedAudio:
         if seen is None or not _is_of(seen, task):
             return None
         key = self._storage.key_of(formats.audio_url(seen))
-        is_own = key == _SUBMITTED + task.id
+        is_own = key == _SUBMITTED + task.id and bool(formats.shown(seen).audio.sha256)  # Node's have none
         is_producers = key is not None and key.startswith("audio/") and not key.startswith(_SUBMITTED)
         return key if is_own or is_producers else None
 

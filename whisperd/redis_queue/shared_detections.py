@@ -36,23 +36,23 @@ class SharedDetections:
         return look
 
     async def kept(self, task_id: str) -> Kept | None:
-        job = formats.transcription_of(task_id) or task_id  # one of its own, if it looks through a text
-        return await (self._local.kept(task_id) if await self._queue.is_here(job) else self._stored(job))
+        return await self._kept(task_id, (await self._queue.get(task_id)).tenant)
 
     async def newest(self, transcription_id: str) -> Kept | None:
+        tenant = (await self._queue.get(transcription_id)).tenant
         for task_id in reversed([*await stored.looks(self._storage, transcription_id)]):
-            if found := await self.kept(task_id):
+            if found := await self._kept(task_id, tenant):
                 return found
         if await self._queue.is_here(transcription_id):
             return await self._local.newest(transcription_id)
-        return await self._stored(transcription_id)
+        return await self._stored(transcription_id, tenant)
 
     async def redaction(self, transcription: Task, edit: str | None) -> Sequence[Seen]:
         later = {} if edit else await stored.looks(self._storage, transcription.id)
         others = [Seen(one.asked, one.rules, False, one.hidden) for one in later.values()]
         if await self._queue.is_here(transcription.id):
             return [*await self._local.redaction(transcription, edit), *others]
-        first = await self._ended(transcription.id)
+        first = await self._ended(transcription.id, transcription.tenant)
         return others if first is None else [_seen(first, edit), *others]
 
     async def is_awaited(self, transcription_id: str) -> bool:
@@ -67,12 +67,19 @@ class SharedDetections:
             return None
         return "completed" if look.state is State.COMPLETED else "awaited"
 
-    async def _stored(self, job: str) -> Kept | None:
-        look = await self._ended(job)
+    async def _kept(self, task_id: str, tenant: str) -> Kept | None:
+        job = formats.transcription_of(task_id) or task_id  # one of its own, if it looks through a text
+        if not await self._queue.is_here(job):
+            return await self._stored(job, tenant)
+        found = await self._local.kept(task_id)
+        return found if found is not None and stored.is_of(found.task, tenant) else None
+
+    async def _stored(self, job: str, tenant: str) -> Kept | None:
+        look = await self._ended(job, tenant)
         return None if look is None or look.report is None else Kept(look.task, look.report, look.edit)
 
-    async def _ended(self, job: str) -> Ended | None:
-        found = await stored.find(self._storage, job)
+    async def _ended(self, job: str, tenant: str) -> Ended | None:
+        found = await stored.find(self._storage, job, tenant)
         return None if found is None else found.look
 
 

@@ -228,17 +228,21 @@ class SharedQueue:
         local = await self._here(task_id)
         if local is not None and await self._answers(local):
             return await self._local.segments(task_id, after)
-        transcript = await stored.find(self._storage, task_id)
+        asked = await self.get(task_id)
+        transcript = await stored.find(self._storage, task_id, asked.tenant)
         if transcript is None:
             return await self._unwritten(task_id, local, after)
-        if transcript.task.redact is not None and (await self.get(task_id)).redact is None:
+        if transcript.task.redact is not None and asked.redact is None:
             raise TranscriptElsewhere(f"the job of {task_id} does not say any more how it is to be shown")
         marked = [(Mark(1, n), segment) for n, segment in enumerate(transcript.segments, 1)]
         return [(mark, segment) for mark, segment in marked if mark > after]
 
     async def peaks(self, task_id: str) -> bytes | None:
         """Of what other hosts do, once it is over."""
-        return await self._local.peaks(task_id) or await stored.peaks(self._storage, task_id)
+        asked, local = await self.get(task_id), await self._here(task_id)
+        if local is not None and local.tenant == asked.tenant and (kept := await self._local.peaks(task_id)):
+            return kept
+        return await stored.peaks(self._storage, task_id, asked.tenant)
 
     async def _unwritten(
         self, task_id: str, local: Task | None, after: Mark

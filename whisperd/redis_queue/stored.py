@@ -1,6 +1,7 @@
 """What lies in the shared storage for a task that is completed: its transcript, and what was found in that.
 
 One object, written once: so what rules want out of a transcript is there as soon as it is, for every host.
+It stays when Redis has forgotten the task, whose id another tenant may use then: its own alone is shown it.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ from msgspec import Raw, Struct
 
 from whisperd.look import Ended
 from whisperd.redis_queue.client import RedisAway
+from whisperd.redis_queue.formats import NOBODY
 from whisperd.redis_queue.storage import Storage
 from whisperd.s3 import S3Error
-from whisperd.task import Detection
+from whisperd.task import Detection, Task
 from whisperd.transcript import Transcript
 
 
@@ -29,6 +31,7 @@ class Stored(Transcript, frozen=True, kw_only=True):
 class _Waveform(Struct, frozen=True):
     """What is needed to draw it."""
 
+    task: Task | None = None
     peaks: bytes = b""
 
 
@@ -63,18 +66,25 @@ async def decoded(content: bytes) -> Stored:
     return await asyncio.to_thread(msgspec.json.decode, content, type=Stored)
 
 
-async def find(storage: Storage, task_id: str) -> Stored | None:
-    """None: nobody has written it. Raises RedisAway."""
+async def find(storage: Storage, task_id: str, tenant: str) -> Stored | None:
+    """None: nobody has written it, or it is another tenant's. Raises RedisAway."""
     content = await _content(storage, task_id)
-    return None if content is None else await decoded(content)
+    found = None if content is None else await decoded(content)
+    return found if found is not None and is_of(found.task, tenant) else None
 
 
-async def peaks(storage: Storage, task_id: str) -> bytes | None:
-    """None: there are none, or not yet. Raises RedisAway."""
+async def peaks(storage: Storage, task_id: str, tenant: str) -> bytes | None:
+    """None: there are none, or not yet, or they are another tenant's. Raises RedisAway."""
     content = await _content(storage, task_id)
     if content is None:
         return None
-    return (await asyncio.to_thread(msgspec.json.decode, content, type=_Waveform)).peaks or None
+    found = await asyncio.to_thread(msgspec.json.decode, content, type=_Waveform)
+    return (found.peaks or None) if found.task is not None and is_of(found.task, tenant) else None
+
+
+def is_of(task: Task, tenant: str) -> bool:
+    """`tenant`: as its job says; nobody's, if that cannot be read, which no tenant may see."""
+    return tenant in (NOBODY, task.tenant)
 
 
 async def _content(storage: Storage, task_id: str) -> bytes | None:
