@@ -66,7 +66,7 @@ def test_tasks_of_ours_and_of_node_are_done_by_hosts_that_know_any_node(
     assert [over(node, job_id)["state"] for job_id in theirs] == ["completed"] * 3
     assert {job for kind, job, _ in node.heard() if kind == "completed"} == {*ours, *theirs}
     assert {task["task_id"] for task in second.get("/tasks")["tasks"]} >= set(ours)
-    assert second.get("/stats")["total"] == 6
+    until(lambda: second.get("/stats")["total"] == 6)
     keys = [each.cli("keys", "*").splitlines() for each in (cluster.owner, *cluster.others)]
     assert [key for key in keys[0] if not key.startswith(f"{PREFIX}:")] == keys[1] == keys[2] == []
     asked = cluster.owner.cli("slowlog", "get", -1).splitlines()
@@ -213,7 +213,7 @@ def test_a_replica_that_was_made_the_master_in_order_is_another_redis(cluster):
 
             with pytest.raises(RedisAway):
                 await link.identify()
-            await ask(link)
+            await well(link)
 
             assert await two_answers(link) == {run_id(cluster.replica)}
             assert await link.identify() == run_id(cluster.replica) != before[0]
