@@ -221,7 +221,7 @@ def test_a_node_worker_does_what_whisperd_submits(host, node, jfk):
 
     task = host.finished(task_id)
     assert (task["status"], task["audio"]["duration"], task["priority"]) == ("completed", 11, 7)
-    assert ["progress", task_id, 40] in node.heard()
+    until(lambda: ["progress", task_id, 40] in node.heard())
     assert node.look(task_id)["returnvalue"]["saw"]["audio"]["bytes"] == jfk.stat().st_size
     answer = host.http.get(f"/tasks/{task_id}/result")
     assert answer.status_code == 404
