@@ -341,8 +341,8 @@ class Board:
         """By the id of the job, or of its task; as for all that follow."""
         job_id = await self._id_of(name)
         async with self._link.asking():
+            state = await self._queue.getJobState(job_id)  # before: what is over by then has its value
             data = await self._queue.backend.getJobData(job_id)
-            state = await self._queue.getJobState(job_id) if data else ""
         return seen(self._queue, job_id, data, state) if data else None
 
     async def page(self, before: int | None, limit: int, fits: Callable[[Listed], bool]) -> list[Listed]:
