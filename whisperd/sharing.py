@@ -89,37 +89,45 @@ async def sharing(parts: Machine, sources: Sources) -> AsyncIterator[Sharing | N
     storage, link = Storage(config), Link(config.redis)
     try:
         await _check(link, storage)
-        keep = config.retention
-        kept = (keep.job_hours, keep.failed_job_hours)
-        board = Boards(config.redis, lambda queue: Board(link, config.redis, kept, queue))
-        own = Own(parts.queue, Ledger(parts.db), parts.events, parts.spool)
-        common = Common(board, storage, Checkpoints(storage, own.ledger, own.events))
-        intake = Intake(own, storage, sources, parts.models.multilingual, config)
-        bridge = Bridge(own, common, intake, partial(_slots, parts.pool), config.redis.stalled_seconds)
-        if not config.redis.takes_tasks:  # what it took when it did goes back
-            bridge.leave(0)
-        census = Census(board)
-        hours = config.queue.idempotency_hours
-        queue = SharedQueue(own, common, bridge.holds, hours * 3600, lambda: census.tally)
-        follower = Follower(board, own.ledger, own.events, bridge.holds)
-        recall = Recall(own, common, bridge.held, config.redis.lock_seconds)
-        # As the settings are then: a reload changes them.
-        forgetting = Forgetting(board, storage, lambda: parts.config.retention, parts.clock.cautious)
-        yield Sharing(
-            link=link,
-            bridge=bridge,
-            follower=follower,
-            recall=recall,
-            census=census,
-            queue=cast(TaskQueue, queue),
-            borrowing=Borrowing(parts.spool, storage),
-            detections=cast(Detections, SharedDetections(parts.detections, queue, storage)),
-            audio=SharedAudio(board, storage),
-            pace=SharedPace(link, config.redis.prefix),
-            forgetting=forgetting,
-        )
+        yield _joined(parts, sources, storage, link)
     finally:
         await link.close()
+
+
+def _joined(parts: Machine, sources: Sources, storage: Storage, link: Link) -> Sharing:
+    config = parts.config
+    board = Boards(config.redis, lambda queue: Board(link, config.redis, _kept_hours(config), queue))
+    own = Own(parts.queue, Ledger(parts.db), parts.events, parts.spool)
+    common = Common(board, storage, Checkpoints(storage, own.ledger, own.events))
+    bridge = _bridge(parts, own, common, Intake(own, storage, sources, parts.models.multilingual, config))
+    census, key_seconds = Census(board), config.queue.idempotency_hours * 3600
+    queue = SharedQueue(own, common, bridge.holds, key_seconds, lambda: census.tally)
+    return Sharing(
+        link=link,
+        bridge=bridge,
+        follower=Follower(board, own.ledger, own.events, bridge.holds),
+        recall=Recall(own, common, bridge.held, config.redis.lock_seconds),
+        census=census,
+        queue=cast(TaskQueue, queue),
+        borrowing=Borrowing(parts.spool, storage),
+        detections=cast(Detections, SharedDetections(parts.detections, queue, storage)),
+        audio=SharedAudio(board, storage),
+        pace=SharedPace(link, config.redis.prefix),
+        # As the settings are then: a reload changes them.
+        forgetting=Forgetting(board, storage, lambda: parts.config.retention, parts.clock.cautious),
+    )
+
+
+def _kept_hours(config: Config) -> tuple[float, float]:
+    return config.retention.job_hours, config.retention.failed_job_hours
+
+
+def _bridge(parts: Machine, own: Own, common: Common, intake: Intake) -> Bridge:
+    settings = parts.config.redis
+    bridge = Bridge(own, common, intake, partial(_slots, parts.pool), settings.stalled_seconds)
+    if not settings.takes_tasks:  # what it took when it did goes back
+        bridge.leave(0)
+    return bridge
 
 
 async def _check(link: Link, storage: Storage) -> None:

@@ -39,6 +39,8 @@ def test_progress_is_told_from_0_to_100_and_never_goes_back(new_host, node, subm
 def test_what_no_host_can_run_fails_at_once_and_says_why(new_host, node, submitted, jfk, tmp_path):
     host = new_host().start()
     (tmp_path / "noise").write_bytes(b"this is no audio" * 100)
+    (host.shared / "audio").mkdir()
+    (host.shared / "audio" / "http-theirs").write_bytes(jfk.read_bytes())
 
     failed = {
         "no format": submitted(host, "t1", data={"format": "docx"}),
@@ -46,6 +48,7 @@ def test_what_no_host_can_run_fails_at_once_and_says_why(new_host, node, submitt
         "no audio": submitted(host, "t3", data={"s3AudioUrl": "shared://audio/elsewhere"}),
         "no media": submitted(host, "t4", tmp_path / "noise", attempts=3),
         "inside": submitted(host, "t5", data={"s3AudioUrl": "s3://secret/key"}),
+        "another's": submitted(host, "t6", data={"s3AudioUrl": "shared://audio/http-theirs"}),
     }
     why = {name: over(node, job_id)["failedReason"].partition(":")[0] for name, job_id in failed.items()}
 
@@ -55,6 +58,7 @@ def test_what_no_host_can_run_fails_at_once_and_says_why(new_host, node, submitt
         "no audio": "audio_gone",
         "no media": "unsupported_media",
         "inside": "invalid_field",
+        "another's": "invalid_field",
     }
     assert host.rows("select count(*) from job") == [(0,)]
 

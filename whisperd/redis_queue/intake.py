@@ -13,7 +13,7 @@ from whisperd.config import Config
 from whisperd.look import text_audio
 from whisperd.redis_queue import formats, stored
 from whisperd.redis_queue.parts import Own
-from whisperd.redis_queue.storage import Storage
+from whisperd.redis_queue.storage import SUBMITTED, Storage
 from whisperd.rulebooks import need_libraries
 from whisperd.sources import Sources
 from whisperd.task import Audio, NewTask, Segment, TaskNotFound
@@ -85,7 +85,7 @@ class Intake:
             if await asyncio.to_thread(self._own.spool.has_audio, known.id):
                 return known.audio
         async with self._own.spool.receive(asked.task_id) as incoming:
-            async with self._pieces(asked.audio_url, asked.tenant) as pieces:
+            async with self._pieces(asked) as pieces:
                 async for piece in pieces:
                     await incoming.write(piece)
             if asked.audio_sha256 not in (None, incoming.sha256):
@@ -93,8 +93,11 @@ class Intake:
         return Audio(name=asked.audio_name, size=incoming.size, sha256=incoming.sha256)
 
     @asynccontextmanager
-    async def _pieces(self, url: str, tenant: str) -> AsyncIterator[AsyncIterator[bytes]]:
+    async def _pieces(self, asked: formats.OurJob | formats.TheirJob) -> AsyncIterator[AsyncIterator[bytes]]:
+        url, tenant = asked.audio_url, asked.tenant
         if key := self._storage.key_of(url):
+            if key.startswith(SUBMITTED) and isinstance(asked, formats.TheirJob):
+                raise formats.Malformed("its s3AudioUrl is what was submitted to whisperd, as another task")
             yield self._storage.pieces(key)
         else:
             most = self._config.http.max_upload_bytes

@@ -13,13 +13,12 @@ from whisperd.redis_queue import formats
 from whisperd.redis_queue.boards import Boards
 from whisperd.redis_queue.client import RedisAway
 from whisperd.redis_queue.seen import Seen
-from whisperd.redis_queue.storage import Storage
+from whisperd.redis_queue.storage import SUBMITTED, Storage
 from whisperd.s3 import S3Error, S3NotFound
 from whisperd.task import Kind, QueueAway, Task
 
 PART_BYTES = 2**20  # in memory at a time, for each who listens
 HEAD_BYTES = 64  # that tell what kind of media it is
-_SUBMITTED = "audio/http-"  # over HTTP, and then the id of the task
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +54,7 @@ class SharedAudio:
             return None
         except S3Error as error:
             raise RedisAway(str(error)) from error
-        tag = task.audio.sha256[:32] if key.startswith(_SUBMITTED) else (head.version or "").strip('"')
+        tag = task.audio.sha256[:32] if key.startswith(SUBMITTED) else (head.version or "").strip('"')
         return StoredAudio(head.size, head.content, tag, head.at, self._storage, key, head.version)
 
     async def kept(self, tasks: Sequence[Task]) -> Set[str]:
@@ -75,8 +74,8 @@ class SharedAudio:
         if seen is None or not _is_of(seen, task):
             return None
         key = self._storage.key_of(formats.audio_url(seen))
-        is_own = key == _SUBMITTED + task.id and bool(formats.shown(seen).audio.sha256)  # Node's have none
-        is_producers = key is not None and key.startswith("audio/") and not key.startswith(_SUBMITTED)
+        is_own = key == SUBMITTED + task.id and bool(formats.shown(seen).audio.sha256)  # Node's have none
+        is_producers = key is not None and key.startswith("audio/") and not key.startswith(SUBMITTED)
         return key if is_own or is_producers else None
 
 

@@ -34,9 +34,10 @@ CHECK_SECONDS = 10.0
 PART_SECONDS = 15.0  # for a part of audio that somebody listens to
 _PIECE_BYTES = 256 * 1024
 _KEY = re.compile(r"(audio|results)/[A-Za-z0-9_-][A-Za-z0-9._-]*")
+SUBMITTED = "audio/http-"  # over HTTP, and then the id of the task
 # What is ours to remove, and the id of its task.
 _ID = "([A-Za-z0-9_-]{1,64})"
-_OURS = re.compile(rf"audio/http-{_ID}|results/{_ID}|looks/{_ID}/[\w-]+|checkpoints/{_ID}/[^/]+/[0-9]{{1,9}}")
+_OURS = re.compile(rf"{SUBMITTED}{_ID}|results/{_ID}|looks/{_ID}/[\w-]+|checkpoints/{_ID}/[^/]+/[0-9]{{1,9}}")
 _FOLDERS = ("audio", "results", "looks", "checkpoints")
 _LOOKS, _CHECKPOINTS = "looks", "checkpoints"
 _OF_FOLDER = "shared://"
@@ -99,7 +100,7 @@ class Storage:
 
     def audio_key(self, task_id: str) -> str:
         """Where what was submitted over HTTP lies."""
-        return f"audio/http-{task_id}"
+        return f"{SUBMITTED}{task_id}"
 
     def key_of(self, url: str) -> str | None:
         """What is ours of it; None: it is elsewhere."""
